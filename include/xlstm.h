@@ -1,0 +1,180 @@
+/* libxlstm: load xLSTM models, run them, keep and restore their state.
+ *
+ * Two objects carry everything. A model is immutable after loading and may be used from any number
+ * of threads; a session is one timeline of one model, owned by one caller at a time. A session's
+ * memory does not grow with its length.
+ *
+ * Every function that can fail returns an xlstm_status; xlstm_last_error() then tells, for the
+ * calling thread, what was wrong, where, and what would be right. On failure, output parameters
+ * are set to NULL or left untouched, and a session stays at the position it had.
+ *
+ * Token ids are int32_t. Logits are float after the model's soft cap, one row of vocab_size values a
+ * position. Paths and text are UTF-8; text is (pointer, length) and may hold any byte.
+ */
+#ifndef XLSTM_H
+#define XLSTM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define XLSTM_API __attribute__((visibility("default")))
+#else
+#define XLSTM_API
+#endif
+
+typedef enum xlstm_status {
+    XLSTM_OK = 0,
+    XLSTM_INVALID_ARGUMENT, /* the call was wrong: an id out of range, a NULL, a bad option */
+    XLSTM_IO_ERROR,         /* a file could not be opened, read or written */
+    XLSTM_FORMAT_ERROR,     /* a file was read, and its content is wrong */
+    XLSTM_UNSUPPORTED,      /* right, but not available in this build or on this device */
+    XLSTM_OUT_OF_MEMORY,
+    XLSTM_DEVICE_ERROR, /* the device failed while working */
+    XLSTM_CANCELLED     /* the progress callback asked to stop */
+} xlstm_status;
+
+/* The message of the last failure in this thread; lines are separated by '\n'. Never NULL. Valid
+ * until the next call of the library in this thread. */
+XLSTM_API const char *xlstm_last_error(void);
+
+/* "0.1.0", and the same with commit and the devices built in. */
+XLSTM_API const char *xlstm_version(void);
+XLSTM_API const char *xlstm_build(void);
+
+/* ---- Models ---- */
+
+typedef struct xlstm_model xlstm_model;
+typedef struct xlstm_session xlstm_session;
+typedef struct xlstm_tokenizer xlstm_tokenizer;
+typedef struct xlstm_sampler xlstm_sampler;
+
+typedef struct xlstm_model_options {
+    const char *device;    /* "cpu" (default), "reference" (plain and slow) */
+    const char *profile;   /* "fast" (default), "exact" */
+    int threads;           /* 0: one for every processor this process may use */
+    int max_sessions;      /* slots of the state pool; 0: 4. More sessions than slots is an error */
+    int max_batch_tokens;  /* most tokens that go through the layers at once; 0: 512.
+                              Rounded up to a multiple of the chunk length. Bounds the memory. */
+} xlstm_model_options;
+
+/* Loads a Hugging Face folder, an official xlstm folder, or a single .safetensors file with a config
+ * beside it. Weights stay mapped. `options` may be NULL. All faults of a checkpoint are reported at
+ * once, one a line. */
+XLSTM_API xlstm_status xlstm_model_load(const char *path, const xlstm_model_options *options,
+                                        xlstm_model **model);
+/* All sessions of the model must have been freed before. NULL is allowed. */
+XLSTM_API void xlstm_model_free(xlstm_model *model);
+
+typedef struct xlstm_model_info {
+    const char *architecture; /* "xlstm-large" */
+    const char *device, *profile;
+    int32_t vocab_size;  /* rows of the embedding; the logits have this length */
+    int32_t embedding_dim, num_heads, head_dim_qk, head_dim_v, num_blocks, ffn_dim;
+    int32_t bos_id, eos_id; /* -1: none */
+    bool force_bos;         /* the config asks for BOS in front of every text */
+    int threads, max_sessions, max_batch_tokens;
+    int64_t parameters;
+    int64_t weight_bytes; /* as stored */
+    int64_t state_bytes;  /* of one session, independent of its length */
+} xlstm_model_info;
+
+XLSTM_API void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info);
+/* The model's own tokenizer, or NULL with the reason in xlstm_last_error(). Owned by the model. */
+XLSTM_API const xlstm_tokenizer *xlstm_model_tokenizer(const xlstm_model *model);
+
+/* ---- Sessions ---- */
+
+/* A new session at position 0. Fails if the pool has no free slot. */
+XLSTM_API xlstm_status xlstm_session_create(xlstm_model *model, xlstm_session **session);
+XLSTM_API void xlstm_session_free(xlstm_session *session);
+/* Back to position 0. */
+XLSTM_API xlstm_status xlstm_session_reset(xlstm_session *session);
+/* An independent copy at the same position. */
+XLSTM_API xlstm_status xlstm_session_clone(const xlstm_session *session, xlstm_session **copy);
+/* The number of tokens taken in. */
+XLSTM_API int64_t xlstm_session_position(const xlstm_session *session);
+/* Writes or reads a state file (docs/STATE.md). Saving writes a temporary file beside `path` and
+ * renames it: `path` is either complete or untouched. Loading checks version, model, sizes and checksum
+ * before the session is changed. */
+XLSTM_API xlstm_status xlstm_session_save(const xlstm_session *session, const char *path);
+XLSTM_API xlstm_status xlstm_session_load(xlstm_session *session, const char *path);
+
+/* Called between pieces of a long evaluation with the tokens done so far; returning false stops it. */
+typedef bool (*xlstm_progress)(void *context, int64_t done, int64_t total);
+
+/* Takes in `count` >= 1 ids. `logits`: room for vocab_size floats, the row of the last position, or
+ * NULL. When cancelled, the session is at the position that the callback was told last. */
+XLSTM_API xlstm_status xlstm_eval(xlstm_session *session, const int32_t *ids, int64_t count,
+                                  float *logits, xlstm_progress progress, void *context);
+
+/* Called with the logits of positions [first, first + rows), in order; returning false stops. */
+typedef bool (*xlstm_logits_sink)(void *context, int64_t first, int64_t rows, const float *logits);
+
+/* As xlstm_eval, handing out the logits of every position in pieces of bounded size. */
+XLSTM_API xlstm_status xlstm_eval_all(xlstm_session *session, const int32_t *ids, int64_t count,
+                                      xlstm_logits_sink sink, void *context);
+
+/* Several sessions of one model at once, each with its own number of ids. */
+typedef struct xlstm_batch_item {
+    xlstm_session *session;
+    const int32_t *ids;
+    int64_t count;
+    float *logits; /* [vocab_size], last position, or NULL */
+} xlstm_batch_item;
+
+XLSTM_API xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count);
+
+/* ---- Text ---- */
+
+/* Loads a tokenizer.json of the GPT-NeoX kind (byte-level BPE), or that of a folder. */
+XLSTM_API xlstm_status xlstm_tokenizer_load(const char *path, xlstm_tokenizer **tokenizer);
+XLSTM_API void xlstm_tokenizer_free(xlstm_tokenizer *tokenizer);
+/* One more than the highest id. */
+XLSTM_API int32_t xlstm_tokenizer_size(const xlstm_tokenizer *tokenizer);
+
+enum { XLSTM_PLAIN_TEXT = 1 }; /* encode: the strings of special tokens are ordinary text */
+
+/* Encodes text without adding BOS. `*ids` is allocated and released with xlstm_free. */
+XLSTM_API xlstm_status xlstm_encode(const xlstm_tokenizer *tokenizer, const char *text, size_t length,
+                                    int flags, int32_t **ids, int64_t *count);
+
+enum { XLSTM_SKIP_SPECIAL = 1 }; /* decode: leave out special tokens */
+
+/* Decodes to bytes; ids without text give nothing. `*text` ends with a NUL that `*length` does not
+ * count, and is released with xlstm_free. */
+XLSTM_API xlstm_status xlstm_decode(const xlstm_tokenizer *tokenizer, const int32_t *ids, int64_t count,
+                                    int flags, char **text, size_t *length);
+XLSTM_API void xlstm_free(void *memory);
+
+/* ---- Generation ---- */
+
+typedef struct xlstm_sampling {
+    float temperature;        /* <= 0: greedy, the default */
+    int32_t top_k;            /* 0: off */
+    float top_p;              /* >= 1 or 0: off; the token that crosses is kept */
+    float min_p;              /* 0: off; relative to the most probable token */
+    float repetition_penalty; /* 1 or 0: off; > 1 makes tokens seen in this session less likely */
+    uint64_t seed;
+} xlstm_sampling;
+
+/* What a sampler draws depends on the seed, the logits and the position alone. */
+XLSTM_API xlstm_status xlstm_sampler_create(const xlstm_model *model, const xlstm_sampling *sampling,
+                                            xlstm_sampler **sampler);
+XLSTM_API void xlstm_sampler_free(xlstm_sampler *sampler);
+/* Tells the sampler of an id that is part of the text (for the repetition penalty). */
+XLSTM_API void xlstm_sampler_accept(xlstm_sampler *sampler, int32_t id);
+/* Chooses the id that follows; `position` is the position it will have. Ids that the tokenizer does
+ * not know are never chosen. */
+XLSTM_API xlstm_status xlstm_sample(xlstm_sampler *sampler, const float *logits, int64_t position,
+                                    int32_t *id);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

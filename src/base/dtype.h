@@ -1,0 +1,49 @@
+/* Element types of tensors, in files and on devices, and conversions between them. */
+#ifndef BASE_DTYPE_H
+#define BASE_DTYPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef enum dtype {
+    DTYPE_F64,
+    DTYPE_F32,
+    DTYPE_BF16,
+    DTYPE_F16,
+    DTYPE_I64,
+    DTYPE_I32,
+    DTYPE_I16,
+    DTYPE_I8,
+    DTYPE_U64,
+    DTYPE_U32,
+    DTYPE_U16,
+    DTYPE_U8,
+    DTYPE_BOOL,
+    DTYPE_COUNT
+} dtype;
+
+size_t dtype_size(dtype type);            /* bytes of one element */
+const char *dtype_name(dtype type);       /* "f32", "bf16" … */
+bool dtype_is_float(dtype type);          /* f64, f32, bf16, f16 */
+bool dtype_from_name(const char *name, dtype *type); /* "f32", "bf16", "f16", "f64" … */
+
+static inline float bf16_to_float(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+uint16_t float_to_bf16(float value); /* round to nearest even; NaN stays NaN */
+float f16_to_float(uint16_t bits);
+uint16_t float_to_f16(float value); /* round to nearest even; overflow gives infinity */
+
+/* Element `index` of an array of a floating-point type. */
+double dtype_load(dtype type, const void *data, int64_t index);
+void dtype_store(dtype type, void *data, int64_t index, double value);
+/* Converts `count` elements between floating-point types. */
+void dtype_convert(dtype from, const void *source, dtype to, void *target, int64_t count);
+
+#endif

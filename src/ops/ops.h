@@ -1,0 +1,270 @@
+/* The seam: every operation on device tensors, and what a device must provide.
+ *
+ * An op is as large as the maths of xLSTM makes natural (norm + projections, a whole mLSTM over a batch of
+ * sequences), so that every device can fuse it; the device picks its own way (matrix-vector or
+ * matrix-matrix, chunk length, tiling). Ops are enqueued on a stream and return at once; only
+ * ops_stream_wait and ops_read block. Errors stick to the stream and come out of the next wait; after an
+ * error, ops of the stream do nothing. No op allocates: a stream gets its scratch when it is created, from
+ * the limits given there.
+ *
+ * Shapes are written [outer][inner]. T is the number of packed tokens of a batch, D the model width.
+ * Activations are f32 (f64 where the device says so), weights any floating-point type, accumulation f32
+ * or better; the maximum is taken before every exp, so that no exponent argument is positive.
+ */
+#ifndef OPS_OPS_H
+#define OPS_OPS_H
+
+#include "base/dtype.h"
+#include "xlstm.h"
+
+typedef struct ops_device ops_device;
+typedef struct ops_stream ops_stream;
+
+/* ---- Tensors ---- */
+
+/* A span of device memory. `host` is its address on host devices, NULL elsewhere. */
+typedef struct ops_buffer {
+    ops_device *device;
+    void *host;
+    size_t size; /* bytes */
+    void *handle; /* the device's own */
+} ops_buffer;
+
+enum { OPS_MAX_RANK = 4 };
+
+/* A view into a buffer. Strides are in elements and the innermost is 1. buffer == NULL: absent. */
+typedef struct ops_tensor {
+    ops_buffer *buffer;
+    size_t offset; /* bytes */
+    dtype dtype;
+    int rank;
+    int64_t shape[OPS_MAX_RANK], stride[OPS_MAX_RANK];
+} ops_tensor;
+
+static inline bool ops_present(const ops_tensor *t) {
+    return t->buffer != NULL;
+}
+/* A contiguous tensor at `offset`. */
+ops_tensor ops_tensor_make(ops_buffer *buffer, size_t offset, dtype type, int rank,
+                           const int64_t *shape);
+int64_t ops_tensor_elements(const ops_tensor *t);
+/* Rows [first, first + count) of the outermost dimension. */
+ops_tensor ops_tensor_rows(const ops_tensor *t, int64_t first, int64_t count);
+/* [T][A * B] seen as [T][A][B], keeping the row stride. */
+ops_tensor ops_tensor_split(const ops_tensor *t, int64_t outer, int64_t inner);
+/* Address of the first element on a host device. */
+static inline void *ops_data(const ops_tensor *t) {
+    return (char *)t->buffer->host + t->offset;
+}
+
+/* ---- Batches and state ---- */
+
+/* Packed tokens of n sequences: sequence s owns tokens [start[s], start[s + 1]) and the state in slot[s];
+ * its first token has absolute position position[s]. Every sequence has at least one token, and no slot occurs twice. */
+typedef struct ops_batch {
+    int sequences;
+    int64_t tokens;      /* start[sequences] */
+    int64_t longest;     /* most tokens of one sequence */
+    ops_tensor slot;     /* i32 [n] */
+    ops_tensor start;    /* i32 [n + 1] */
+    ops_tensor position; /* i64 [n] */
+} ops_batch;
+
+/* ---- Ops ---- */
+
+enum ops_norm_kind { OPS_NORM_NONE, OPS_NORM_RMS, OPS_NORM_LAYER };
+
+/* y = (x [- mean]) / sqrt(mean(square) + eps) * weight [+ bias], over the last dimension cut into
+ * `groups` equal parts, each with its own mean and variance (biased); weight and bias are [width]. */
+typedef struct ops_norm {
+    enum ops_norm_kind kind;
+    int groups;
+    double eps;
+    ops_tensor weight, bias; /* bias may be absent */
+} ops_norm;
+
+/* out [T][N] = cap(x W^T + b), W [N][K]; cap(z) = soft_cap * tanh(z / soft_cap), or z when soft_cap is 0. */
+typedef struct ops_projection {
+    ops_tensor weight, bias; /* bias [N] may be absent */
+    double soft_cap;
+    ops_tensor out;
+} ops_projection;
+
+/* out [T][D] = table[ids]: table [vocab][D], ids i32 [T], each in range (the caller has checked). */
+struct ops_embed {
+    ops_tensor table, ids, out;
+};
+
+/* out [n][D] = x[rows]: rows i32 [n]. */
+struct ops_take_rows {
+    ops_tensor x, rows, out;
+};
+
+/* out [T][D] = sum over inputs of sign * input; sign is +1 or -1. out may be inputs[0]. */
+enum { OPS_MAX_TERMS = 8 };
+struct ops_sum {
+    int count;
+    ops_tensor input[OPS_MAX_TERMS];
+    int sign[OPS_MAX_TERMS];
+    ops_tensor out;
+};
+
+/* out [T][D] = norm(x). out may be x. */
+struct ops_normalize {
+    ops_tensor x;
+    ops_norm norm;
+    ops_tensor out;
+};
+
+/* Each projection applied to y = norm(x), x [T][K]. */
+enum { OPS_MAX_PROJECTIONS = 8 };
+struct ops_norm_project {
+    ops_tensor x;
+    ops_norm norm;
+    int count;
+    ops_projection projection[OPS_MAX_PROJECTIONS];
+};
+
+/* out [T][F] = act(y G^T + bg) * (y U^T + bu), y = norm(x): gate G and up U [F][K]. SwiGLU: act = SiLU. */
+enum ops_activation { OPS_SILU, OPS_GELU };
+struct ops_norm_project_gated {
+    ops_tensor x;
+    ops_norm norm;
+    enum ops_activation activation;
+    ops_tensor gate_weight, gate_bias, up_weight, up_bias; /* biases may be absent */
+    ops_tensor out;
+};
+
+/* out [T][D] = residual + sign * (x W^T + b), x [T][K], W [D][K]. An absent residual is 0; out may be residual. */
+struct ops_project_add {
+    ops_tensor x, weight, bias, residual;
+    int sign;
+    ops_tensor out;
+};
+
+/* The end of an mLSTM layer: out [T][D] = residual + sign * ((sigmoid(o) * norm(h)) W^T + b).
+ * h [T][heads][d_v]; the norm works by head (norm.groups == heads); o [T][heads * d_v]. */
+struct ops_mlstm_output {
+    ops_tensor h, output_gate;
+    ops_norm norm;
+    ops_tensor weight, bias, residual;
+    int sign;
+    ops_tensor out;
+};
+
+/* The mLSTM with exponential input gate (kernels_mlstm, section 1), for every sequence of the batch, starting
+ * from and updating the state in its slot. For each token and head:
+ *   log_f = log_sigmoid(f);  m' = max(log_f + m, i);  F = exp(log_f + m - m');  I = exp(i - m')
+ *   C' = F C + I k v^T;  n' = F n + I k
+ *   h = (q / sqrt(d_qk))^T C' / (max(|(q / sqrt(d_qk))^T n'|, exp(-m')) + eps)
+ * A device may take a sequence in chunks; its chunks begin at absolute positions divisible by
+ * the chunk length, so that cutting a prompt at such a position gives the same bits. */
+struct ops_mlstm {
+    ops_batch batch;
+    ops_tensor q, k;                    /* [T][heads][d_qk] */
+    ops_tensor v;                       /* [T][heads][d_v] */
+    ops_tensor input_gate, forget_gate; /* [T][heads], pre-activations (after their soft cap) */
+    ops_tensor c;                       /* [slots][heads][d_qk][d_v] */
+    ops_tensor n;                       /* [slots][heads][d_qk] */
+    ops_tensor m;                       /* [slots][heads] */
+    double eps;
+    int chunk_size; /* 0: the device's choice; 1: token by token; else a multiple of 16 up to 128 */
+    ops_tensor h;   /* [T][heads][d_v]; must not overlap q, k, v */
+};
+
+/* Chooses ids from logits (after the soft cap). Row r: divide positive (multiply negative) logits of penalised ids
+ * by `penalty`, then temperature, top-k, top-p (the id that crosses is kept), min-p, in this order, over ids
+ * [0, limit); `uniform` in [0, 1) picks from the rest in order of falling probability (ties: lower id).
+ * temperature 0: the highest logit, the lowest id on ties. */
+struct ops_sample_row {
+    int32_t limit, top_k;
+    float temperature, top_p, min_p, penalty;
+    double uniform;
+    int32_t penalised_first, penalised_count; /* span of `penalised` */
+};
+struct ops_sample {
+    ops_tensor logits;                 /* [n][vocab] */
+    const struct ops_sample_row *rows; /* [n], host memory, read before the call returns */
+    ops_tensor penalised;              /* i32: ids, spans by row; may be absent */
+    ops_tensor out;                    /* i32 [n] */
+};
+
+/* ---- Devices ---- */
+
+/* The largest sizes a stream will see; scratch memory is taken for them once. */
+typedef struct ops_limits {
+    int64_t tokens;    /* T of a batch */
+    int sequences;     /* of a batch */
+    int64_t width;     /* last dimension of any input of a norm or projection */
+    int64_t outputs;   /* rows of the largest weight */
+    int heads;
+    int64_t head_dim_qk, head_dim_v;
+    int64_t vocab;
+    dtype activation; /* f32, or f64 where the device says so */
+} ops_limits;
+
+typedef enum ops_profile { OPS_EXACT, OPS_FAST } ops_profile;
+
+typedef struct ops_stream_options {
+    int threads; /* host devices; 0: all */
+    ops_profile profile;
+    ops_limits limits;
+} ops_stream_options;
+
+/* The ops of a device. A NULL entry is an op that the device lacks. */
+typedef struct ops_table {
+    void (*embed)(ops_stream *, const struct ops_embed *);
+    void (*take_rows)(ops_stream *, const struct ops_take_rows *);
+    void (*sum)(ops_stream *, const struct ops_sum *);
+    void (*normalize)(ops_stream *, const struct ops_normalize *);
+    void (*norm_project)(ops_stream *, const struct ops_norm_project *);
+    void (*norm_project_gated)(ops_stream *, const struct ops_norm_project_gated *);
+    void (*project_add)(ops_stream *, const struct ops_project_add *);
+    void (*mlstm_output)(ops_stream *, const struct ops_mlstm_output *);
+    void (*mlstm)(ops_stream *, const struct ops_mlstm *);
+    void (*sample)(ops_stream *, const struct ops_sample *);
+} ops_table;
+
+struct ops_device {
+    const char *name;
+    ops_table ops;
+    bool f64;             /* takes f64 activations and states */
+    int chunk_size;       /* its own choice for struct ops_mlstm */
+
+    /* Memory. buffer_create gives zeroed memory; buffer_wrap makes host memory (a mapped file) usable
+     * without a copy where the device can, and must outlive the buffer. */
+    xlstm_status (*buffer_create)(ops_device *, size_t size, ops_buffer *);
+    xlstm_status (*buffer_wrap)(ops_device *, void *host, size_t size, ops_buffer *);
+    void (*buffer_free)(ops_buffer *);
+
+    xlstm_status (*stream_create)(ops_device *, const ops_stream_options *, ops_stream **);
+    void (*stream_free)(ops_stream *);
+    int (*stream_threads)(const ops_stream *);
+    /* Blocks until everything enqueued is done; the first error since the last wait. */
+    xlstm_status (*wait)(ops_stream *);
+    /* In stream order. read blocks until its data are there. Spans are contiguous, in bytes. */
+    void (*write)(ops_stream *, ops_buffer *, size_t offset, const void *source, size_t size);
+    xlstm_status (*read)(ops_stream *, const ops_buffer *, size_t offset, void *target, size_t size);
+    void (*copy)(ops_stream *, ops_buffer *to, size_t to_offset, const ops_buffer *from,
+                 size_t from_offset, size_t size);
+    void (*zero)(ops_stream *, ops_buffer *, size_t offset, size_t size);
+    /* One line each: what the device is (instruction set, GPU family), and what it computes in. */
+    void (*describe)(ops_device *, char *text, size_t size);
+};
+
+/* Every stream begins with this; devices put it first in their own struct. */
+struct ops_stream {
+    ops_device *device;
+    ops_stream_options options;
+};
+
+/* The device called `name`, or NULL with an error that says what there is ("no CUDA device", "built
+ * without CUDA: run make cuda"). */
+ops_device *ops_device_find(const char *name);
+/* The devices of this build, in order; NULL past the end. */
+ops_device *ops_device_at(int index);
+/* Names of the ops, in the order of the table, and whether a device has them. NULL past the end. */
+const char *ops_name(int index);
+bool ops_device_has(const ops_device *device, int index);
+
+#endif
