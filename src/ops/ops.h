@@ -1,15 +1,16 @@
 /* The seam: every operation on device tensors, and what a device must provide.
  *
- * An op is as large as the maths of xLSTM makes natural (norm + projections, a whole mLSTM over a batch of
- * sequences), so that every device can fuse it; the device picks its own way (matrix-vector or
- * matrix-matrix, chunk length, tiling). Ops are enqueued on a stream and return at once; only
- * ops_stream_wait and ops_read block. Errors stick to the stream and come out of the next wait; after an
- * error, ops of the stream do nothing. No op allocates: a stream gets its scratch when it is created, from
- * the limits given there.
+ * An op is as large as the maths of xLSTM makes natural (norm + projections, a whole mLSTM over a
+ * batch of sequences), so that every device can fuse it; the device picks its own way
+ * (matrix-vector or matrix-matrix, chunk length, tiling). Ops are enqueued on a stream and return
+ * at once; only ops_stream_wait and ops_read block. Errors stick to the stream and come out of the
+ * next wait; after an error, ops of the stream do nothing. No op allocates: a stream gets its
+ * scratch when it is created, from the limits given there.
  *
- * Shapes are written [outer][inner]. T is the number of packed tokens of a batch, D the model width.
- * Activations are f32 (f64 where the device says so), weights any floating-point type, accumulation f32
- * or better; the maximum is taken before every exp, so that no exponent argument is positive.
+ * Shapes are written [outer][inner]. T is the number of packed tokens of a batch, D the model
+ * width. Activations are f32 (f64 where the device says so), weights any floating-point type,
+ * accumulation f32 or better; the maximum is taken before every exp, so that no exponent argument
+ * is positive.
  */
 #ifndef OPS_OPS_H
 #define OPS_OPS_H
@@ -26,7 +27,7 @@ typedef struct ops_stream ops_stream;
 typedef struct ops_buffer {
     ops_device *device;
     void *host;
-    size_t size; /* bytes */
+    size_t size;  /* bytes */
     void *handle; /* the device's own */
 } ops_buffer;
 
@@ -59,8 +60,9 @@ static inline void *ops_data(const ops_tensor *t) {
 
 /* ---- Batches and state ---- */
 
-/* Packed tokens of n sequences: sequence s owns tokens [start[s], start[s + 1]) and the state in slot[s];
- * its first token has absolute position position[s]. Every sequence has at least one token, and no slot occurs twice. */
+/* Packed tokens of n sequences: sequence s owns tokens [start[s], start[s + 1]) and the state in
+ * slot[s]; its first token has absolute position position[s]. Every sequence has at least one
+ * token, and no slot occurs twice. */
 typedef struct ops_batch {
     int sequences;
     int64_t tokens;      /* start[sequences] */
@@ -75,7 +77,8 @@ typedef struct ops_batch {
 enum ops_norm_kind { OPS_NORM_NONE, OPS_NORM_RMS, OPS_NORM_LAYER };
 
 /* y = (x [- mean]) / sqrt(mean(square) + eps) * weight [+ bias], over the last dimension cut into
- * `groups` equal parts, each with its own mean and variance (biased); weight and bias are [width]. */
+ * `groups` equal parts, each with its own mean and variance (biased); weight and bias are [width].
+ */
 typedef struct ops_norm {
     enum ops_norm_kind kind;
     int groups;
@@ -83,14 +86,16 @@ typedef struct ops_norm {
     ops_tensor weight, bias; /* bias may be absent */
 } ops_norm;
 
-/* out [T][N] = cap(x W^T + b), W [N][K]; cap(z) = soft_cap * tanh(z / soft_cap), or z when soft_cap is 0. */
+/* out [T][N] = cap(x W^T + b), W [N][K]; cap(z) = soft_cap * tanh(z / soft_cap), or z when soft_cap
+ * is 0. */
 typedef struct ops_projection {
     ops_tensor weight, bias; /* bias [N] may be absent */
     double soft_cap;
     ops_tensor out;
 } ops_projection;
 
-/* out [T][D] = table[ids]: table [vocab][D], ids i32 [T], each in range (the caller has checked). */
+/* out [T][D] = table[ids]: table [vocab][D], ids i32 [T], each in range (the caller has checked).
+ */
 struct ops_embed {
     ops_tensor table, ids, out;
 };
@@ -125,7 +130,8 @@ struct ops_norm_project {
     ops_projection projection[OPS_MAX_PROJECTIONS];
 };
 
-/* out [T][F] = act(y G^T + bg) * (y U^T + bu), y = norm(x): gate G and up U [F][K]. SwiGLU: act = SiLU. */
+/* out [T][F] = act(y G^T + bg) * (y U^T + bu), y = norm(x): gate G and up U [F][K]. SwiGLU: act =
+ * SiLU, z sigmoid(z). GELU is z Phi(z), the form with erf. */
 enum ops_activation { OPS_SILU, OPS_GELU };
 struct ops_norm_project_gated {
     ops_tensor x;
@@ -135,7 +141,8 @@ struct ops_norm_project_gated {
     ops_tensor out;
 };
 
-/* out [T][D] = residual + sign * (x W^T + b), x [T][K], W [D][K]. An absent residual is 0; out may be residual. */
+/* out [T][D] = residual + sign * (x W^T + b), x [T][K], W [D][K]. An absent residual is 0; out may
+ * be residual. */
 struct ops_project_add {
     ops_tensor x, weight, bias, residual;
     int sign;
@@ -152,13 +159,15 @@ struct ops_mlstm_output {
     ops_tensor out;
 };
 
-/* The mLSTM with exponential input gate (kernels_mlstm, section 1), for every sequence of the batch, starting
- * from and updating the state in its slot. For each token and head:
- *   log_f = log_sigmoid(f);  m' = max(log_f + m, i);  F = exp(log_f + m - m');  I = exp(i - m')
- *   C' = F C + I k v^T;  n' = F n + I k
- *   h = (q / sqrt(d_qk))^T C' / (max(|(q / sqrt(d_qk))^T n'|, exp(-m')) + eps)
- * A device may take a sequence in chunks; its chunks begin at absolute positions divisible by
- * the chunk length, so that cutting a prompt at such a position gives the same bits. */
+/* The mLSTM with exponential input gate (kernels_mlstm, section 1), for every sequence of the
+ * batch, starting from and updating the state in its slot. For each token and head: log_f =
+ * log_sigmoid(f);  m' = max(log_f + m, i);  F = exp(log_f + m - m');  I = exp(i - m') C' = F C + I
+ * k v^T;  n' = F n + I k h = (q / sqrt(d_qk))^T C' / (max(|(q / sqrt(d_qk))^T n'|, exp(-m')) + eps)
+ * i in [-inf, finite], f in [-inf, +inf]. Where m' = -inf (nothing stored), F = I = 0: h, C', n'
+ * are 0. i = -inf with f = +inf (padding) leaves C, n, m bit-equal. i = +inf or NaN gives NaN in
+ * that head's h, C, n there and after, never before. exp(-m') may overflow to inf: then h is 0. A
+ * device may take a sequence in chunks; its chunks begin at absolute positions divisible by the
+ * chunk length, so that cutting a prompt at such a position gives the same bits. */
 struct ops_mlstm {
     ops_batch batch;
     ops_tensor q, k;                    /* [T][heads][d_qk] */
@@ -172,10 +181,20 @@ struct ops_mlstm {
     ops_tensor h;   /* [T][heads][d_v]; must not overlap q, k, v */
 };
 
-/* Chooses ids from logits (after the soft cap). Row r: divide positive (multiply negative) logits of penalised ids
- * by `penalty`, then temperature, top-k, top-p (the id that crosses is kept), min-p, in this order, over ids
- * [0, limit); `uniform` in [0, 1) picks from the rest in order of falling probability (ties: lower id).
- * temperature 0: the highest logit, the lowest id on ties. */
+/* Chooses ids from logits (after the soft cap). Row r, over ids [0, limit), all arithmetic in
+ * double:
+ *   1. logits of penalised ids are divided (positive) or multiplied (negative) by `penalty`, once
+ * an id however often it is listed; listed ids outside [0, limit) are ignored; penalty 0 or 1: off
+ *   2. temperature <= 0: the highest logit, the lowest id on ties; done
+ *   3. ids are ordered by falling logit (ties: lower id first); p = exp((logit - highest) /
+ * temperature)
+ *   4. top_k > 0 keeps the first top_k ids
+ *   5. 0 < top_p < 1 keeps the ids up to the first at which the running sum of p reaches top_p *
+ * (sum of p)
+ *   6. min_p > 0 keeps the ids with p >= min_p
+ *   7. the first kept id at which the running sum of p exceeds uniform * (sum of the kept p)
+ * A logit of -inf is never chosen. A NaN or +inf among [0, limit), or no finite logit at all, is an
+ * error of the stream (XLSTM_DEVICE_ERROR) that names the row and, for the former, the id. */
 struct ops_sample_row {
     int32_t limit, top_k;
     float temperature, top_p, min_p, penalty;
@@ -193,10 +212,10 @@ struct ops_sample {
 
 /* The largest sizes a stream will see; scratch memory is taken for them once. */
 typedef struct ops_limits {
-    int64_t tokens;    /* T of a batch */
-    int sequences;     /* of a batch */
-    int64_t width;     /* last dimension of any input of a norm or projection */
-    int64_t outputs;   /* rows of the largest weight */
+    int64_t tokens;  /* T of a batch */
+    int sequences;   /* of a batch */
+    int64_t width;   /* last dimension of any input of a norm or projection */
+    int64_t outputs; /* rows of the largest weight */
     int heads;
     int64_t head_dim_qk, head_dim_v;
     int64_t vocab;
@@ -228,11 +247,11 @@ typedef struct ops_table {
 struct ops_device {
     const char *name;
     ops_table ops;
-    bool f64;             /* takes f64 activations and states */
-    int chunk_size;       /* its own choice for struct ops_mlstm */
+    bool f64;       /* takes f64 activations and states */
+    int chunk_size; /* its own choice for struct ops_mlstm */
 
-    /* Memory. buffer_create gives zeroed memory; buffer_wrap makes host memory (a mapped file) usable
-     * without a copy where the device can, and must outlive the buffer. */
+    /* Memory. buffer_create gives zeroed memory; buffer_wrap makes host memory (a mapped file)
+     * usable without a copy where the device can, and must outlive the buffer. */
     xlstm_status (*buffer_create)(ops_device *, size_t size, ops_buffer *);
     xlstm_status (*buffer_wrap)(ops_device *, void *host, size_t size, ops_buffer *);
     void (*buffer_free)(ops_buffer *);
@@ -244,7 +263,8 @@ struct ops_device {
     xlstm_status (*wait)(ops_stream *);
     /* In stream order. read blocks until its data are there. Spans are contiguous, in bytes. */
     void (*write)(ops_stream *, ops_buffer *, size_t offset, const void *source, size_t size);
-    xlstm_status (*read)(ops_stream *, const ops_buffer *, size_t offset, void *target, size_t size);
+    xlstm_status (*read)(ops_stream *, const ops_buffer *, size_t offset, void *target,
+                         size_t size);
     void (*copy)(ops_stream *, ops_buffer *to, size_t to_offset, const ops_buffer *from,
                  size_t from_offset, size_t size);
     void (*zero)(ops_stream *, ops_buffer *, size_t offset, size_t size);
