@@ -1,0 +1,145 @@
+#include "model/state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { STATE_ALIGNMENT = 64 };
+
+typedef struct layout {
+    const char *kind;
+    int rank;
+    int64_t shape[3];
+} layout;
+
+static void mlstm_layout(const xlstm_large_config *c, layout out[3]) {
+    int64_t heads = c->num_heads, qk = c->qk_dim / c->num_heads, v = c->v_dim / c->num_heads;
+    out[0] = (layout){"c", 3, {heads, qk, v}};
+    out[1] = (layout){"n", 2, {heads, qk}};
+    out[2] = (layout){"m", 1, {heads}};
+}
+
+static int64_t layout_elements(const layout *l) {
+    int64_t elements = 1;
+    for (int i = 0; i < l->rank; i++)
+        elements *= l->shape[i];
+    return elements;
+}
+
+static int mlstm_nodes(const wiring *graph) {
+    int nodes = 0;
+    for (int i = 0; i < graph->count; i++)
+        nodes += graph->nodes[i].kind == WIRING_MLSTM;
+    return nodes;
+}
+
+int64_t state_bytes(const xlstm_large_config *config, const wiring *graph, dtype type) {
+    layout kinds[3];
+    int64_t elements = 0;
+    mlstm_layout(config, kinds);
+    for (int i = 0; i < 3; i++)
+        elements += layout_elements(&kinds[i]);
+    return elements * mlstm_nodes(graph) * (int64_t)dtype_size(type);
+}
+
+/* Fills the table in order of execution; the buffer is only known afterwards. Returns the bytes of the pool. */
+static size_t place(const xlstm_large_config *config, const wiring *graph, dtype type, state_pool *pool) {
+    layout kinds[3];
+    size_t offset = 0;
+    mlstm_layout(config, kinds);
+    for (int at = 0; at < graph->count; at++) {
+        int node = graph->order[at];
+        for (int i = 0; graph->nodes[node].kind == WIRING_MLSTM && i < 3; i++) {
+            int64_t shape[4] = {pool->slots, kinds[i].shape[0], kinds[i].shape[1], kinds[i].shape[2]};
+            state_tensor *t = &pool->tensors[pool->count++];
+            t->node = graph->nodes[node].name;
+            t->node_index = node;
+            t->kind = kinds[i].kind;
+            t->slot_size = (size_t)layout_elements(&kinds[i]) * dtype_size(type);
+            t->pool = ops_tensor_make(&pool->buffer, offset, type, kinds[i].rank + 1, shape);
+            offset += (t->slot_size * (size_t)pool->slots + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT * STATE_ALIGNMENT;
+            pool->slot_bytes += (int64_t)t->slot_size;
+        }
+    }
+    return offset;
+}
+
+xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *graph, ops_device *device,
+                               dtype type, int slots, state_pool *out) {
+    *out = (state_pool){.device = device, .slots = slots};
+    out->tensors = calloc((size_t)mlstm_nodes(graph) * 3 + 1, sizeof *out->tensors);
+    out->taken = calloc((size_t)slots, sizeof *out->taken);
+    if (!out->tensors || !out->taken) {
+        state_pool_free(out);
+        return error_memory((size_t)slots, "the state pool");
+    }
+    size_t size = place(config, graph, type, out);
+    xlstm_status status = device->buffer_create(device, size ? size : STATE_ALIGNMENT, &out->buffer);
+    if (status != XLSTM_OK) {
+        state_pool_free(out);
+        return error_prefix(status, "the states of %d sessions", slots);
+    }
+    return XLSTM_OK;
+}
+
+void state_pool_free(state_pool *pool) {
+    if (pool->buffer.device)
+        pool->device->buffer_free(&pool->buffer);
+    free(pool->tensors);
+    free(pool->taken);
+    *pool = (state_pool){0};
+}
+
+xlstm_status state_acquire(state_pool *pool, ops_stream *stream, int *slot) {
+    for (int i = 0; i < pool->slots; i++) {
+        if (pool->taken[i])
+            continue;
+        pool->taken[i] = true;
+        state_zero(pool, stream, i);
+        *slot = i;
+        return XLSTM_OK;
+    }
+    return error_set(XLSTM_INVALID_ARGUMENT,
+                     "all %d sessions of this model are in use; free one, or load the model with a larger "
+                     "max_sessions",
+                     pool->slots);
+}
+
+void state_release(state_pool *pool, int slot) {
+    pool->taken[slot] = false;
+}
+
+static size_t slot_offset(const state_tensor *t, int slot) {
+    return t->pool.offset + t->slot_size * (size_t)slot;
+}
+
+void state_zero(const state_pool *pool, ops_stream *stream, int slot) {
+    for (int i = 0; i < pool->count; i++) {
+        const state_tensor *t = &pool->tensors[i];
+        pool->device->zero(stream, t->pool.buffer, slot_offset(t, slot), t->slot_size);
+    }
+}
+
+void state_copy(const state_pool *pool, ops_stream *stream, int to, int from) {
+    for (int i = 0; i < pool->count; i++) {
+        const state_tensor *t = &pool->tensors[i];
+        pool->device->copy(stream, t->pool.buffer, slot_offset(t, to), t->pool.buffer, slot_offset(t, from),
+                           t->slot_size);
+    }
+}
+
+xlstm_status state_read(const state_pool *pool, ops_stream *stream, int tensor, int slot, void *target) {
+    const state_tensor *t = &pool->tensors[tensor];
+    return pool->device->read(stream, t->pool.buffer, slot_offset(t, slot), target, t->slot_size);
+}
+
+void state_write(const state_pool *pool, ops_stream *stream, int tensor, int slot, const void *source) {
+    const state_tensor *t = &pool->tensors[tensor];
+    pool->device->write(stream, t->pool.buffer, slot_offset(t, slot), source, t->slot_size);
+}
+
+const state_tensor *state_find(const state_pool *pool, int node, const char *kind) {
+    for (int i = 0; i < pool->count; i++)
+        if (pool->tensors[i].node_index == node && strcmp(pool->tensors[i].kind, kind) == 0)
+            return &pool->tensors[i];
+    return NULL;
+}

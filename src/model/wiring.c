@@ -1,0 +1,267 @@
+/* Building, reading and validating the graph; what it looks like in print is in wiring_print.c. */
+#include "model/wiring.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { WIRING_MAX_NODES = 1 << 16 };
+
+static const char *const kind_names[] = {"embedding", "mlstm", "ffn", "sum", "norm", "head"};
+enum { KIND_COUNT = sizeof kind_names / sizeof kind_names[0] };
+
+const char *wiring_kind_name(enum wiring_kind kind) {
+    return kind_names[kind];
+}
+
+void wiring_free(wiring *w) {
+    for (int i = 0; w->nodes && i < w->count; i++) {
+        free(w->nodes[i].name);
+        free(w->nodes[i].weights);
+        free(w->nodes[i].inputs);
+    }
+    free(w->nodes);
+    free(w->order);
+    *w = (wiring){0};
+}
+
+static int find_node(const wiring *w, const char *name) {
+    for (int i = 0; i < w->count; i++)
+        if (strcmp(w->nodes[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+/* ---- Order ---- */
+
+/* Kahn's algorithm; among the nodes that are ready, the one listed first. So the sequential model runs in the order in
+ * which it is written. The nodes of a cycle are added to `faults` by name. */
+static xlstm_status find_order(wiring *w, error_list *faults) {
+    w->order = malloc((size_t)w->count * sizeof *w->order);
+    bool *done = calloc((size_t)w->count, sizeof *done);
+    if (!w->order || !done) {
+        free(done);
+        return error_memory((size_t)w->count * sizeof *w->order, "the wiring's order");
+    }
+    int placed = 0;
+    for (int scan = 0; scan < w->count;) {
+        bool ready = !done[scan];
+        for (int j = 0; ready && j < w->nodes[scan].input_count; j++)
+            ready = done[w->nodes[scan].inputs[j].node];
+        if (ready) {
+            done[scan] = true;
+            w->order[placed++] = scan;
+            scan = 0; /* an earlier node may have waited for this one */
+            while (scan < w->count && done[scan])
+                scan++;
+        } else {
+            scan++;
+        }
+    }
+    for (int i = 0; placed < w->count && i < w->count; i++)
+        if (!done[i])
+            error_list_add(faults, "node \"%s\" is part of a cycle, or behind one", w->nodes[i].name);
+    free(done);
+    return XLSTM_OK;
+}
+
+/* ---- Validation ---- */
+
+static void check_node(const wiring *w, int index, error_list *faults) {
+    const wiring_node *node = &w->nodes[index];
+    const char *name = node->name;
+    if (node->kind == WIRING_EMBEDDING && node->input_count > 0)
+        error_list_add(faults, "node \"%s\": an embedding takes no inputs", name);
+    if (node->kind != WIRING_EMBEDDING && node->input_count == 0)
+        error_list_add(faults, "node \"%s\" has no inputs", name);
+    if (node->kind != WIRING_SUM && !node->weights)
+        error_list_add(faults, "node \"%s\" of kind %s needs \"weights\", the prefix of its tensors", name,
+                       wiring_kind_name(node->kind));
+    if (node->kind == WIRING_SUM && node->weights)
+        error_list_add(faults, "node \"%s\": a sum has no weights", name);
+    for (int j = 0; j < node->input_count; j++)
+        if (w->nodes[node->inputs[j].node].kind == WIRING_HEAD)
+            error_list_add(faults, "node \"%s\" takes the logits of \"%s\" as input; nothing may follow the head",
+                           name, w->nodes[node->inputs[j].node].name);
+}
+
+static xlstm_status validate(wiring *w, error_list *faults) {
+    int heads = 0;
+    bool *used = calloc((size_t)w->count + 1, sizeof *used);
+    if (!used)
+        return error_memory((size_t)w->count, "the wiring");
+    for (int i = 0; i < w->count; i++) {
+        check_node(w, i, faults);
+        heads += w->nodes[i].kind == WIRING_HEAD;
+        for (int j = 0; j < w->nodes[i].input_count; j++)
+            used[w->nodes[i].inputs[j].node] = true;
+    }
+    if (heads != 1)
+        error_list_add(faults, "there must be exactly one node of kind \"head\", there are %d", heads);
+    for (int i = 0; i < w->count; i++)
+        if (!used[i] && w->nodes[i].kind != WIRING_HEAD)
+            error_list_add(faults, "node \"%s\" leads nowhere: nothing takes it as input", w->nodes[i].name);
+    free(used);
+    return find_order(w, faults);
+}
+
+/* ---- The sequential model ---- */
+
+/* Memory failures leave a NULL that validate would trip over, so they are collected in `ok`. */
+static void add_node(wiring *w, bool *ok, const char *name, enum wiring_kind kind, const char *weights,
+                     int inputs, int first, int second) {
+    wiring_node *node = &w->nodes[w->count++];
+    *node = (wiring_node){.kind = kind, .input_count = inputs};
+    node->name = strdup(name);
+    node->weights = weights ? strdup(weights) : NULL;
+    node->inputs = calloc((size_t)inputs + 1, sizeof *node->inputs);
+    if (!node->name || (weights && !node->weights) || !node->inputs) {
+        *ok = false;
+        return;
+    }
+    if (inputs > 0)
+        node->inputs[0] = (wiring_input){first, 1};
+    if (inputs > 1)
+        node->inputs[1] = (wiring_input){second, 1};
+}
+
+xlstm_status wiring_sequential(int blocks, bool out_norm, wiring *out) {
+    *out = (wiring){0};
+    wiring w = {.nodes = calloc((size_t)blocks * 4 + 3, sizeof(wiring_node))};
+    if (!w.nodes)
+        return error_memory((size_t)blocks * 4 * sizeof(wiring_node), "the wiring");
+    bool ok = true;
+    add_node(&w, &ok, "embedding", WIRING_EMBEDDING, "backbone.embeddings", 0, 0, 0);
+    for (int i = 0; i < blocks; i++) {
+        char name[64], weights[64];
+        int stream = w.count - 1; /* what the residual stream was before this block */
+        snprintf(weights, sizeof weights, "backbone.blocks.%d", i);
+        snprintf(name, sizeof name, "blocks.%d.mlstm", i);
+        add_node(&w, &ok, name, WIRING_MLSTM, weights, 1, stream, 0);
+        snprintf(name, sizeof name, "blocks.%d.mlstm_sum", i);
+        add_node(&w, &ok, name, WIRING_SUM, NULL, 2, stream, w.count - 1);
+        stream = w.count - 1;
+        snprintf(name, sizeof name, "blocks.%d.ffn", i);
+        add_node(&w, &ok, name, WIRING_FFN, weights, 1, stream, 0);
+        snprintf(name, sizeof name, "blocks.%d.ffn_sum", i);
+        add_node(&w, &ok, name, WIRING_SUM, NULL, 2, stream, w.count - 1);
+    }
+    if (out_norm)
+        add_node(&w, &ok, "out_norm", WIRING_NORM, "backbone.out_norm", 1, w.count - 1, 0);
+    add_node(&w, &ok, "head", WIRING_HEAD, "lm_head", 1, w.count - 1, 0);
+    error_list faults = {0};
+    xlstm_status status = ok ? validate(&w, &faults) : error_memory(64, "the wiring");
+    if (status == XLSTM_OK)
+        status = error_list_finish(&faults, XLSTM_FORMAT_ERROR);
+    if (status != XLSTM_OK) {
+        wiring_free(&w);
+        return status;
+    }
+    *out = w;
+    return XLSTM_OK;
+}
+
+/* ---- From JSON ---- */
+
+/* A string field without NUL inside; NULL if it is absent or something else. */
+static const char *text_field(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    const char *text = json_string_value(value);
+    return text && strlen(text) == json_string_length(value) ? text : NULL;
+}
+
+static void read_kind(const json_t *item, wiring_node *node, error_list *faults) {
+    const char *kind = text_field(item, "kind");
+    for (int k = 0; kind && k < KIND_COUNT; k++) {
+        if (strcmp(kind, kind_names[k]) == 0) {
+            node->kind = (enum wiring_kind)k;
+            return;
+        }
+    }
+    error_list_add(faults, "node \"%s\": \"kind\" must be embedding, mlstm, ffn, sum, norm or head%s%s%s",
+                   node->name, kind ? ", not \"" : "", kind ? kind : "", kind ? "\"" : "");
+}
+
+/* Names, kinds and weights first, since an input may name a node further down. */
+static xlstm_status read_node(const json_t *item, wiring *w, error_list *faults) {
+    wiring_node *node = &w->nodes[w->count];
+    const char *name = text_field(item, "name");
+    char numbered[32];
+    if (!name || !*name) {
+        error_list_add(faults, "node number %d has no \"name\"", w->count);
+        snprintf(numbered, sizeof numbered, "#%d", w->count);
+        name = numbered;
+    } else if (find_node(w, name) >= 0) {
+        error_list_add(faults, "two nodes are named \"%s\"", name);
+    }
+    const char *weights = text_field(item, "weights");
+    node->name = strdup(name);
+    node->weights = weights ? strdup(weights) : NULL;
+    w->count++;
+    if (!node->name || (weights && !node->weights))
+        return error_memory(strlen(name), "the wiring");
+    read_kind(item, node, faults);
+    return XLSTM_OK;
+}
+
+static void read_input(const json_t *value, const wiring *w, wiring_node *node, error_list *faults) {
+    const char *from = text_field(value, "from");
+    const json_t *polarity = json_object_get(value, "polarity");
+    int source = from ? find_node(w, from) : -1;
+    if (!from)
+        error_list_add(faults, "node \"%s\": an input has no \"from\"", node->name);
+    else if (source < 0)
+        error_list_add(faults, "node \"%s\" takes \"%s\" as input, which does not exist", node->name, from);
+    json_int_t sign = polarity ? json_integer_value(polarity) : 1;
+    if (sign != 1 && sign != -1)
+        error_list_add(faults, "node \"%s\": the polarity of an input must be 1 or -1", node->name);
+    if (source >= 0 && (sign == 1 || sign == -1))
+        node->inputs[node->input_count++] = (wiring_input){source, (int)sign};
+}
+
+static xlstm_status read_inputs(const json_t *item, const wiring *w, wiring_node *node, error_list *faults) {
+    const json_t *inputs = json_object_get(item, "inputs");
+    if (inputs && !json_is_array(inputs))
+        error_list_add(faults, "node \"%s\": \"inputs\" must be a list", node->name);
+    size_t count = json_is_array(inputs) ? json_array_size(inputs) : 0;
+    node->inputs = calloc(count + 1, sizeof *node->inputs);
+    if (!node->inputs)
+        return error_memory(count * sizeof *node->inputs, "the wiring");
+    for (size_t j = 0; j < count; j++)
+        read_input(json_array_get(inputs, j), w, node, faults);
+    return XLSTM_OK;
+}
+
+xlstm_status wiring_from_json(const json_t *value, const char *name, wiring *out) {
+    *out = (wiring){0};
+    const json_t *list = json_object_get(value, "nodes");
+    size_t count = json_is_array(list) ? json_array_size(list) : 0;
+    if (count == 0 || count > WIRING_MAX_NODES)
+        return error_set(XLSTM_FORMAT_ERROR,
+                         "%s: the wiring must have a list \"nodes\" of 1 to %d nodes, as `xlstm info "
+                         "--wiring json` prints it",
+                         name, WIRING_MAX_NODES);
+    wiring w = {.nodes = calloc(count, sizeof *w.nodes)};
+    if (!w.nodes)
+        return error_memory(count * sizeof *w.nodes, "the wiring");
+    error_list faults = {0};
+    xlstm_status status = XLSTM_OK;
+    for (size_t i = 0; status == XLSTM_OK && i < count; i++)
+        status = read_node(json_array_get(list, i), &w, &faults);
+    for (size_t i = 0; status == XLSTM_OK && i < count; i++)
+        status = read_inputs(json_array_get(list, i), &w, &w.nodes[i], &faults);
+    if (status == XLSTM_OK)
+        status = validate(&w, &faults);
+    if (status == XLSTM_OK) {
+        status = error_list_finish(&faults, XLSTM_FORMAT_ERROR);
+        if (status != XLSTM_OK)
+            error_prefix(status, "%s: wiring", name);
+    } else {
+        (void)error_list_finish(&faults, status);
+    }
+    if (status != XLSTM_OK) {
+        wiring_free(&w);
+        return status;
+    }
+    *out = w;
+    return XLSTM_OK;
+}
