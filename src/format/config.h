@@ -1,5 +1,6 @@
-/* The configuration of a model, from config.json (Hugging Face, both spellings of every field) or config.yaml (official).
- * Which family it is, which fields there are and what each defaults to: docs/MODEL.md. */
+/* The configuration of a model, from config.json (Hugging Face, both spellings of every field) or
+ * config.yaml (official). Which family it is, which fields there are and what each defaults to:
+ * docs/MODEL.md. */
 #ifndef FORMAT_CONFIG_H
 #define FORMAT_CONFIG_H
 
@@ -17,15 +18,16 @@ typedef struct xlstm_large_config {
     int32_t chunk_size, max_inference_chunksize;
     int32_t bos_token_id, eos_token_id, pad_token_id; /* -1: none */
     bool force_bos_token_insert;
-    json_t *wiring; /* the config's `wiring` field, borrowed from `source`, or NULL */
-    json_t *source; /* the whole config, owned */
+    json_t *wiring;       /* the config's `wiring` field, borrowed from `source`, or NULL */
+    json_t *source;       /* the whole config, owned */
     const char *spelling; /* "huggingface" or "official" */
 } xlstm_large_config;
 
 /* All faults are reported at once, a line each, naming the keys. */
 xlstm_status config_open_folder(const char *folder, xlstm_large_config *config);
 xlstm_status config_open(const char *path, xlstm_large_config *config); /* by its extension */
-xlstm_status config_from_json(json_t *value, const char *name, bool yaml, xlstm_large_config *config);
+xlstm_status config_from_json(json_t *value, const char *name, bool yaml,
+                              xlstm_large_config *config);
 void config_free(xlstm_large_config *config);
 
 #endif

@@ -1,5 +1,5 @@
-/* JSON by jansson, with limits: the nesting depth and size are bounded, duplicate keys are an error, and errors
- * name the file, line and column. */
+/* JSON by jansson, with limits: the nesting depth and size are bounded, duplicate keys are an
+ * error, and errors name the file, line and column. */
 #ifndef FORMAT_JSON_H
 #define FORMAT_JSON_H
 

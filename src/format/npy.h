@@ -12,22 +12,28 @@ typedef struct npy_array {
     int rank;
     int64_t shape[NPY_MAX_RANK];
     int64_t count;    /* elements */
-    const void *data; /* 64-byte aligned memory or map; owned by the array */
+    const void *data; /* 64-byte aligned: in the map, or in `copy` where the file is not aligned */
+    void *copy;
     file_map map;
 } npy_array;
 
 xlstm_status npy_open(const char *path, npy_array *array);
-xlstm_status npy_parse(const uint8_t *bytes, size_t size, const char *path, npy_array *array); /* not owned */
+/* As npy_open for a file in memory, which must outlive the array. npy_close is needed too. */
+xlstm_status npy_parse(const uint8_t *bytes, size_t size, const char *path, npy_array *array);
 void npy_close(npy_array *array);
-/* Any integer dtype; values that do not fit int32 are an error that names the index. Released with free. */
+/* Any integer dtype; values that do not fit int32 are an error that names the index. Released with
+ * free. */
 xlstm_status npy_to_ids(const npy_array *array, const char *path, int32_t **ids);
 
-/* A file written in pieces, its shape known before; rank <= NPY_MAX_RANK. */
+/* A file written in pieces, its shape known before; rank <= NPY_MAX_RANK; every dtype but bf16.
+ * Commit fails unless exactly the announced bytes were written. */
 typedef struct npy_writer {
     file_writer file;
     uint64_t left; /* bytes still to come */
+    bool overrun;  /* more came */
 } npy_writer;
-xlstm_status npy_writer_open(const char *path, dtype type, int rank, const int64_t *shape, npy_writer *writer);
+xlstm_status npy_writer_open(const char *path, dtype type, int rank, const int64_t *shape,
+                             npy_writer *writer);
 void npy_writer_write(npy_writer *writer, const void *bytes, size_t size);
 xlstm_status npy_writer_commit(npy_writer *writer);
 void npy_writer_cancel(npy_writer *writer);

@@ -1,5 +1,5 @@
-/* safetensors: 8 bytes of header length (little-endian), a JSON header {name: {dtype, shape, data_offsets}},
- * then the data. Reading maps the file; nothing is copied. */
+/* safetensors: 8 bytes of header length (little-endian), a JSON header {name: {dtype, shape,
+ * data_offsets}}, then the data. Reading maps the file; nothing is copied. */
 #ifndef FORMAT_SAFETENSORS_H
 #define FORMAT_SAFETENSORS_H
 
@@ -30,18 +30,20 @@ typedef struct safetensors {
 
 /* Every fault of every file is reported, a line each. */
 xlstm_status safetensors_open(const char *const *paths, int count, safetensors *out);
-/* The weight files of a folder: model.safetensors, shards named by model.safetensors.index.json, shards
- * model-XXXXX-of-XXXXX.safetensors without an index, or model_0.safetensors, model_1.safetensors, …; a path to
- * a .safetensors file opens that file. The index, where there is one, must agree with the files. */
+/* The weight files of a folder: model.safetensors, shards named by model.safetensors.index.json,
+ * shards model-XXXXX-of-XXXXX.safetensors without an index, or model_0.safetensors,
+ * model_1.safetensors, …; a path to a .safetensors file opens that file. The index, where there is
+ * one, must agree with the files. */
 xlstm_status safetensors_open_folder(const char *folder, safetensors *out);
 /* The header and data of one file in memory (not copied, not owned): for tests and fuzzing. */
-xlstm_status safetensors_parse(const uint8_t *bytes, size_t size, const char *path, safetensors *out);
+xlstm_status safetensors_parse(const uint8_t *bytes, size_t size, const char *path,
+                               safetensors *out);
 void safetensors_close(safetensors *s);
 const safetensor *safetensors_find(const safetensors *s, const char *name); /* NULL: absent */
 
-/* Writing: the layout is known before the data, so that checkpoints larger than memory can be streamed. Tensors
- * are laid out in the order given, each aligned to 64 bytes through the header's length and padding-free
- * offsets as the format demands (offsets contiguous). */
+/* Writing: the layout is known before the data, so that checkpoints larger than memory can be
+ * streamed. Tensors are laid out in the order given, each aligned to 64 bytes through the header's
+ * length and padding-free offsets as the format demands (offsets contiguous). */
 typedef struct safetensors_entry {
     const char *name;
     dtype dtype;
@@ -50,8 +52,8 @@ typedef struct safetensors_entry {
 } safetensors_entry;
 
 typedef struct safetensors_writer safetensors_writer;
-xlstm_status safetensors_writer_open(const char *path, const safetensors_entry *entries, size_t count,
-                                     safetensors_writer **writer);
+xlstm_status safetensors_writer_open(const char *path, const safetensors_entry *entries,
+                                     size_t count, safetensors_writer **writer);
 /* The next bytes of the data, in order. */
 void safetensors_writer_write(safetensors_writer *writer, const void *bytes, size_t size);
 /* Fails unless exactly the announced bytes were written; frees the writer either way. */

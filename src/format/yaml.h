@@ -1,6 +1,6 @@
-/* config.yaml by libyaml, into the same values as JSON: mappings, sequences, and scalars. A plain scalar is null, a
- * boolean, an integer or a number (whatever C's strtod reads completely, so 1e-06 is one) or else a string. Anchors,
- * aliases and tags are refused; depth and size are bounded. */
+/* config.yaml by libyaml, into the same values as JSON: mappings, sequences, and scalars. A plain
+ * scalar is null, a boolean, an integer or a number (whatever C's strtod reads completely, so 1e-06
+ * is one) or else a string. Anchors, aliases and tags are refused; depth and size are bounded. */
 #ifndef FORMAT_YAML_H
 #define FORMAT_YAML_H
 
