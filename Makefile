@@ -1,0 +1,306 @@
+# xlstm. `make help` lists the targets. Works with GNU Make 3.81 (macOS) and later.
+#
+# Sources are found by wildcard: a new file in src/*/ or src/ops/*/, or a new tests/*/test_*.c, needs
+# no change here. Everything that is built lies in $(BUILD).
+
+VERSION := $(shell cat VERSION)
+SOVERSION := 0
+OS := $(shell uname -s)
+ARCH := $(shell uname -m)
+COMMIT := $(or $(if $(wildcard .git),$(shell git describe --always --dirty --abbrev=12 2>/dev/null)),unknown)
+
+MAKEFLAGS += -r
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+# ---- What a user may set -------------------------------------------------------------------------
+
+ifeq ($(origin CC),default)
+CC := cc
+endif
+AR ?= ar
+OBJCOPY ?= objcopy
+PKG_CONFIG ?= pkg-config
+CLANG_FORMAT ?= $(or $(shell command -v clang-format-14),clang-format)
+CFLAGS ?= -O2 -g
+WERROR ?= -Werror
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+BINDIR ?= $(PREFIX)/bin
+INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
+BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHCOMPDIR ?= $(PREFIX)/share/zsh/site-functions
+MODEL ?= models/reference-17m
+PROMPT ?= The capital of France is
+FUZZ_SECONDS ?= 60
+FUZZ_CC ?= clang
+SANITIZE ?=
+
+comma := ,
+BUILD := build$(if $(SANITIZE),/sanitize-$(subst $(comma),-,$(SANITIZE)))
+
+# ---- Flags ---------------------------------------------------------------------------------------
+
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+            -Wconversion -Wvla $(WERROR)
+# No contraction to fused multiply-add behind the source's back: results must not depend on the compiler.
+LANGUAGE := -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -fno-math-errno -ffp-contract=off \
+            -fstack-protector-strong -pthread
+ifneq ($(SANITIZE),)
+SANITIZE_FLAGS := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
+endif
+LINK_FLAGS = $(LDFLAGS) $(SANITIZE_FLAGS) -pthread
+
+# The kernels of src/ops/cpu are compiled once for every instruction set; the best is chosen at start.
+ifneq ($(filter x86_64 amd64,$(ARCH)),)
+KERNEL_ISAS := generic avx2 avx512
+else
+KERNEL_ISAS := generic
+endif
+KERNEL_FLAGS_generic :=
+KERNEL_FLAGS_avx2 := -mavx2 -mfma -mf16c
+KERNEL_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c \
+                       -mprefer-vector-width=512
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+KERNEL_SOURCES := $(wildcard src/ops/cpu/kernels*.c)
+LIBRARY_SOURCES := $(filter-out src/cli/% $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
+CLI_SOURCES := $(wildcard src/cli/*.c)
+DEVICES := $(filter-out %.h %.c,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard src/ops/*/*.c))))))
+
+object = $(patsubst %.c,$(BUILD)/%.o,$(1))
+KERNEL_OBJECTS := $(foreach isa,$(KERNEL_ISAS),$(KERNEL_SOURCES:%.c=$(BUILD)/%_$(isa).o))
+LIBRARY_OBJECTS := $(call object,$(LIBRARY_SOURCES)) $(KERNEL_OBJECTS)
+MAIN_OBJECT := $(call object,$(filter src/cli/main.c,$(CLI_SOURCES)))
+CLI_OBJECTS := $(call object,$(filter-out src/cli/main.c,$(CLI_SOURCES)))
+VERSION_OBJECT := $(BUILD)/src/base/version.o
+
+COMMAND := $(BUILD)/xlstm
+STATIC_LIBRARY := $(BUILD)/libxlstm.a
+INTERNAL_LIBRARY := $(BUILD)/internal.a
+ifeq ($(OS),Darwin)
+SHARED_NAME := libxlstm.dylib
+SHARED_SONAME := libxlstm.$(SOVERSION).dylib
+SHARED_FULL := libxlstm.$(VERSION).dylib
+SHARED_FLAGS = -dynamiclib -Wl,-install_name,$(LIBDIR)/$(SHARED_SONAME)
+else
+SHARED_NAME := libxlstm.so
+SHARED_SONAME := libxlstm.so.$(SOVERSION)
+SHARED_FULL := libxlstm.so.$(VERSION)
+SHARED_FLAGS = -shared -Wl,-soname,$(SHARED_SONAME) $(if $(SANITIZE),,-Wl,-z,defs)
+endif
+SHARED_LIBRARY := $(BUILD)/$(SHARED_NAME)
+
+TEST_SOURCES := $(sort $(wildcard tests/*/test_*.c))
+TEST_PROGRAMS := $(TEST_SOURCES:%.c=$(BUILD)/%)
+# Files beside the tests of a room that are not tests themselves are linked into each of them.
+TEST_HELPERS := $(filter-out tests/support/% tests/fuzz/% $(TEST_SOURCES),$(wildcard tests/*/*.c))
+SUPPORT_OBJECTS := $(call object,$(wildcard tests/support/*.c))
+helpers_of = $(call object,$(filter $(dir $(1:$(BUILD)/%=%))%,$(TEST_HELPERS)))
+E2E_SCRIPTS := $(sort $(wildcard tests/e2e/*.sh))
+LARGE_SCRIPTS := $(sort $(wildcard tests/large/*.sh))
+
+FUZZ_TARGETS ?= $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_PROGRAMS = $(FUZZ_TARGETS:%=$(BUILD)/tests/fuzz/fuzz_%)
+
+TRACKED_C = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
+
+# ---- Packages ------------------------------------------------------------------------------------
+# Checked before anything else: an included makefile that is missing is made first. As root, missing
+# packages are installed; otherwise the command to run is printed and make stops.
+
+GOALS := $(or $(MAKECMDGOALS),all)
+ifneq ($(filter-out clean help format lint,$(GOALS)),)
+include $(BUILD)/packages.mk
+endif
+ifneq ($(filter test test-quick test-large test-programs,$(GOALS)),)
+include $(BUILD)/packages-test.mk
+endif
+
+$(BUILD)/packages.mk: scripts/install-deps
+	@mkdir -p $(@D)
+	@CC='$(CC)' scripts/install-deps --make build
+	@{ echo "PACKAGE_CFLAGS := $$($(PKG_CONFIG) --cflags jansson yaml-0.1)"; \
+	  echo "PACKAGE_LIBS := $$($(PKG_CONFIG) --libs jansson yaml-0.1)"; \
+	  echo "EDIT_CFLAGS := $$($(PKG_CONFIG) --cflags libedit 2>/dev/null)"; \
+	  echo "EDIT_LIBS := $$($(PKG_CONFIG) --libs libedit 2>/dev/null || echo -ledit)"; } > $@
+
+$(BUILD)/packages-test.mk: scripts/install-deps | $(BUILD)/packages.mk
+	@CC='$(CC)' scripts/install-deps --make test
+	@{ echo "CMOCKA_CFLAGS := $$($(PKG_CONFIG) --cflags cmocka)"; \
+	  echo "CMOCKA_LIBS := $$($(PKG_CONFIG) --libs cmocka)"; } > $@
+
+# ---- Targets -------------------------------------------------------------------------------------
+
+.PHONY: all test test-quick test-large test-programs demo bench install uninstall clean help fuzz \
+        fuzz-programs format lint FORCE
+
+all: $(STATIC_LIBRARY) $(SHARED_LIBRARY) $(if $(MAIN_OBJECT),$(COMMAND)) ## the command and the libraries
+
+help: ## this list
+	@echo "make [TARGET] [VARIABLE=value]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@echo "Variables: CC CFLAGS SANITIZE=address,undefined|thread PREFIX DESTDIR PROMPT MODEL"
+	@echo "           FUZZ_TARGETS FUZZ_SECONDS TEST_ARGS (parts of test names) V=1 (show commands)"
+
+demo: $(COMMAND) ## the model of the tree goes on with PROMPT
+	@$(COMMAND) generate -m $(MODEL) -p "$$PROMPT" -n 48
+
+bench: $(COMMAND) ## speed of this machine and of MODEL on it
+	@$(COMMAND) bench -m $(MODEL)
+
+RUN_TESTS = XLSTM='$(COMMAND)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests
+
+test: test-programs ## all tests
+	@$(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS)
+
+test-quick: test-programs ## all tests with small shapes (for sanitizers)
+	@XLSTM_TEST_QUICK=1 $(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS)
+
+test-large: test-programs ## also what takes long, much memory or a large model
+	@XLSTM_TEST_LARGE=1 $(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS) $(LARGE_SCRIPTS)
+
+test-programs: all $(TEST_PROGRAMS)
+
+fuzz: ## FUZZ_TARGETS for FUZZ_SECONDS each, two at a time
+	@CC='$(FUZZ_CC)' scripts/install-deps --make fuzz
+	@$(MAKE) --no-print-directory fuzz-programs CC='$(FUZZ_CC)' BUILD=build/fuzz \
+	  SANITIZE=fuzzer-no-link,address,undefined
+	@scripts/run-fuzz build/fuzz '$(FUZZ_SECONDS)' $(FUZZ_TARGETS)
+
+fuzz-programs: $(FUZZ_PROGRAMS)
+
+format: ## clang-format (version 14) over all sources
+	$(CLANG_FORMAT) -i $(TRACKED_C)
+
+lint: ## clang-format and cppcheck, changing nothing
+	$(CLANG_FORMAT) --dry-run -Werror $(TRACKED_C)
+	scripts/lint
+
+clean: ## removes build/
+	rm -rf build
+
+# ---- Compiling -----------------------------------------------------------------------------------
+
+quiet = $(if $(V),,@printf '  %-5s %s\n' $(1) '$(2)';)
+
+COMPILE = $(CC) $(LANGUAGE) $(WARNINGS) $(CFLAGS) $(CPPFLAGS) $(SANITIZE_FLAGS) -Isrc -Iinclude \
+          $(PACKAGE_CFLAGS)
+
+# Objects depend on this file, which changes when the flags do.
+FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(CMOCKA_CFLAGS) $(KERNEL_FLAGS_avx2) $(KERNEL_FLAGS_avx512)
+VERSION_TEXT = $(VERSION) $(COMMIT) $(DEVICES) $(KERNEL_ISAS)
+export FLAGS_TEXT VERSION_TEXT PROMPT
+write_if_changed = @mkdir -p $(@D); printf '%s\n' "$$$(1)" | cmp -s - $@ || printf '%s\n' "$$$(1)" > $@
+
+$(BUILD)/flags: FORCE
+	$(call write_if_changed,FLAGS_TEXT)
+
+$(BUILD)/version: FORCE
+	$(call write_if_changed,VERSION_TEXT)
+
+define compile_kernel
+$(BUILD)/$(1:.c=)_$(2).o: $(1) $(BUILD)/flags
+	@mkdir -p $$(@D)
+	$$(call quiet,CC,$(1) ($(2)))$$(COMPILE) -O3 $(KERNEL_FLAGS_$(2)) -DKERNEL_ISA=$(2) \
+	  -MMD -MP -c $$< -o $$@
+endef
+$(foreach isa,$(KERNEL_ISAS),$(foreach source,$(KERNEL_SOURCES), \
+  $(eval $(call compile_kernel,$(source),$(isa)))))
+
+$(VERSION_OBJECT): src/base/version.c $(BUILD)/flags $(BUILD)/version
+	@mkdir -p $(@D)
+	$(call quiet,CC,$<)$(COMPILE) -DXLSTM_VERSION='"$(VERSION)"' -DXLSTM_COMMIT='"$(COMMIT)"' \
+	  -DXLSTM_DEVICES='"$(DEVICES)"' -DXLSTM_KERNELS='"$(KERNEL_ISAS)"' -MMD -MP -c $< -o $@
+
+$(BUILD)/src/ops/cpu/%.o: src/ops/cpu/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,CC,$<)$(COMPILE) -O3 -MMD -MP -c $< -o $@
+
+$(BUILD)/src/cli/%.o: src/cli/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,CC,$<)$(COMPILE) $(EDIT_CFLAGS) -MMD -MP -c $< -o $@
+
+$(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,CC,$<)$(COMPILE) -Itests -DTEST_SANITIZE='"$(SANITIZE)"' $(CMOCKA_CFLAGS) \
+	  -MMD -MP -c $< -o $@
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,CC,$<)$(COMPILE) -MMD -MP -c $< -o $@
+
+# ---- Linking -------------------------------------------------------------------------------------
+
+# What the command and the tests link: everything but main, with internal names visible.
+$(INTERNAL_LIBRARY): $(LIBRARY_OBJECTS) $(CLI_OBJECTS)
+	$(call quiet,AR,$@)rm -f $@ && $(AR) rcs $@ $^
+
+# In the static library a user gets, internal names are local where objcopy can make them so.
+$(STATIC_LIBRARY): $(LIBRARY_OBJECTS)
+	@rm -f $@
+ifeq ($(OS),Darwin)
+	$(call quiet,AR,$@)$(AR) rcs $@ $^
+else
+	$(call quiet,AR,$@)$(CC) -r -nostdlib -o $(BUILD)/libxlstm.o $^ && \
+	  $(OBJCOPY) --localize-hidden $(BUILD)/libxlstm.o && $(AR) rcs $@ $(BUILD)/libxlstm.o
+endif
+
+$(SHARED_LIBRARY): $(LIBRARY_OBJECTS)
+	$(call quiet,LINK,$@)$(CC) $(SHARED_FLAGS) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) -lm
+	@ln -sf $(SHARED_NAME) $(BUILD)/$(SHARED_SONAME)
+
+$(COMMAND): $(MAIN_OBJECT) $(INTERNAL_LIBRARY)
+	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) -lm
+
+.SECONDEXPANSION:
+# The archive is remade for a new commit; a test need not be, so it is linked anew for other changes only.
+$(TEST_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $$(call helpers_of,$$@) $(SUPPORT_OBJECTS) \
+    $(filter-out $(VERSION_OBJECT),$(LIBRARY_OBJECTS)) $(CLI_OBJECTS) | $(INTERNAL_LIBRARY)
+	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $< $(call helpers_of,$@) $(SUPPORT_OBJECTS) \
+	  $(INTERNAL_LIBRARY) $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) -lm
+
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(INTERNAL_LIBRARY)
+	$(call quiet,LINK,$@)$(CC) $(LDFLAGS) -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ \
+	  $(PACKAGE_LIBS) $(EDIT_LIBS) -lm
+
+.SECONDARY:
+-include $(wildcard $(BUILD)/src/*/*.d $(BUILD)/src/*/*/*.d $(BUILD)/tests/*/*.d)
+
+# ---- Installing ----------------------------------------------------------------------------------
+
+$(BUILD)/xlstm.1: $(COMMAND)
+	@$(COMMAND) --man > $@
+
+$(BUILD)/xlstm.bash: $(COMMAND)
+	@$(COMMAND) --completion bash > $@
+
+$(BUILD)/xlstm.zsh: $(COMMAND)
+	@$(COMMAND) --completion zsh > $@
+
+$(BUILD)/xlstm.pc: xlstm.pc.in VERSION FORCE
+	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+	  -e 's|@VERSION@|$(VERSION)|' $< > $@
+
+INSTALLED = $(BINDIR)/xlstm $(INCLUDEDIR)/xlstm.h $(LIBDIR)/libxlstm.a $(LIBDIR)/$(SHARED_FULL) \
+            $(LIBDIR)/$(SHARED_SONAME) $(LIBDIR)/$(SHARED_NAME) $(LIBDIR)/pkgconfig/xlstm.pc \
+            $(MANDIR)/man1/xlstm.1 $(BASHCOMPDIR)/xlstm $(ZSHCOMPDIR)/_xlstm
+
+install: all $(BUILD)/xlstm.1 $(BUILD)/xlstm.bash $(BUILD)/xlstm.zsh $(BUILD)/xlstm.pc ## to PREFIX (and DESTDIR)
+	@mkdir -p $(sort $(dir $(addprefix $(DESTDIR),$(INSTALLED))))
+	install -m 755 $(COMMAND) $(DESTDIR)$(BINDIR)/xlstm
+	install -m 644 include/xlstm.h $(DESTDIR)$(INCLUDEDIR)/xlstm.h
+	install -m 644 $(STATIC_LIBRARY) $(DESTDIR)$(LIBDIR)/libxlstm.a
+	install -m 755 $(SHARED_LIBRARY) $(DESTDIR)$(LIBDIR)/$(SHARED_FULL)
+	ln -sf $(SHARED_FULL) $(DESTDIR)$(LIBDIR)/$(SHARED_SONAME)
+	ln -sf $(SHARED_SONAME) $(DESTDIR)$(LIBDIR)/$(SHARED_NAME)
+	install -m 644 $(BUILD)/xlstm.pc $(DESTDIR)$(LIBDIR)/pkgconfig/xlstm.pc
+	install -m 644 $(BUILD)/xlstm.1 $(DESTDIR)$(MANDIR)/man1/xlstm.1
+	install -m 644 $(BUILD)/xlstm.bash $(DESTDIR)$(BASHCOMPDIR)/xlstm
+	install -m 644 $(BUILD)/xlstm.zsh $(DESTDIR)$(ZSHCOMPDIR)/_xlstm
+
+uninstall: ## removes what install put there
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
