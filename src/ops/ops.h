@@ -181,20 +181,18 @@ struct ops_mlstm {
     ops_tensor h;   /* [T][heads][d_v]; must not overlap q, k, v */
 };
 
-/* Chooses ids from logits (after the soft cap). Row r, over ids [0, limit), all arithmetic in
- * double:
- *   1. logits of penalised ids are divided (positive) or multiplied (negative) by `penalty`, once
- * an id however often it is listed; listed ids outside [0, limit) are ignored; penalty 0 or 1: off
- *   2. temperature <= 0: the highest logit, the lowest id on ties; done
- *   3. ids are ordered by falling logit (ties: lower id first); p = exp((logit - highest) /
- * temperature)
- *   4. top_k > 0 keeps the first top_k ids
- *   5. 0 < top_p < 1 keeps the ids up to the first at which the running sum of p reaches top_p *
- * (sum of p)
- *   6. min_p > 0 keeps the ids with p >= min_p
- *   7. the first kept id at which the running sum of p exceeds uniform * (sum of the kept p)
- * A logit of -inf is never chosen. A NaN or +inf among [0, limit), or no finite logit at all, is an
- * error of the stream (XLSTM_DEVICE_ERROR) that names the row and, for the former, the id. */
+/* Chooses ids from logits (after the soft cap). Row r, over ids [0, limit), in double:
+ *   1. The logit of a penalised id is divided (positive) or multiplied (negative) by `penalty`,
+ *      once an id; listed ids outside [0, limit) are ignored. penalty 0 or 1: off.
+ *   2. temperature <= 0: the highest logit, the lowest id on ties; done.
+ *   3. Ids in order of falling logit, ties: lower id; p = exp((logit - highest) / temperature).
+ *   4. top_k > 0 keeps the first top_k ids.
+ *   5. 0 < top_p < 1 keeps the ids up to the first where the running sum of p reaches
+ *      top_p * (sum of p).
+ *   6. min_p > 0 keeps the ids with p >= min_p.
+ *   7. The first kept id where the running sum of p exceeds uniform * (sum of the kept p).
+ * A logit of -inf is never chosen. A NaN or +inf among [0, limit), or no finite logit at all, is
+ * an error of the stream (XLSTM_DEVICE_ERROR) that names the row. */
 struct ops_sample_row {
     int32_t limit, top_k;
     float temperature, top_p, min_p, penalty;

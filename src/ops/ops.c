@@ -1,0 +1,101 @@
+/* What all devices share of the seam: tensors as views, the list of devices, the names of the ops.
+ */
+#include "ops/ops.h"
+
+#include <stdio.h>
+
+#include "base/error.h"
+#include "ops/cpu/cpu.h"
+#include "ops/reference/reference.h"
+
+/* ---- Tensors ---- */
+
+ops_tensor ops_tensor_make(ops_buffer *buffer, size_t offset, dtype type, int rank,
+                           const int64_t *shape) {
+    ops_tensor t = {.buffer = buffer, .offset = offset, .dtype = type, .rank = rank};
+    int64_t stride = 1;
+    for (int i = rank - 1; i >= 0; i--) {
+        t.shape[i] = shape[i];
+        t.stride[i] = stride;
+        stride *= shape[i];
+    }
+    return t;
+}
+
+int64_t ops_tensor_elements(const ops_tensor *t) {
+    int64_t elements = 1;
+    for (int i = 0; i < t->rank; i++)
+        elements *= t->shape[i];
+    return elements;
+}
+
+ops_tensor ops_tensor_rows(const ops_tensor *t, int64_t first, int64_t count) {
+    ops_tensor rows = *t;
+    rows.offset += (size_t)(first * t->stride[0]) * dtype_size(t->dtype);
+    rows.shape[0] = count;
+    return rows;
+}
+
+ops_tensor ops_tensor_split(const ops_tensor *t, int64_t outer, int64_t inner) {
+    ops_tensor split = *t;
+    split.rank = 3;
+    split.shape[1] = outer;
+    split.stride[1] = inner;
+    split.shape[2] = inner;
+    split.stride[2] = 1;
+    return split;
+}
+
+/* ---- Devices ---- */
+
+static ops_device *(*const devices[])(void) = {cpu_device, reference_device};
+enum { DEVICE_COUNT = sizeof devices / sizeof *devices };
+
+ops_device *ops_device_at(int index) {
+    return index >= 0 && index < DEVICE_COUNT ? devices[index]() : NULL;
+}
+
+ops_device *ops_device_find(const char *name) {
+    for (int i = 0; i < DEVICE_COUNT; i++)
+        if (strcmp(devices[i]()->name, name) == 0)
+            return devices[i]();
+    char names[200];
+    size_t used = 0;
+    for (int i = 0; i < DEVICE_COUNT && used < sizeof names; i++)
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "",
+                                 devices[i]()->name);
+    error_set(XLSTM_UNSUPPORTED, "no device \"%s\" in this build; it has: %s", name, names);
+    return NULL;
+}
+
+/* ---- Names of the ops ---- */
+
+static const struct {
+    const char *name;
+    size_t offset; /* of its entry in ops_table */
+} ops[] = {
+    {"embed", offsetof(ops_table, embed)},
+    {"take_rows", offsetof(ops_table, take_rows)},
+    {"sum", offsetof(ops_table, sum)},
+    {"normalize", offsetof(ops_table, normalize)},
+    {"norm_project", offsetof(ops_table, norm_project)},
+    {"norm_project_gated", offsetof(ops_table, norm_project_gated)},
+    {"project_add", offsetof(ops_table, project_add)},
+    {"mlstm_output", offsetof(ops_table, mlstm_output)},
+    {"mlstm", offsetof(ops_table, mlstm)},
+    {"sample", offsetof(ops_table, sample)},
+};
+enum { OP_COUNT = sizeof ops / sizeof *ops };
+_Static_assert(OP_COUNT == sizeof(ops_table) / sizeof(void (*)(void)), "an op without a name");
+
+const char *ops_name(int index) {
+    return index >= 0 && index < OP_COUNT ? ops[index].name : NULL;
+}
+
+bool ops_device_has(const ops_device *device, int index) {
+    if (index < 0 || index >= OP_COUNT)
+        return false;
+    void (*entry)(void) = NULL;
+    memcpy(&entry, (const char *)&device->ops + ops[index].offset, sizeof entry);
+    return entry != NULL;
+}

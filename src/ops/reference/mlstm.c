@@ -1,0 +1,256 @@
+/* The mLSTM with exponential input gate (xLSTM, Beck et al. 2024, section 2.3), one head of one
+ * sequence at a time, token by token or in chunks.
+ *
+ * The state of a head is a matrix C [d_qk][d_v] (values stored under keys), a vector n [d_qk] (the
+ * sum of the keys' weights) and a number m: what C and n hold is to be thought of as multiplied by
+ * exp(m). m is the running maximum of all exponents, so that every exp below has an argument of
+ * at most 0.
+ *
+ * Gates: log_f = log sigmoid(f) is the log of the forgetting, i the log of the weight of what is
+ * stored. m = -inf means that nothing is stored; where an exponent and the maximum are both
+ * -inf, the weight is 0, not exp(NaN).
+ */
+#include "ops/reference/internal.h"
+
+#include <math.h>
+
+/* log(1 / (1 + exp(-x))), in the form that neither overflows nor cancels on either side. */
+static double log_sigmoid(double x) {
+    return x >= 0 ? -log1p(exp(-x)) : x - log1p(exp(x));
+}
+
+/* The larger one; NaN if either is. */
+static double larger(double a, double b) {
+    if (isnan(a) || isnan(b))
+        return (double)NAN;
+    return a > b ? a : b;
+}
+
+/* exp(exponent - maximum): the weight of a term, 0 where nothing is stored. */
+static double weigh(double exponent, double maximum) {
+    return maximum == -INFINITY ? 0 : exp(exponent - maximum);
+}
+
+/* m as its type holds it, rounded up: C and n are scaled by what is stored, and no exponent
+ * argument becomes positive. */
+static double storable(double m, dtype type) {
+    if (type == DTYPE_F64)
+        return m;
+    float stored = (float)m;
+    return (double)((double)stored < m ? nextafterf(stored, INFINITY) : stored);
+}
+
+/* One head of one sequence. */
+typedef struct head {
+    const struct ops_mlstm *op;
+    reference_stream *s; /* C and n are s->c and s->n */
+    int64_t slot, index; /* of the state; of the head */
+    int64_t d_qk, d_v;
+    double m;
+} head;
+
+static int64_t at(const ops_tensor *t, int64_t i, int64_t j) {
+    return i * t->stride[0] + j * t->stride[1];
+}
+
+static void load_state(head *a) {
+    const struct ops_mlstm *op = a->op;
+    for (int64_t d = 0; d < a->d_qk; d++)
+        reference_load(&op->c, at(&op->c, a->slot, a->index) + d * op->c.stride[2], a->d_v,
+                       a->s->c + d * a->d_v);
+    reference_load(&op->n, at(&op->n, a->slot, a->index), a->d_qk, a->s->n);
+    a->m = reference_get(&op->m, at(&op->m, a->slot, a->index));
+}
+
+static void store_state(const head *a) {
+    const struct ops_mlstm *op = a->op;
+    for (int64_t d = 0; d < a->d_qk; d++)
+        reference_store(&op->c, at(&op->c, a->slot, a->index) + d * op->c.stride[2], a->d_v,
+                        a->s->c + d * a->d_v);
+    reference_store(&op->n, at(&op->n, a->slot, a->index), a->d_qk, a->s->n);
+    reference_set(&op->m, at(&op->m, a->slot, a->index), a->m);
+}
+
+/* C <- F C,  n <- F n */
+static void forget(head *a, double weight) {
+    for (int64_t d = 0; d < a->d_qk * a->d_v; d++)
+        a->s->c[d] *= weight;
+    for (int64_t d = 0; d < a->d_qk; d++)
+        a->s->n[d] *= weight;
+}
+
+/* C <- C + I k v^T,  n <- n + I k.  With weight 0 nothing is added, not even 0 * k. */
+static void insert(head *a, double weight, const double *k, const double *v) {
+    if (weight == 0)
+        return;
+    for (int64_t d = 0; d < a->d_qk; d++) {
+        for (int64_t e = 0; e < a->d_v; e++)
+            a->s->c[d * a->d_v + e] += weight * k[d] * v[e];
+        a->s->n[d] += weight * k[d];
+    }
+}
+
+/* h <- h + w q^T C;  returns w q^T n.  q is scaled already. */
+static double recall(const head *a, double weight, const double *q, double *h) {
+    for (int64_t d = 0; d < a->d_qk; d++)
+        for (int64_t e = 0; e < a->d_v; e++)
+            h[e] += weight * q[d] * a->s->c[d * a->d_v + e];
+    return weight * reference_dot(q, a->s->n, a->d_qk);
+}
+
+/* h / (max(|q n|, exp(-m)) + eps).  exp(-m) may be inf: then h is 0. */
+static void finish(const head *a, int64_t t, double qn, double m, double *h) {
+    double denominator = larger(fabs(qn), exp(-m)) + a->op->eps;
+    for (int64_t e = 0; e < a->d_v; e++)
+        h[e] /= denominator;
+    reference_store(&a->op->h, at(&a->op->h, t, a->index), a->d_v, h);
+}
+
+/* Row j of the chunk: q / sqrt(d_qk), k, v of token t. */
+static void load_token(const head *a, int64_t t, int64_t j) {
+    const struct ops_mlstm *op = a->op;
+    double *q = a->s->q + j * a->d_qk;
+    reference_load(&op->q, at(&op->q, t, a->index), a->d_qk, q);
+    reference_load(&op->k, at(&op->k, t, a->index), a->d_qk, a->s->k + j * a->d_qk);
+    reference_load(&op->v, at(&op->v, t, a->index), a->d_v, a->s->v + j * a->d_v);
+    for (int64_t d = 0; d < a->d_qk; d++)
+        q[d] /= sqrt((double)a->d_qk);
+}
+
+static double input_gate(const head *a, int64_t t) {
+    return reference_get(&a->op->input_gate, t * a->op->input_gate.stride[0] + a->index);
+}
+
+static double log_forget_gate(const head *a, int64_t t) {
+    return log_sigmoid(
+        reference_get(&a->op->forget_gate, t * a->op->forget_gate.stride[0] + a->index));
+}
+
+/* One token (Beck et al. 2024, eq. 19-27, with k unscaled and q / sqrt(d_qk)):
+ *   m' = max(log_f + m, i);  F = exp(log_f + m - m');  I = exp(i - m')
+ *   C' = F C + I k v^T;  n' = F n + I k
+ *   h  = q^T C' / (max(|q^T n'|, exp(-m')) + eps) */
+static void step(head *a, int64_t t) {
+    double log_f = log_forget_gate(a, t), i = input_gate(a, t);
+    double m = storable(larger(log_f + a->m, i), a->op->m.dtype);
+    load_token(a, t, 0);
+    forget(a, weigh(log_f + a->m, m));
+    insert(a, weigh(i, m), a->s->k, a->s->v);
+    a->m = m;
+    store_state(a);
+    load_state(a);
+
+    double *h = a->s->h;
+    for (int64_t e = 0; e < a->d_v; e++)
+        h[e] = 0;
+    finish(a, t, recall(a, 1, a->s->q, h), m, h);
+}
+
+/* A chunk of L tokens (TFLA, Beck et al. 2025, the chunkwise form). C, n, m are the state before
+ * it; sums of log_f over an empty span are 0. b_j    = sum of log_f over tokens 1 .. j D~_jl  = i_l
+ * + sum of log_f over tokens l + 1 .. j,  l <= j mu_j   = max(b_j + m, max_l D~_jl) num_j  =
+ * exp(b_j + m - mu_j) q_j^T C + sum_{l <= j} exp(D~_jl - mu_j) (q_j^T k_l) v_l qn_j   = exp(b_j + m
+ * - mu_j) q_j^T n + sum_{l <= j} exp(D~_jl - mu_j) (q_j^T k_l) h_j    = num_j / (max(|qn_j|,
+ * exp(-mu_j)) + eps) and after it, with the weights of the last row, m' = mu_L;  C' = exp(b_L + m -
+ * m') C + sum_l exp(D~_Ll - m') k_l v_l^T;  n' likewise. The spans are summed without subtracting
+ * one b from another, which would lose digits and give -inf - -inf. */
+static void chunk(head *a, int64_t first, int64_t length) {
+    double exponent[REFERENCE_MAX_CHUNK]; /* D~_jl of the current row j */
+    double b = -0.0;                      /* the neutral element: -0 + m is m, bit for bit */
+    double mu = a->m;
+    double *h = a->s->h;
+    for (int64_t j = 0; j < length; j++) {
+        load_token(a, first + j, j);
+        double log_f = log_forget_gate(a, first + j);
+        b += log_f;
+        mu = b + a->m;
+        exponent[j] = input_gate(a, first + j);
+        for (int64_t l = 0; l < j; l++)
+            exponent[l] += log_f;
+        for (int64_t l = 0; l <= j; l++)
+            mu = larger(mu, exponent[l]);
+
+        const double *q = a->s->q + j * a->d_qk;
+        for (int64_t e = 0; e < a->d_v; e++)
+            h[e] = 0;
+        double qn = recall(a, weigh(b + a->m, mu), q, h);
+        for (int64_t l = 0; l <= j; l++) {
+            double weight = weigh(exponent[l], mu);
+            if (weight == 0)
+                continue;
+            double score = weight * reference_dot(q, a->s->k + l * a->d_qk, a->d_qk);
+            for (int64_t e = 0; e < a->d_v; e++)
+                h[e] += score * a->s->v[l * a->d_v + e];
+            qn += score;
+        }
+        finish(a, first + j, qn, mu, h);
+    }
+    double m = storable(mu, a->op->m.dtype);
+    forget(a, weigh(b + a->m, m));
+    for (int64_t l = 0; l < length; l++)
+        insert(a, weigh(exponent[l], m), a->s->k + l * a->d_qk, a->s->v + l * a->d_v);
+    a->m = m;
+    store_state(a);
+    load_state(a);
+}
+
+static bool fits(reference_stream *s, const struct ops_mlstm *op) {
+    static const char *const name = "mlstm";
+    const ops_limits *limits = &s->base.options.limits;
+    int64_t tokens = op->batch.tokens, heads = op->q.shape[1];
+    int64_t d_qk = op->q.shape[2], d_v = op->v.shape[2], slots = op->c.shape[0];
+    const ops_batch *batch = &op->batch;
+    if (op->chunk_size < 0 || op->chunk_size > REFERENCE_MAX_CHUNK ||
+        (op->chunk_size > 1 && op->chunk_size % 16))
+        return reference_fail(
+            s, XLSTM_INVALID_ARGUMENT,
+            "reference mlstm: chunk size %d, must be 0, 1 or a multiple of 16 up to %d",
+            op->chunk_size, REFERENCE_MAX_CHUNK);
+    return reference_shaped(s, name, "q", &op->q, 3, (int64_t[]){tokens, heads, d_qk}) &&
+           reference_shaped(s, name, "k", &op->k, 3, op->q.shape) &&
+           reference_shaped(s, name, "v", &op->v, 3, (int64_t[]){tokens, heads, d_v}) &&
+           reference_shaped(s, name, "h", &op->h, 3, op->v.shape) &&
+           reference_shaped(s, name, "input_gate", &op->input_gate, 2, op->q.shape) &&
+           reference_shaped(s, name, "forget_gate", &op->forget_gate, 2, op->q.shape) &&
+           reference_shaped(s, name, "c", &op->c, 4, (int64_t[]){slots, heads, d_qk, d_v}) &&
+           reference_shaped(s, name, "n", &op->n, 3, op->c.shape) &&
+           reference_shaped(s, name, "m", &op->m, 2, op->c.shape) &&
+           reference_within(s, name, "values a query", d_qk, limits->head_dim_qk) &&
+           reference_within(s, name, "values a head", d_v, limits->head_dim_v) &&
+           reference_indices(s, name, "slot", &batch->slot, batch->sequences) &&
+           reference_indices(s, name, "start", &batch->start, batch->sequences + 1) &&
+           (batch->position.dtype == DTYPE_I64 && batch->position.shape[0] == batch->sequences
+                ? true
+                : reference_fail(s, XLSTM_INVALID_ARGUMENT,
+                                 "reference mlstm: position must be i64 [%d]", batch->sequences));
+}
+
+void reference_mlstm(ops_stream *stream, const struct ops_mlstm *op) {
+    reference_stream *s = reference_begin(stream);
+    if (!s || !fits(s, op))
+        return;
+    int64_t chunk_size = op->chunk_size ? op->chunk_size : stream->device->chunk_size;
+    const int64_t *position = ops_data(&op->batch.position);
+    for (int sequence = 0; sequence < op->batch.sequences; sequence++) {
+        int64_t start = reference_index(&op->batch.start, sequence);
+        int64_t end = reference_index(&op->batch.start, sequence + 1);
+        for (int64_t index = 0; index < op->q.shape[1]; index++) {
+            head a = {op,
+                      s,
+                      reference_index(&op->batch.slot, sequence),
+                      index,
+                      op->q.shape[2],
+                      op->v.shape[2],
+                      0};
+            load_state(&a);
+            for (int64_t t = start, length; t < end; t += length) {
+                int64_t border = chunk_size - (position[sequence] + t - start) % chunk_size;
+                length = border < end - t ? border : end - t;
+                if (chunk_size == 1)
+                    step(&a, t);
+                else
+                    chunk(&a, t, length);
+            }
+        }
+    }
+}
