@@ -288,7 +288,7 @@ static xlstm_status align_data(const uint8_t *data, size_t size, const char *pat
 
 xlstm_status npy_parse(const uint8_t *bytes, size_t size, const char *path, npy_array *array) {
     npy_header header;
-    size_t begin, end;
+    size_t begin = 0, end = 0;
     npy_array parsed = {0};
     memset(array, 0, sizeof *array);
     xlstm_status status = find_header(bytes, size, path, &begin, &end);
