@@ -30,14 +30,14 @@ static xlstm_status make_entry(const char *path, const safetensors_entry *entry,
     }
     if (!valid || __builtin_add_overflow(begin, size, offset) || *offset > INT64_MAX) {
         json_decref(shape);
-        error_set(XLSTM_INVALID_ARGUMENT, "%s: tensor %s: its dtype or shape cannot be written",
-                  path, printable_of(entry->name).text);
-        return NULL;
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "%s: tensor %s: its dtype or shape cannot be written", path,
+                         printable_of(entry->name).text);
     }
-    json_t *made =
-        failed ? NULL
-               : json_pack("{s:s, s:O, s:[I, I]}", "dtype", safetensors_type_names[entry->dtype],
-                           "shape", shape, "data_offsets", (json_int_t)begin, (json_int_t)*offset);
+    *made = failed
+                ? NULL
+                : json_pack("{s:s, s:O, s:[I, I]}", "dtype", safetensors_type_names[entry->dtype],
+                            "shape", shape, "data_offsets", (json_int_t)begin, (json_int_t)*offset);
     json_decref(shape);
     return *made != NULL ? XLSTM_OK : error_memory(256, path);
 }
