@@ -1,0 +1,17 @@
+/* The subcommands, one a file. Each returns the exit status: 0 success, 1 the work failed, 2 wrong
+ * usage, 130 stopped by Ctrl-C. */
+#ifndef CLI_COMMANDS_H
+#define CLI_COMMANDS_H
+
+#include "cli/options.h"
+
+int command_generate(const options *o);
+int command_chat(const options *o);
+int command_info(const options *o);
+int command_tokenize(const options *o);
+int command_logits(const options *o);
+int command_perplexity(const options *o);
+int command_init(const options *o);
+int command_bench(const options *o);
+
+#endif
