@@ -180,6 +180,8 @@ static void release(file_writer *writer) {
 xlstm_status file_writer_open(const char *path, file_writer *writer) {
     *writer = (file_writer){0};
     struct stat status;
+    if (!*path)
+        return error_set(XLSTM_INVALID_ARGUMENT, "cannot write a file without a name");
     bool exists = stat(path, &status) == 0;
     if (exists && S_ISDIR(status.st_mode))
         return error_set(XLSTM_IO_ERROR, "cannot write %s: it is a folder, not a file", path);

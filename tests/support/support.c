@@ -1,0 +1,131 @@
+/* Helpers that are linked into every test program. */
+#include "support/support.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char folder[512];
+static pid_t owner; /* a forked child must not remove the folder of its parent */
+
+static void remove_tree(const char *path) {
+    DIR *listing = opendir(path);
+    if (listing) {
+        struct dirent *entry;
+        while ((entry = readdir(listing))) {
+            if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+                continue;
+            char inner[4096];
+            snprintf(inner, sizeof inner, "%s/%s", path, entry->d_name);
+            struct stat status;
+            if (lstat(inner, &status) == 0 && S_ISDIR(status.st_mode))
+                remove_tree(inner);
+            else
+                unlink(inner);
+        }
+        closedir(listing);
+    }
+    rmdir(path);
+}
+
+static void remove_folder(void) {
+    if (getpid() == owner)
+        remove_tree(folder);
+}
+
+const char *test_folder(void) {
+    if (folder[0])
+        return folder;
+    const char *base = getenv("TMPDIR");
+    snprintf(folder, sizeof folder, "%s/xlstm-test-XXXXXX", base && *base ? base : "/tmp");
+    if (!mkdtemp(folder)) {
+        perror(folder);
+        exit(1);
+    }
+    owner = getpid();
+    atexit(remove_folder);
+    return folder;
+}
+
+const char *test_path(const char *name) {
+    static char paths[16][1024];
+    static int turn;
+    char *path = paths[turn++ % 16];
+    snprintf(path, sizeof paths[0], "%s/%s", test_folder(), name);
+    return path;
+}
+
+void test_write_file(const char *path, const void *bytes, size_t count) {
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, count, file), count);
+    assert_int_equal(fclose(file), 0);
+}
+
+int test_count_entries(const char *path) {
+    DIR *listing = opendir(path);
+    assert_non_null(listing);
+    int count = 0;
+    struct dirent *entry;
+    while ((entry = readdir(listing)))
+        count += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    closedir(listing);
+    return count;
+}
+
+static bool is_set(const char *variable) {
+    const char *value = getenv(variable);
+    return value && *value && strcmp(value, "0") != 0;
+}
+
+bool test_is_quick(void) {
+    return is_set("XLSTM_TEST_QUICK");
+}
+
+bool test_is_large(void) {
+    return is_set("XLSTM_TEST_LARGE");
+}
+
+static double ratio(double difference, double norm) {
+    if (!isfinite(difference))
+        return (double)INFINITY;
+    return sqrt(norm > 0 ? difference / norm : difference);
+}
+
+double test_error_f32(const float *out, const float *reference, int64_t count) {
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < count; i++) {
+        double d = (double)out[i] - (double)reference[i];
+        difference += d * d;
+        norm += (double)reference[i] * (double)reference[i];
+    }
+    return ratio(difference, norm);
+}
+
+double test_error_f64(const double *out, const double *reference, int64_t count) {
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < count; i++) {
+        double d = out[i] - reference[i];
+        difference += d * d;
+        norm += reference[i] * reference[i];
+    }
+    return ratio(difference, norm);
+}
+
+double test_error_f32_f64(const float *out, const double *reference, int64_t count) {
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < count; i++) {
+        double d = (double)out[i] - reference[i];
+        difference += d * d;
+        norm += reference[i] * reference[i];
+    }
+    return ratio(difference, norm);
+}

@@ -1,0 +1,29 @@
+/* What every test may need: a folder for files that goes away, the quick mode, a measure of error.
+ */
+#ifndef SUPPORT_H
+#define SUPPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A new empty folder for this program's files, the same at every call; removed with its content at
+ * exit. Fails the program if it cannot be made. */
+const char *test_folder(void);
+/* test_folder()/name, in one of sixteen buffers that are used in turn. */
+const char *test_path(const char *name);
+/* Writes a file, or fails the running test. */
+void test_write_file(const char *path, const void *bytes, size_t count);
+/* The number of entries of a folder, without "." and "..". */
+int test_count_entries(const char *folder);
+
+bool test_is_quick(void); /* XLSTM_TEST_QUICK=1: small shapes, for sanitizers */
+bool test_is_large(void); /* XLSTM_TEST_LARGE=1: shapes and lengths that take minutes */
+
+/* ||out - reference|| / ||reference|| in the 2-norm, summed in double; the plain norm of the
+ * difference where the reference is 0. NaN or infinity anywhere in `out` gives infinity. */
+double test_error_f32(const float *out, const float *reference, int64_t count);
+double test_error_f64(const double *out, const double *reference, int64_t count);
+double test_error_f32_f64(const float *out, const double *reference, int64_t count);
+
+#endif
