@@ -16,16 +16,18 @@ typedef struct xlstm_large_config {
     double qk_dim_factor, v_dim_factor, ffn_proj_factor;
     int32_t ffn_round_up_to_multiple_of;
     int32_t chunk_size, max_inference_chunksize;
-    int32_t bos_token_id, eos_token_id, pad_token_id; /* -1: none */
+    int32_t bos_token_id, eos_token_id, pad_token_id; /* -1: none; of a list the first */
     bool force_bos_token_insert;
     json_t *wiring;       /* the config's `wiring` field, borrowed from `source`, or NULL */
     json_t *source;       /* the whole config, owned */
     const char *spelling; /* "huggingface" or "official" */
 } xlstm_large_config;
 
-/* All faults are reported at once, a line each, naming the keys. */
+/* All faults are reported at once, a line each, naming the keys. On failure *config is zeroed. A
+ * folder's config.json comes before its config.yaml. */
 xlstm_status config_open_folder(const char *folder, xlstm_large_config *config);
 xlstm_status config_open(const char *path, xlstm_large_config *config); /* by its extension */
+/* Takes a reference of its own to `value`; `name` stands in errors. */
 xlstm_status config_from_json(json_t *value, const char *name, bool yaml,
                               xlstm_large_config *config);
 void config_free(xlstm_large_config *config);
