@@ -1,0 +1,40 @@
+/* What several commands begin with: a model, and the ids of a prompt, from the options. */
+#ifndef CLI_INPUT_H
+#define CLI_INPUT_H
+
+#include "cli/options.h"
+
+/* The machine options (--threads, --device, --profile, --batch-tokens) for a model of `sessions`.
+ */
+xlstm_model_options input_model_options(const options *o, int sessions);
+xlstm_status input_load_model(const options *o, int sessions, xlstm_model **model);
+
+/* The text of -p or -f, standard input for "-". `*given` tells whether there was one. */
+xlstm_status input_text(const options *o, buffer *text, bool *given);
+/* All of standard input. */
+xlstm_status input_stdin(buffer *text);
+
+/* A prompt: a text, or ids as they are. */
+typedef struct input_prompt {
+    buffer text;
+    bool has_text, has_ids;
+    int32_t *ids; /* of --ids or --ids-file */
+    int64_t count;
+} input_prompt;
+
+/* What does not need the model is read first, so that its faults come up before a long load. */
+xlstm_status input_prompt_read(const options *o, input_prompt *prompt);
+void input_prompt_free(input_prompt *prompt);
+/* The ids to feed: those given, or those of the text, with BOS as the options and the config say.
+ * `continues`: a state was loaded. Checks the ids' range. Released with xlstm_free. */
+xlstm_status input_prompt_ids(const options *o, const input_prompt *prompt,
+                              const xlstm_model *model, bool continues, int32_t **ids,
+                              int64_t *count);
+/* The array of a .npy file of ids, at most two dimensions: [rows, columns]; [T] is one row.
+ * Released with free. */
+xlstm_status input_ids_file(const char *path, int32_t **ids, int64_t *rows, int64_t *columns);
+xlstm_status input_check_ids(const xlstm_model *model, const int32_t *ids, int64_t count);
+
+xlstm_sampling input_sampling(const options *o);
+
+#endif
