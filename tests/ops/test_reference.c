@@ -409,6 +409,22 @@ static void test_sample_by_hand(void **state) {
     close_bench(&b);
 }
 
+/* Equal logits make the borders exact: probabilities 1, 1, 1, 1. */
+static void test_sample_borders(void **state) {
+    (void)state;
+    const float logits[4] = {3, 3, 3, 3};
+    static const choice choices[] = {
+        {{.limit = 4, .temperature = 1, .uniform = 0.25}, 1}, /* the sum must exceed */
+        {{.limit = 4, .temperature = 1, .uniform = 0.75}, 3},
+        {{.limit = 4, .temperature = 1, .top_p = 0.5f, .uniform = 0.99}, 1}, /* reached */
+        {{.limit = 4, .temperature = 1, .min_p = 1, .uniform = 0.99}, 3},    /* p = min_p stays */
+    };
+    bench b = open_bench(DTYPE_F32);
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
+        assert_int_equal(choose(&b, logits, 4, choices[i].row, NULL), choices[i].id);
+    close_bench(&b);
+}
+
 static void test_sample_penalty(void **state) {
     (void)state;
     bench b = open_bench(DTYPE_F32);
@@ -488,7 +504,8 @@ int main(void) {
         cmocka_unit_test(test_mlstm_output),   cmocka_unit_test(test_rows),
         cmocka_unit_test(test_mlstm),          cmocka_unit_test(test_mlstm_by_hand),
         cmocka_unit_test(test_sample_by_hand), cmocka_unit_test(test_sample_penalty),
-        cmocka_unit_test(test_errors),         cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_sample_borders), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
