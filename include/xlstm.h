@@ -8,8 +8,8 @@
  * calling thread, what was wrong, where, and what would be right. On failure, output parameters
  * are set to NULL or left untouched, and a session stays at the position it had.
  *
- * Token ids are int32_t. Logits are float after the model's soft cap, one row of vocab_size values a
- * position. Paths and text are UTF-8; text is (pointer, length) and may hold any byte.
+ * Token ids are int32_t. Logits are float after the model's soft cap, one row of vocab_size values
+ * a position. Paths and text are UTF-8; text is (pointer, length) and may hold any byte.
  */
 #ifndef XLSTM_H
 #define XLSTM_H
@@ -55,17 +55,17 @@ typedef struct xlstm_tokenizer xlstm_tokenizer;
 typedef struct xlstm_sampler xlstm_sampler;
 
 typedef struct xlstm_model_options {
-    const char *device;    /* "cpu" (default), "reference" (plain and slow) */
-    const char *profile;   /* "fast" (default), "exact" */
-    int threads;           /* 0: one for every processor this process may use */
-    int max_sessions;      /* slots of the state pool; 0: 4. More sessions than slots is an error */
-    int max_batch_tokens;  /* most tokens that go through the layers at once; 0: 512.
-                              Rounded up to a multiple of the chunk length. Bounds the memory. */
+    const char *device;   /* "cpu" (default), "reference" (plain and slow) */
+    const char *profile;  /* "fast" (default), "exact" */
+    int threads;          /* 0: one for every processor this process may use */
+    int max_sessions;     /* slots of the state pool; 0: 4. More sessions than slots is an error */
+    int max_batch_tokens; /* most tokens that go through the layers at once; 0: 512.
+                             Rounded up to a multiple of the chunk length. Bounds the memory. */
 } xlstm_model_options;
 
-/* Loads a Hugging Face folder, an official xlstm folder, or a single .safetensors file with a config
- * beside it. Weights stay mapped. `options` may be NULL. All faults of a checkpoint are reported at
- * once, one a line. */
+/* Loads a Hugging Face folder, an official xlstm folder, or a single .safetensors file with a
+ * config beside it. Weights stay mapped. `options` may be NULL. All faults of a checkpoint are
+ * reported at once, one a line. */
 XLSTM_API xlstm_status xlstm_model_load(const char *path, const xlstm_model_options *options,
                                         xlstm_model **model);
 /* All sessions of the model must have been freed before. NULL is allowed. */
@@ -74,7 +74,7 @@ XLSTM_API void xlstm_model_free(xlstm_model *model);
 typedef struct xlstm_model_info {
     const char *architecture; /* "xlstm-large" */
     const char *device, *profile;
-    int32_t vocab_size;  /* rows of the embedding; the logits have this length */
+    int32_t vocab_size; /* rows of the embedding; the logits have this length */
     int32_t embedding_dim, num_heads, head_dim_qk, head_dim_v, num_blocks, ffn_dim;
     int32_t bos_id, eos_id; /* -1: none */
     bool force_bos;         /* the config asks for BOS in front of every text */
@@ -100,12 +100,13 @@ XLSTM_API xlstm_status xlstm_session_clone(const xlstm_session *session, xlstm_s
 /* The number of tokens taken in. */
 XLSTM_API int64_t xlstm_session_position(const xlstm_session *session);
 /* Writes or reads a state file (docs/STATE.md). Saving writes a temporary file beside `path` and
- * renames it: `path` is either complete or untouched. Loading checks version, model, sizes and checksum
- * before the session is changed. */
+ * renames it: `path` is either complete or untouched. Loading checks version, model, sizes and
+ * checksum before the session is changed. */
 XLSTM_API xlstm_status xlstm_session_save(const xlstm_session *session, const char *path);
 XLSTM_API xlstm_status xlstm_session_load(xlstm_session *session, const char *path);
 
-/* Called between pieces of a long evaluation with the tokens done so far; returning false stops it. */
+/* Called between pieces of a long evaluation with the tokens done so far; returning false stops it.
+ */
 typedef bool (*xlstm_progress)(void *context, int64_t done, int64_t total);
 
 /* Takes in `count` >= 1 ids. `logits`: room for vocab_size floats, the row of the last position, or
@@ -141,15 +142,15 @@ XLSTM_API int32_t xlstm_tokenizer_size(const xlstm_tokenizer *tokenizer);
 enum { XLSTM_PLAIN_TEXT = 1 }; /* encode: the strings of special tokens are ordinary text */
 
 /* Encodes text without adding BOS. `*ids` is allocated and released with xlstm_free. */
-XLSTM_API xlstm_status xlstm_encode(const xlstm_tokenizer *tokenizer, const char *text, size_t length,
-                                    int flags, int32_t **ids, int64_t *count);
+XLSTM_API xlstm_status xlstm_encode(const xlstm_tokenizer *tokenizer, const char *text,
+                                    size_t length, int flags, int32_t **ids, int64_t *count);
 
 enum { XLSTM_SKIP_SPECIAL = 1 }; /* decode: leave out special tokens */
 
 /* Decodes to bytes; ids without text give nothing. `*text` ends with a NUL that `*length` does not
  * count, and is released with xlstm_free. */
-XLSTM_API xlstm_status xlstm_decode(const xlstm_tokenizer *tokenizer, const int32_t *ids, int64_t count,
-                                    int flags, char **text, size_t *length);
+XLSTM_API xlstm_status xlstm_decode(const xlstm_tokenizer *tokenizer, const int32_t *ids,
+                                    int64_t count, int flags, char **text, size_t *length);
 XLSTM_API void xlstm_free(void *memory);
 
 /* ---- Generation ---- */
@@ -164,7 +165,8 @@ typedef struct xlstm_sampling {
 } xlstm_sampling;
 
 /* What a sampler draws depends on the seed, the logits and the position alone. */
-XLSTM_API xlstm_status xlstm_sampler_create(const xlstm_model *model, const xlstm_sampling *sampling,
+XLSTM_API xlstm_status xlstm_sampler_create(const xlstm_model *model,
+                                            const xlstm_sampling *sampling,
                                             xlstm_sampler **sampler);
 XLSTM_API void xlstm_sampler_free(xlstm_sampler *sampler);
 /* Tells the sampler of an id that is part of the text (for the repetition penalty). */

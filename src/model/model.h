@@ -1,4 +1,5 @@
-/* A loaded model: config, wiring, weights on one device, the state pool, and the plan that runs it. */
+/* A loaded model: config, wiring, weights on one device, the state pool, and the plan that runs it.
+ */
 #ifndef MODEL_MODEL_H
 #define MODEL_MODEL_H
 
@@ -18,37 +19,45 @@ struct xlstm_model {
     safetensors files;
     wiring graph;
     weights weights;
+
     ops_device *device;
     ops_profile profile;
-    int max_batch_tokens;
+    dtype activation; /* f32; f64 with device "reference:f64" */
+    int threads, max_sessions, max_batch_tokens;
 
-    /* What runs: one stream and one forward plan, used by one caller at a time. */
+    /* What runs: one stream and one forward program, used by one caller at a time. NULL after
+     * model_open. */
     pthread_mutex_t lock;
     ops_stream *stream;
     forward *forward;
     state_pool pool;
 
-    uint64_t fingerprint; /* of config, wiring and weights; computed when first needed */
-    bool fingerprinted;
-
-    pthread_once_t tokenizer_once;
+    /* Loaded when first asked for. */
+    pthread_mutex_t tokenizer_lock;
     xlstm_tokenizer *tokenizer;
     char *tokenizer_error;
+    bool end_known; /* the two fields below are filled (engine/prompt.c) */
+    int32_t end_of_text;
+    char *end_warning;
 };
 
-/* As xlstm_model_load, without taking memory for running: config, wiring and weights are checked, and nothing more. For `info`. */
+/* As xlstm_model_load, without taking memory for running: config, wiring and weights are checked,
+ * and nothing more. For `info`. */
 xlstm_status model_open(const char *path, const xlstm_model_options *options, xlstm_model **model);
 /* The second half of loading. */
-xlstm_status model_prepare(xlstm_model *model, const xlstm_model_options *options);
-uint64_t model_fingerprint(xlstm_model *model);
+xlstm_status model_prepare(xlstm_model *model);
+/* Of config, wiring and weights: the same for every file layout of the same weights. Reads a little
+ * of every tensor. */
+uint64_t model_fingerprint(const xlstm_model *model);
 
 /* What running needs, in bytes. */
 typedef struct model_memory {
-    int64_t weights;          /* mapped from files */
+    int64_t weights; /* mapped from files */
+    int64_t
+        embedding; /* of `weights`: a decode step reads one row of it; 0 when tied to the head */
     int64_t state_per_session;
-    int64_t working;          /* activations, scratch and converted small tensors */
-    int64_t embedding;        /* of `weights`: rows that decoding touches only one at a time */
+    int64_t working; /* activations and scratch */
 } model_memory;
-void model_get_memory(const xlstm_model *model, const xlstm_model_options *options, model_memory *memory);
+void model_get_memory(const xlstm_model *model, model_memory *memory);
 
 #endif

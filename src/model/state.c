@@ -41,30 +41,34 @@ int64_t state_bytes(const xlstm_large_config *config, const wiring *graph, dtype
     return elements * mlstm_nodes(graph) * (int64_t)dtype_size(type);
 }
 
-/* Fills the table in order of execution; the buffer is only known afterwards. Returns the bytes of the pool. */
-static size_t place(const xlstm_large_config *config, const wiring *graph, dtype type, state_pool *pool) {
+/* Fills the table in order of execution; the buffer is only known afterwards. Returns the bytes of
+ * the pool. */
+static size_t place(const xlstm_large_config *config, const wiring *graph, dtype type,
+                    state_pool *pool) {
     layout kinds[3];
     size_t offset = 0;
     mlstm_layout(config, kinds);
     for (int at = 0; at < graph->count; at++) {
         int node = graph->order[at];
         for (int i = 0; graph->nodes[node].kind == WIRING_MLSTM && i < 3; i++) {
-            int64_t shape[4] = {pool->slots, kinds[i].shape[0], kinds[i].shape[1], kinds[i].shape[2]};
+            int64_t shape[4] = {pool->slots, kinds[i].shape[0], kinds[i].shape[1],
+                                kinds[i].shape[2]};
             state_tensor *t = &pool->tensors[pool->count++];
             t->node = graph->nodes[node].name;
             t->node_index = node;
             t->kind = kinds[i].kind;
             t->slot_size = (size_t)layout_elements(&kinds[i]) * dtype_size(type);
             t->pool = ops_tensor_make(&pool->buffer, offset, type, kinds[i].rank + 1, shape);
-            offset += (t->slot_size * (size_t)pool->slots + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT * STATE_ALIGNMENT;
+            offset += (t->slot_size * (size_t)pool->slots + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT *
+                      STATE_ALIGNMENT;
             pool->slot_bytes += (int64_t)t->slot_size;
         }
     }
     return offset;
 }
 
-xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *graph, ops_device *device,
-                               dtype type, int slots, state_pool *out) {
+xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *graph,
+                               ops_device *device, dtype type, int slots, state_pool *out) {
     *out = (state_pool){.device = device, .slots = slots};
     out->tensors = calloc((size_t)mlstm_nodes(graph) * 3 + 1, sizeof *out->tensors);
     out->taken = calloc((size_t)slots, sizeof *out->taken);
@@ -73,7 +77,8 @@ xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *g
         return error_memory((size_t)slots, "the state pool");
     }
     size_t size = place(config, graph, type, out);
-    xlstm_status status = device->buffer_create(device, size ? size : STATE_ALIGNMENT, &out->buffer);
+    xlstm_status status =
+        device->buffer_create(device, size ? size : STATE_ALIGNMENT, &out->buffer);
     if (status != XLSTM_OK) {
         state_pool_free(out);
         return error_prefix(status, "the states of %d sessions", slots);
@@ -98,10 +103,11 @@ xlstm_status state_acquire(state_pool *pool, ops_stream *stream, int *slot) {
         *slot = i;
         return XLSTM_OK;
     }
-    return error_set(XLSTM_INVALID_ARGUMENT,
-                     "all %d sessions of this model are in use; free one, or load the model with a larger "
-                     "max_sessions",
-                     pool->slots);
+    return error_set(
+        XLSTM_INVALID_ARGUMENT,
+        "all %d sessions of this model are in use; free one, or load the model with a larger "
+        "max_sessions",
+        pool->slots);
 }
 
 void state_release(state_pool *pool, int slot) {
@@ -122,17 +128,19 @@ void state_zero(const state_pool *pool, ops_stream *stream, int slot) {
 void state_copy(const state_pool *pool, ops_stream *stream, int to, int from) {
     for (int i = 0; i < pool->count; i++) {
         const state_tensor *t = &pool->tensors[i];
-        pool->device->copy(stream, t->pool.buffer, slot_offset(t, to), t->pool.buffer, slot_offset(t, from),
-                           t->slot_size);
+        pool->device->copy(stream, t->pool.buffer, slot_offset(t, to), t->pool.buffer,
+                           slot_offset(t, from), t->slot_size);
     }
 }
 
-xlstm_status state_read(const state_pool *pool, ops_stream *stream, int tensor, int slot, void *target) {
+xlstm_status state_read(const state_pool *pool, ops_stream *stream, int tensor, int slot,
+                        void *target) {
     const state_tensor *t = &pool->tensors[tensor];
     return pool->device->read(stream, t->pool.buffer, slot_offset(t, slot), target, t->slot_size);
 }
 
-void state_write(const state_pool *pool, ops_stream *stream, int tensor, int slot, const void *source) {
+void state_write(const state_pool *pool, ops_stream *stream, int tensor, int slot,
+                 const void *source) {
     const state_tensor *t = &pool->tensors[tensor];
     pool->device->write(stream, t->pool.buffer, slot_offset(t, slot), source, t->slot_size);
 }

@@ -1,8 +1,9 @@
 /* The state of sessions: one pool a model, with a slot a session.
  *
- * The pool is a table of named tensors, each [slots][...]: for every mLSTM node of the wiring C [heads][d_qk][d_v],
- * n [heads][d_qk] and m [heads]. The layout of a tensor within a slot is that of the state file. A fresh slot is all
- * zeros, which is where the recurrence starts (C = 0, n = 0, m = 0).
+ * The pool is a table of named tensors, each [slots][...]: for every mLSTM node of the wiring C
+ * [heads][d_qk][d_v], n [heads][d_qk] and m [heads]. The layout of a tensor within a slot is that
+ * of the state file. A fresh slot is all zeros, which is where the recurrence starts (C = 0, n = 0,
+ * m = 0).
  */
 #ifndef MODEL_STATE_H
 #define MODEL_STATE_H
@@ -31,8 +32,8 @@ typedef struct state_pool {
 
 /* Bytes of one slot. */
 int64_t state_bytes(const xlstm_large_config *config, const wiring *graph, dtype type);
-xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *graph, ops_device *device,
-                               dtype type, int slots, state_pool *out);
+xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *graph,
+                               ops_device *device, dtype type, int slots, state_pool *out);
 void state_pool_free(state_pool *pool);
 
 /* A slot of zeros; XLSTM_INVALID_ARGUMENT when all are taken. */
@@ -41,8 +42,10 @@ void state_release(state_pool *pool, int slot);
 void state_zero(const state_pool *pool, ops_stream *stream, int slot);
 void state_copy(const state_pool *pool, ops_stream *stream, int to, int from);
 /* One tensor of one slot, to and from host memory of slot_size bytes. */
-xlstm_status state_read(const state_pool *pool, ops_stream *stream, int tensor, int slot, void *target);
-void state_write(const state_pool *pool, ops_stream *stream, int tensor, int slot, const void *source);
+xlstm_status state_read(const state_pool *pool, ops_stream *stream, int tensor, int slot,
+                        void *target);
+void state_write(const state_pool *pool, ops_stream *stream, int tensor, int slot,
+                 const void *source);
 /* The C, n and m of a node. */
 const state_tensor *state_find(const state_pool *pool, int node, const char *kind);
 

@@ -44,14 +44,15 @@ static const safetensor *find(binder *b, const char *const *names) {
             continue;
         b->used[tensor - b->files->tensors] = true;
         if (found)
-            error_list_add(&b->faults, "tensors %s and %s are the same weight; one of them must go", found->name,
-                           tensor->name);
+            error_list_add(&b->faults, "tensors %s and %s are the same weight; one of them must go",
+                           found->name, tensor->name);
         found = tensor;
     }
     return found;
 }
 
-/* As find; absence, a wrong shape and a wrong dtype are faults. A vector may have any shape with its number of elements. */
+/* As find; absence, a wrong shape and a wrong dtype are faults. A vector may have any shape with
+ * its number of elements. */
 static const safetensor *need(binder *b, const char *const *names, int64_t rows, int64_t columns) {
     const safetensor *tensor = find(b, names);
     int64_t want[2] = {rows, columns};
@@ -65,18 +66,20 @@ static const safetensor *need(binder *b, const char *const *names, int64_t rows,
     int64_t elements = 1;
     for (int i = 0; i < tensor->rank; i++)
         elements *= tensor->shape[i];
-    bool fits = rank == 1 ? elements == rows
-                          : tensor->rank == 2 && tensor->shape[0] == rows && tensor->shape[1] == columns;
-    bool right_type = tensor->dtype == DTYPE_F32 || tensor->dtype == DTYPE_BF16 || tensor->dtype == DTYPE_F16;
+    bool fits = rank == 1
+                    ? elements == rows
+                    : tensor->rank == 2 && tensor->shape[0] == rows && tensor->shape[1] == columns;
+    bool right_type =
+        tensor->dtype == DTYPE_F32 || tensor->dtype == DTYPE_BF16 || tensor->dtype == DTYPE_F16;
     if (!fits) {
         char actual[256];
         print_shape(tensor->shape, tensor->rank, actual, sizeof actual);
-        error_list_add(&b->faults, "tensor %s has shape %s; the config calls for %s", tensor->name, actual,
-                       expected);
+        error_list_add(&b->faults, "tensor %s has shape %s; the config calls for %s", tensor->name,
+                       actual, expected);
     }
     if (!right_type)
-        error_list_add(&b->faults, "tensor %s has dtype %s; weights are f32, bf16 or f16", tensor->name,
-                       dtype_name(tensor->dtype));
+        error_list_add(&b->faults, "tensor %s has dtype %s; weights are f32, bf16 or f16",
+                       tensor->name, dtype_name(tensor->dtype));
     if (!fits || !right_type)
         return NULL;
     b->out->parameters += elements;
@@ -87,20 +90,22 @@ static const safetensor *need(binder *b, const char *const *names, int64_t rows,
 
 /* ---- Placing ---- */
 
-/* Hands host memory to the device and remembers the buffer; the first file_count buffers are the files. */
+/* Hands host memory to the device and remembers the buffer; the first file_count buffers are the
+ * files. */
 static ops_buffer *wrap(binder *b, void *host, size_t size) {
-    ops_buffer *buffer = &b->out->buffers[b->out->buffer_count];
-    xlstm_status status = b->device->buffer_wrap(b->device, host, size, buffer);
+    ops_buffer *span = &b->out->buffers[b->out->buffer_count];
+    xlstm_status status = b->device->buffer_wrap(b->device, host, size, span);
     if (status != XLSTM_OK) {
         fail(b, status);
         return NULL;
     }
     b->out->buffer_count++;
-    return buffer;
+    return span;
 }
 
 /* A copy in memory of ours, as `type`. */
-static ops_tensor copied(binder *b, const safetensor *tensor, dtype type, int rank, const int64_t *shape) {
+static ops_tensor copied(binder *b, const safetensor *tensor, dtype type, int rank,
+                         const int64_t *shape) {
     int64_t count = (int64_t)(tensor->size / dtype_size(tensor->dtype));
     size_t size = (size_t)count * dtype_size(type);
     size_t rounded = (size + 63) / 64 * 64;
@@ -119,12 +124,12 @@ static ops_tensor copied(binder *b, const safetensor *tensor, dtype type, int ra
             dtype_store(type, memory, i, dtype_load(tensor->dtype, element, 0));
         }
     }
-    ops_buffer *buffer = wrap(b, memory, rounded ? rounded : 64);
-    if (!buffer) {
+    ops_buffer *span = wrap(b, memory, rounded ? rounded : 64);
+    if (!span) {
         free(memory);
         return (ops_tensor){0};
     }
-    return ops_tensor_make(buffer, 0, type, rank, shape);
+    return ops_tensor_make(span, 0, type, rank, shape);
 }
 
 /* Matrices stay where the file has them, unless their address does not suit the type. */
@@ -181,10 +186,14 @@ static void bind_projections(binder *b, mlstm_weights *w) {
     w->k = matrix(b, NAMES("mlstm_layer.k.weight", "mlstm_layer.key.weight"), qk, D);
     w->v = matrix(b, NAMES("mlstm_layer.v.weight", "mlstm_layer.value.weight"), v, D);
     w->output_gate = matrix(b, NAMES("mlstm_layer.ogate_preact.weight"), v, D);
-    w->q_bias = optional_vector(b, c->use_bias, NAMES("mlstm_layer.q.bias", "mlstm_layer.query.bias"), qk);
-    w->k_bias = optional_vector(b, c->use_bias, NAMES("mlstm_layer.k.bias", "mlstm_layer.key.bias"), qk);
-    w->v_bias = optional_vector(b, c->use_bias, NAMES("mlstm_layer.v.bias", "mlstm_layer.value.bias"), v);
-    w->output_gate_bias = optional_vector(b, c->use_bias, NAMES("mlstm_layer.ogate_preact.bias"), v);
+    w->q_bias =
+        optional_vector(b, c->use_bias, NAMES("mlstm_layer.q.bias", "mlstm_layer.query.bias"), qk);
+    w->k_bias =
+        optional_vector(b, c->use_bias, NAMES("mlstm_layer.k.bias", "mlstm_layer.key.bias"), qk);
+    w->v_bias =
+        optional_vector(b, c->use_bias, NAMES("mlstm_layer.v.bias", "mlstm_layer.value.bias"), v);
+    w->output_gate_bias =
+        optional_vector(b, c->use_bias, NAMES("mlstm_layer.ogate_preact.bias"), v);
 }
 
 /* The gates always have a bias. */
@@ -197,7 +206,8 @@ static void bind_gates(binder *b, mlstm_weights *w) {
         ops_tensor bias = vector(b, NAMES("mlstm_layer.ifgate_preact.bias"), 2 * heads);
         int64_t row = 0, element = 0;
         w->input_gate = part(&all, &row, heads), w->input_gate_bias = part(&bias, &element, heads);
-        w->forget_gate = part(&all, &row, heads), w->forget_gate_bias = part(&bias, &element, heads);
+        w->forget_gate = part(&all, &row, heads),
+        w->forget_gate_bias = part(&bias, &element, heads);
         return;
     }
     w->input_gate = matrix(b, NAMES("mlstm_layer.igate_preact.weight"), heads, D);
@@ -238,7 +248,8 @@ static void bind_block(binder *b, int index, block_weights *w) {
     bind_projections(b, &w->mlstm);
     bind_gates(b, &w->mlstm);
     w->mlstm.head_norm = vector(b, NAMES("mlstm_layer.multihead_norm.weight"), v);
-    w->mlstm.head_norm_bias = optional_vector(b, c->use_bias, NAMES("mlstm_layer.multihead_norm.bias"), v);
+    w->mlstm.head_norm_bias =
+        optional_vector(b, c->use_bias, NAMES("mlstm_layer.multihead_norm.bias"), v);
     w->mlstm.out = matrix(b, NAMES("mlstm_layer.out_proj.weight"), D, v);
     w->mlstm.out_bias = optional_vector(b, c->use_bias, NAMES("mlstm_layer.out_proj.bias"), D);
     bind_ffn(b, &w->ffn);
@@ -250,7 +261,8 @@ static void bind_ends(binder *b) {
     const xlstm_large_config *c = b->config;
     int64_t D = c->embedding_dim;
     b->prefix[0] = 0;
-    b->out->embedding = matrix(b, NAMES("backbone.embeddings.weight", "embedding.weight"), c->vocab_size, D);
+    b->out->embedding =
+        matrix(b, NAMES("backbone.embeddings.weight", "embedding.weight"), c->vocab_size, D);
     if (c->add_out_norm)
         b->out->out_norm = vector(b, NAMES("backbone.out_norm.weight"), D);
     b->out->out_norm_bias =
@@ -262,8 +274,8 @@ static void bind_ends(binder *b) {
     }
     b->out->head = matrix(b, head, c->vocab_size, D);
     if (ops_present(&b->out->embedding))
-        b->out->embedding_bytes = ops_tensor_elements(&b->out->embedding) *
-                                  (int64_t)dtype_size(b->out->embedding.dtype);
+        b->out->embedding_bytes =
+            ops_tensor_elements(&b->out->embedding) * (int64_t)dtype_size(b->out->embedding.dtype);
 }
 
 /* Buffers that training code stores beside the weights and that carry no information. */
@@ -284,14 +296,15 @@ static void report_surplus(binder *b) {
             continue;
         char shape[256];
         print_shape(tensor->shape, tensor->rank, shape, sizeof shape);
-        error_list_add(&b->faults,
-                       "tensor %s %s is not part of this model (the config says: %d blocks, %s biases)",
-                       tensor->name, shape, b->config->num_blocks, b->config->use_bias ? "with" : "no");
+        error_list_add(
+            &b->faults,
+            "tensor %s %s is not part of this model (the config says: %d blocks, %s biases)",
+            tensor->name, shape, b->config->num_blocks, b->config->use_bias ? "with" : "no");
     }
 }
 
-xlstm_status weights_bind(const xlstm_large_config *config, const safetensors *files, ops_device *device,
-                          weights *out) {
+xlstm_status weights_bind(const xlstm_large_config *config, const safetensors *files,
+                          ops_device *device, weights *out) {
     *out = (weights){.block_count = config->num_blocks};
     binder b = {.config = config, .files = files, .device = device, .out = out};
     b.used = calloc(files->count + 1, sizeof *b.used);
@@ -321,10 +334,10 @@ xlstm_status weights_bind(const xlstm_large_config *config, const safetensors *f
 
 void weights_free(weights *w) {
     for (int i = 0; i < w->buffer_count; i++) {
-        ops_buffer buffer = w->buffers[i];
-        buffer.device->buffer_free(&w->buffers[i]);
+        ops_buffer span = w->buffers[i];
+        span.device->buffer_free(&w->buffers[i]);
         if (i >= w->file_count)
-            free(buffer.host);
+            free(span.host);
     }
     free(w->buffers);
     free(w->blocks);

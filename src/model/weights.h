@@ -1,8 +1,9 @@
 /* The weights of an xlstm-large model, bound to device tensors.
  *
- * Every tensor that the config calls for is looked up under each of its names and layouts (Hugging Face and official, q or
- * query, single or fused); presence, shape and dtype are checked, and everything that is wrong is reported at
- * once. Matrices stay in the mapped files; norms and biases, which are small, become f32.
+ * Every tensor that the config calls for is looked up under each of its names and layouts (Hugging
+ * Face and official, q or query, single or fused); presence, shape and dtype are checked, and
+ * everything that is wrong is reported at once. Matrices stay in the mapped files; norms and
+ * biases, which are small, become f32.
  */
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
@@ -13,19 +14,19 @@
 
 /* Biases are absent (buffer NULL) where the model has none. */
 typedef struct mlstm_weights {
-    ops_tensor norm, norm_bias;                 /* [D] */
-    ops_tensor q, q_bias, k, k_bias;            /* [qk_dim][D] */
+    ops_tensor norm, norm_bias;                          /* [D] */
+    ops_tensor q, q_bias, k, k_bias;                     /* [qk_dim][D] */
     ops_tensor v, v_bias, output_gate, output_gate_bias; /* [v_dim][D] */
-    ops_tensor input_gate, input_gate_bias;     /* [heads][D], [heads] */
-    ops_tensor forget_gate, forget_gate_bias;   /* [heads][D], [heads] */
-    ops_tensor head_norm, head_norm_bias;       /* [v_dim] */
-    ops_tensor out, out_bias;                   /* [D][v_dim] */
+    ops_tensor input_gate, input_gate_bias;              /* [heads][D], [heads] */
+    ops_tensor forget_gate, forget_gate_bias;            /* [heads][D], [heads] */
+    ops_tensor head_norm, head_norm_bias;                /* [v_dim] */
+    ops_tensor out, out_bias;                            /* [D][v_dim] */
 } mlstm_weights;
 
 typedef struct ffn_weights {
-    ops_tensor norm, norm_bias;                 /* [D] */
-    ops_tensor gate, gate_bias, up, up_bias;    /* [F][D] */
-    ops_tensor down, down_bias;                 /* [D][F] */
+    ops_tensor norm, norm_bias;              /* [D] */
+    ops_tensor gate, gate_bias, up, up_bias; /* [F][D] */
+    ops_tensor down, down_bias;              /* [D][F] */
 } ffn_weights;
 
 typedef struct block_weights {
@@ -44,18 +45,20 @@ typedef struct weights {
     int64_t bytes;           /* as stored */
     int64_t embedding_bytes; /* not read whole by a decode step; 0 when tied */
     int64_t dtype_bytes[DTYPE_COUNT];
-    bool fused;              /* the layout found */
+    bool fused; /* the layout found */
 
     ops_buffer *buffers; /* one a file, then one for each tensor that had to be copied */
     int buffer_count, file_count;
 } weights;
 
-xlstm_status weights_bind(const xlstm_large_config *config, const safetensors *files, ops_device *device,
-                          weights *out);
+xlstm_status weights_bind(const xlstm_large_config *config, const safetensors *files,
+                          ops_device *device, weights *out);
 void weights_free(weights *w);
 
-/* Calls visit with every tensor under its canonical name (Hugging Face, single layout), in a fixed order. */
-void weights_each(const weights *w, void (*visit)(void *context, const char *name, const ops_tensor *tensor),
+/* Calls visit with every tensor under its canonical name (Hugging Face, single layout), in a fixed
+ * order. */
+void weights_each(const weights *w,
+                  void (*visit)(void *context, const char *name, const ops_tensor *tensor),
                   void *context);
 
 #endif

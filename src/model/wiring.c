@@ -33,14 +33,14 @@ static int find_node(const wiring *w, const char *name) {
 
 /* ---- Order ---- */
 
-/* Kahn's algorithm; among the nodes that are ready, the one listed first. So the sequential model runs in the order in
- * which it is written. The nodes of a cycle are added to `faults` by name. */
+/* Kahn's algorithm; among the nodes that are ready, the one listed first. So the sequential model
+ * runs in the order in which it is written. The nodes of a cycle are added to `faults` by name. */
 static xlstm_status find_order(wiring *w, error_list *faults) {
-    w->order = malloc((size_t)w->count * sizeof *w->order);
-    bool *done = calloc((size_t)w->count, sizeof *done);
+    w->order = malloc(wiring_size(w) * sizeof *w->order);
+    bool *done = calloc(wiring_size(w), sizeof *done);
     if (!w->order || !done) {
         free(done);
-        return error_memory((size_t)w->count * sizeof *w->order, "the wiring's order");
+        return error_memory(wiring_size(w) * sizeof *w->order, "the wiring's order");
     }
     int placed = 0;
     for (int scan = 0; scan < w->count;) {
@@ -59,7 +59,8 @@ static xlstm_status find_order(wiring *w, error_list *faults) {
     }
     for (int i = 0; placed < w->count && i < w->count; i++)
         if (!done[i])
-            error_list_add(faults, "node \"%s\" is part of a cycle, or behind one", w->nodes[i].name);
+            error_list_add(faults, "node \"%s\" is part of a cycle, or behind one",
+                           w->nodes[i].name);
     free(done);
     return XLSTM_OK;
 }
@@ -74,21 +75,24 @@ static void check_node(const wiring *w, int index, error_list *faults) {
     if (node->kind != WIRING_EMBEDDING && node->input_count == 0)
         error_list_add(faults, "node \"%s\" has no inputs", name);
     if (node->kind != WIRING_SUM && !node->weights)
-        error_list_add(faults, "node \"%s\" of kind %s needs \"weights\", the prefix of its tensors", name,
+        error_list_add(faults,
+                       "node \"%s\" of kind %s needs \"weights\", the prefix of its tensors", name,
                        wiring_kind_name(node->kind));
     if (node->kind == WIRING_SUM && node->weights)
         error_list_add(faults, "node \"%s\": a sum has no weights", name);
     for (int j = 0; j < node->input_count; j++)
         if (w->nodes[node->inputs[j].node].kind == WIRING_HEAD)
-            error_list_add(faults, "node \"%s\" takes the logits of \"%s\" as input; nothing may follow the head",
-                           name, w->nodes[node->inputs[j].node].name);
+            error_list_add(
+                faults,
+                "node \"%s\" takes the logits of \"%s\" as input; nothing may follow the head",
+                name, w->nodes[node->inputs[j].node].name);
 }
 
 static xlstm_status validate(wiring *w, error_list *faults) {
     int heads = 0;
-    bool *used = calloc((size_t)w->count + 1, sizeof *used);
+    bool *used = calloc(wiring_size(w) + 1, sizeof *used);
     if (!used)
-        return error_memory((size_t)w->count, "the wiring");
+        return error_memory(wiring_size(w), "the wiring");
     for (int i = 0; i < w->count; i++) {
         check_node(w, i, faults);
         heads += w->nodes[i].kind == WIRING_HEAD;
@@ -96,10 +100,12 @@ static xlstm_status validate(wiring *w, error_list *faults) {
             used[w->nodes[i].inputs[j].node] = true;
     }
     if (heads != 1)
-        error_list_add(faults, "there must be exactly one node of kind \"head\", there are %d", heads);
+        error_list_add(faults, "there must be exactly one node of kind \"head\", there are %d",
+                       heads);
     for (int i = 0; i < w->count; i++)
         if (!used[i] && w->nodes[i].kind != WIRING_HEAD)
-            error_list_add(faults, "node \"%s\" leads nowhere: nothing takes it as input", w->nodes[i].name);
+            error_list_add(faults, "node \"%s\" leads nowhere: nothing takes it as input",
+                           w->nodes[i].name);
     free(used);
     return find_order(w, faults);
 }
@@ -107,8 +113,8 @@ static xlstm_status validate(wiring *w, error_list *faults) {
 /* ---- The sequential model ---- */
 
 /* Memory failures leave a NULL that validate would trip over, so they are collected in `ok`. */
-static void add_node(wiring *w, bool *ok, const char *name, enum wiring_kind kind, const char *weights,
-                     int inputs, int first, int second) {
+static void add_node(wiring *w, bool *ok, const char *name, enum wiring_kind kind,
+                     const char *weights, int inputs, int first, int second) {
     wiring_node *node = &w->nodes[w->count++];
     *node = (wiring_node){.kind = kind, .input_count = inputs};
     node->name = strdup(name);
@@ -177,7 +183,8 @@ static void read_kind(const json_t *item, wiring_node *node, error_list *faults)
             return;
         }
     }
-    error_list_add(faults, "node \"%s\": \"kind\" must be embedding, mlstm, ffn, sum, norm or head%s%s%s",
+    error_list_add(faults,
+                   "node \"%s\": \"kind\" must be embedding, mlstm, ffn, sum, norm or head%s%s%s",
                    node->name, kind ? ", not \"" : "", kind ? kind : "", kind ? "\"" : "");
 }
 
@@ -203,14 +210,16 @@ static xlstm_status read_node(const json_t *item, wiring *w, error_list *faults)
     return XLSTM_OK;
 }
 
-static void read_input(const json_t *value, const wiring *w, wiring_node *node, error_list *faults) {
+static void read_input(const json_t *value, const wiring *w, wiring_node *node,
+                       error_list *faults) {
     const char *from = text_field(value, "from");
     const json_t *polarity = json_object_get(value, "polarity");
     int source = from ? find_node(w, from) : -1;
     if (!from)
         error_list_add(faults, "node \"%s\": an input has no \"from\"", node->name);
     else if (source < 0)
-        error_list_add(faults, "node \"%s\" takes \"%s\" as input, which does not exist", node->name, from);
+        error_list_add(faults, "node \"%s\" takes \"%s\" as input, which does not exist",
+                       node->name, from);
     json_int_t sign = polarity ? json_integer_value(polarity) : 1;
     if (sign != 1 && sign != -1)
         error_list_add(faults, "node \"%s\": the polarity of an input must be 1 or -1", node->name);
@@ -218,7 +227,8 @@ static void read_input(const json_t *value, const wiring *w, wiring_node *node, 
         node->inputs[node->input_count++] = (wiring_input){source, (int)sign};
 }
 
-static xlstm_status read_inputs(const json_t *item, const wiring *w, wiring_node *node, error_list *faults) {
+static xlstm_status read_inputs(const json_t *item, const wiring *w, wiring_node *node,
+                                error_list *faults) {
     const json_t *inputs = json_object_get(item, "inputs");
     if (inputs && !json_is_array(inputs))
         error_list_add(faults, "node \"%s\": \"inputs\" must be a list", node->name);
@@ -236,10 +246,11 @@ xlstm_status wiring_from_json(const json_t *value, const char *name, wiring *out
     const json_t *list = json_object_get(value, "nodes");
     size_t count = json_is_array(list) ? json_array_size(list) : 0;
     if (count == 0 || count > WIRING_MAX_NODES)
-        return error_set(XLSTM_FORMAT_ERROR,
-                         "%s: the wiring must have a list \"nodes\" of 1 to %d nodes, as `xlstm info "
-                         "--wiring json` prints it",
-                         name, WIRING_MAX_NODES);
+        return error_set(
+            XLSTM_FORMAT_ERROR,
+            "%s: the wiring must have a list \"nodes\" of 1 to %d nodes, as `xlstm info "
+            "--wiring json` prints it",
+            name, WIRING_MAX_NODES);
     wiring w = {.nodes = calloc(count, sizeof *w.nodes)};
     if (!w.nodes)
         return error_memory(count * sizeof *w.nodes, "the wiring");

@@ -1,9 +1,10 @@
 /* The wiring: a directed graph of named blocks, from which a model is executed.
  *
- * A node computes one thing from the sum of its inputs; each input has a polarity, +1 adds and -1 subtracts.
- * Residual connections are edges like any other: a `sum` node joins a branch with the stream that passes it.
- * The graph comes from the config and the tensor names (the sequential model), or from the config's `wiring` field. It is
- * validated, brought into a deterministic topological order, and the forward program runs in that order.
+ * A node computes one thing from the sum of its inputs; each input has a polarity, +1 adds and -1
+ * subtracts. Residual connections are edges like any other: a `sum` node joins a branch with the
+ * stream that passes it. The graph comes from the config and the tensor names (the sequential
+ * model), or from the config's `wiring` field. It is validated, brought into a deterministic
+ * topological order, and the forward program runs in that order.
  */
 #ifndef MODEL_WIRING_H
 #define MODEL_WIRING_H
@@ -39,12 +40,19 @@ typedef struct wiring {
     int *order; /* [count]: node indices in the order of execution */
 } wiring;
 
-const char *wiring_kind_name(enum wiring_kind kind); /* "embedding" "mlstm" "ffn" "sum" "norm" "head" */
+/* The number of nodes as a size. */
+static inline size_t wiring_size(const wiring *w) {
+    return w->count > 0 ? (size_t)w->count : 0;
+}
 
-/* The sequential xlstm-large model: embedding, blocks.i.{mlstm, mlstm_sum, ffn, ffn_sum}, out_norm, head. */
+const char *
+wiring_kind_name(enum wiring_kind kind); /* "embedding" "mlstm" "ffn" "sum" "norm" "head" */
+
+/* The sequential xlstm-large model: embedding, blocks.i.{mlstm, mlstm_sum, ffn, ffn_sum}, out_norm,
+ * head. */
 xlstm_status wiring_sequential(int blocks, bool out_norm, wiring *out);
-/* From JSON as wiring_json prints it. All faults (cycles, dangling inputs, doubled names, wrong polarity or arity,
- * not one head) are reported at once. */
+/* From JSON as wiring_json prints it. All faults (cycles, dangling inputs, doubled names, wrong
+ * polarity or arity, not one head) are reported at once. */
 xlstm_status wiring_from_json(const json_t *value, const char *name, wiring *out);
 /* The text that `info --wiring STYLE` prints. */
 enum wiring_style { WIRING_UNICODE, WIRING_ASCII, WIRING_DOT, WIRING_JSON };

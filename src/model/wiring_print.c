@@ -1,4 +1,5 @@
-/* The wiring in print: for people (unicode, ascii), for Graphviz (dot), and as the JSON that a config's `wiring` field takes. */
+/* The wiring in print: for people (unicode, ascii), for Graphviz (dot), and as the JSON that a
+ * config's `wiring` field takes. */
 #include "model/wiring.h"
 
 static void print_lines(const wiring *w, bool ascii, buffer *out) {
@@ -48,9 +49,11 @@ static void print_dot(const wiring *w, buffer *out) {
 static json_t *node_json(const wiring *w, const wiring_node *node) {
     json_t *inputs = json_array();
     for (int j = 0; j < node->input_count; j++)
-        json_array_append_new(inputs, json_pack("{s:s, s:i}", "from", w->nodes[node->inputs[j].node].name,
-                                                "polarity", node->inputs[j].polarity));
-    json_t *item = json_pack("{s:s, s:s}", "name", node->name, "kind", wiring_kind_name(node->kind));
+        json_array_append_new(inputs,
+                              json_pack("{s:s, s:i}", "from", w->nodes[node->inputs[j].node].name,
+                                        "polarity", node->inputs[j].polarity));
+    json_t *item =
+        json_pack("{s:s, s:s}", "name", node->name, "kind", wiring_kind_name(node->kind));
     if (node->weights)
         json_object_set_new(item, "weights", json_string(node->weights));
     json_object_set_new(item, "inputs", inputs);

@@ -254,6 +254,8 @@ struct ops_device {
     xlstm_status (*buffer_wrap)(ops_device *, void *host, size_t size, ops_buffer *);
     void (*buffer_free)(ops_buffer *);
 
+    /* Bytes of scratch that stream_create will take. */
+    int64_t (*scratch_size)(ops_device *, const ops_stream_options *);
     xlstm_status (*stream_create)(ops_device *, const ops_stream_options *, ops_stream **);
     void (*stream_free)(ops_stream *);
     int (*stream_threads)(const ops_stream *);

@@ -218,6 +218,13 @@ static void lay_out(reference_stream *s, layout *l) {
     s->h = take(l, d_v, 1, sizeof(double));
 }
 
+static int64_t scratch_size(ops_device *device, const ops_stream_options *options) {
+    reference_stream s = {.base = {.device = device, .options = *options}};
+    layout l = {0};
+    lay_out(&s, &l);
+    return (int64_t)l.used;
+}
+
 static xlstm_status stream_create(ops_device *device, const ops_stream_options *options,
                                   ops_stream **stream) {
     *stream = NULL;
@@ -273,6 +280,7 @@ ops_device *reference_device(void) {
         .buffer_create = buffer_create,
         .buffer_wrap = buffer_wrap,
         .buffer_free = buffer_free,
+        .scratch_size = scratch_size,
         .stream_create = stream_create,
         .stream_free = stream_free,
         .stream_threads = stream_threads,

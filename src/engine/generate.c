@@ -1,0 +1,172 @@
+#include "engine/generate.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "engine/session.h"
+#include "text/tokenizer.h"
+
+/* ---- Text that comes out ---- */
+
+/* Bytes are held back while they may be the beginning of a stop string. */
+typedef struct outlet {
+    const generate_options *options;
+    bool active; /* somebody wants text */
+    text_stream stream;
+    buffer pending;
+} outlet;
+
+/* The first place where a stop string stands in the pending bytes, or their number. */
+static size_t find_stop(const outlet *o) {
+    size_t first = o->pending.size;
+    for (int i = 0; i < o->options->stop_string_count; i++) {
+        const char *stop = o->options->stop_strings[i];
+        const char *at =
+            o->pending.size ? memmem(o->pending.data, o->pending.size, stop, strlen(stop)) : NULL;
+        if (at && (size_t)(at - o->pending.data) < first)
+            first = (size_t)(at - o->pending.data);
+    }
+    return first;
+}
+
+/* How many bytes at the end could begin a stop string. */
+static size_t held_back(const outlet *o) {
+    size_t most = 0;
+    for (int i = 0; i < o->options->stop_string_count; i++) {
+        const char *stop = o->options->stop_strings[i];
+        size_t length = strlen(stop);
+        for (size_t n = o->pending.size < length - 1 ? o->pending.size : length - 1; n > most;
+             n--) {
+            if (memcmp(o->pending.data + o->pending.size - n, stop, n) == 0) {
+                most = n;
+                break;
+            }
+        }
+    }
+    return most;
+}
+
+/* Gives out the first `count` pending bytes; false if the receiver wants no more. */
+static bool give_out(outlet *o, size_t count) {
+    bool more = true;
+    if (count > 0 && o->options->on_text)
+        more = o->options->on_text(o->options->context, o->pending.data, count);
+    if (count > 0)
+        memmove(o->pending.data, o->pending.data + count, o->pending.size - count);
+    o->pending.size -= count;
+    return more;
+}
+
+/* Takes in one id. *end is set when a stop string or the receiver ends the text. */
+static xlstm_status outlet_id(outlet *o, int32_t id, bool *ended, enum generate_end *end) {
+    if (!o->active)
+        return XLSTM_OK;
+    xlstm_status status = text_stream_feed(&o->stream, id, &o->pending);
+    if (status != XLSTM_OK)
+        return status;
+    size_t stop = find_stop(o);
+    bool stopped = stop < o->pending.size;
+    if (!give_out(o, stopped ? stop : o->pending.size - held_back(o))) {
+        *ended = true;
+        *end = GENERATE_CANCELLED;
+    } else if (stopped) {
+        o->pending.size = 0; /* the stop string and what the same id brought after it */
+        *ended = true;
+        *end = GENERATE_STOP;
+    }
+    return XLSTM_OK;
+}
+
+static xlstm_status outlet_close(outlet *o, enum generate_end end) {
+    xlstm_status status = XLSTM_OK;
+    if (o->active && end != GENERATE_STOP && end != GENERATE_CANCELLED) {
+        status = text_stream_flush(&o->stream, &o->pending);
+        if (status == XLSTM_OK)
+            (void)give_out(o, o->pending.size);
+    } else if (o->active) {
+        (void)give_out(o, o->pending.size);
+    }
+    buffer_free(&o->pending);
+    return status;
+}
+
+/* ---- The loop ---- */
+
+static bool is_stop_id(const generate_options *options, int32_t id) {
+    for (int i = 0; i < options->stop_id_count; i++)
+        if (options->stop_ids[i] == id)
+            return true;
+    return false;
+}
+
+/* One sampled id becomes part of the text, or ends it. */
+static xlstm_status take_id(xlstm_sampler *sampler, outlet *out, int32_t eos,
+                            generate_result *result, bool *ended) {
+    const generate_options *options = out->options;
+    int32_t id = result->last_id;
+    bool is_end = !options->ignore_eos && id == eos;
+    if (is_end || is_stop_id(options, id)) {
+        result->end = is_end ? GENERATE_EOS : GENERATE_STOP;
+        *ended = true;
+        return XLSTM_OK;
+    }
+    result->new_tokens++;
+    xlstm_sampler_accept(sampler, id);
+    if (options->on_id && !options->on_id(options->context, id)) {
+        result->end = GENERATE_CANCELLED;
+        *ended = true;
+        return XLSTM_OK;
+    }
+    return outlet_id(out, id, ended, &result->end);
+}
+
+static xlstm_status run(xlstm_session *session, xlstm_sampler *sampler, outlet *out,
+                        const int32_t *ids, int64_t count, generate_result *result) {
+    const generate_options *options = out->options;
+    int32_t eos = prompt_end_of_text(session->model, NULL);
+    double start = clock_seconds();
+    xlstm_status status;
+    if (options->max_tokens == 0)
+        status = xlstm_eval(session, ids, count, NULL, options->prefill_progress, options->context);
+    else
+        status = session_eval_sample(session, ids, count, sampler, &result->last_id,
+                                     options->prefill_progress, options->context);
+    double prefilled = clock_seconds();
+    result->prefill_seconds = prefilled - start;
+    bool ended = options->max_tokens == 0;
+    while (status == XLSTM_OK && !ended) {
+        status = take_id(sampler, out, eos, result, &ended);
+        if (!ended && options->max_tokens >= 0 && result->new_tokens >= options->max_tokens)
+            ended = true;
+        if (status == XLSTM_OK && !ended) {
+            int32_t id = result->last_id;
+            status = session_eval_sample(session, &id, 1, sampler, &result->last_id, NULL, NULL);
+        }
+    }
+    result->decode_seconds = clock_seconds() - prefilled;
+    return status;
+}
+
+xlstm_status generate(xlstm_session *session, xlstm_sampler *sampler,
+                      const xlstm_tokenizer *tokenizer, const int32_t *ids, int64_t count,
+                      const generate_options *options, generate_result *result) {
+    *result = (generate_result){.end = GENERATE_LENGTH, .prompt_tokens = count, .last_id = -1};
+    outlet out = {.options = options, .active = options->on_text || options->stop_string_count > 0};
+    if (out.active && !tokenizer)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "text and stop strings need a tokenizer; this model has none");
+    for (int i = 0; i < options->stop_string_count; i++)
+        if (!options->stop_strings[i][0])
+            return error_set(XLSTM_INVALID_ARGUMENT, "a stop string is empty");
+    if (out.active)
+        text_stream_init(&out.stream, tokenizer, XLSTM_SKIP_SPECIAL);
+    for (int64_t i = 0; ids && i < count; i++)
+        xlstm_sampler_accept(sampler, ids[i]);
+    xlstm_status status = run(session, sampler, &out, ids, count, result);
+    if (status == XLSTM_CANCELLED) {
+        result->end = GENERATE_CANCELLED; /* during the prefill */
+        status = XLSTM_OK;
+    }
+    xlstm_status closed = outlet_close(&out, result->end);
+    return status != XLSTM_OK ? status : closed;
+}

@@ -1,0 +1,331 @@
+/* Sessions: creation, cloning, and evaluation in pieces.
+ *
+ * A long prompt goes through the layers in pieces of at most max_batch_tokens, cut at absolute
+ * positions divisible by it, so memory is bounded and the bits do not depend on how a prompt was
+ * handed over at such positions. The model's lock is held for one piece at a time: sessions of
+ * several threads take turns. */
+#include "engine/session.h"
+
+#include <stdlib.h>
+
+/* ---- Lifetime ---- */
+
+xlstm_status xlstm_session_create(xlstm_model *model, xlstm_session **out) {
+    if (!out)
+        return error_set(XLSTM_INVALID_ARGUMENT, "no place to put the session");
+    *out = NULL;
+    if (!model || !model->forward)
+        return error_set(XLSTM_INVALID_ARGUMENT, "a session needs a loaded model");
+    xlstm_session *session = calloc(1, sizeof *session);
+    if (!session)
+        return error_memory(sizeof *session, "a session");
+    session->model = model;
+    pthread_mutex_lock(&model->lock);
+    xlstm_status status = state_acquire(&model->pool, model->stream, &session->slot);
+    if (status == XLSTM_OK)
+        status = model->device->wait(model->stream);
+    pthread_mutex_unlock(&model->lock);
+    if (status != XLSTM_OK) {
+        free(session);
+        return status;
+    }
+    *out = session;
+    return XLSTM_OK;
+}
+
+void xlstm_session_free(xlstm_session *session) {
+    if (!session)
+        return;
+    pthread_mutex_lock(&session->model->lock);
+    state_release(&session->model->pool, session->slot);
+    pthread_mutex_unlock(&session->model->lock);
+    free(session);
+}
+
+xlstm_status xlstm_session_reset(xlstm_session *session) {
+    xlstm_model *model = session->model;
+    pthread_mutex_lock(&model->lock);
+    state_zero(&model->pool, model->stream, session->slot);
+    xlstm_status status = model->device->wait(model->stream);
+    pthread_mutex_unlock(&model->lock);
+    if (status == XLSTM_OK) {
+        session->position = 0;
+        session->broken = false;
+    }
+    return status;
+}
+
+static xlstm_status check_usable(const xlstm_session *session) {
+    if (session->broken)
+        return error_set(
+            XLSTM_DEVICE_ERROR,
+            "the device failed while this session was evaluated; reset it or load a state");
+    return XLSTM_OK;
+}
+
+xlstm_status xlstm_session_clone(const xlstm_session *session, xlstm_session **out) {
+    *out = NULL;
+    xlstm_model *model = session->model;
+    xlstm_session *copy;
+    xlstm_status status = check_usable(session);
+    if (status == XLSTM_OK)
+        status = xlstm_session_create(model, &copy);
+    if (status != XLSTM_OK)
+        return status;
+    pthread_mutex_lock(&model->lock);
+    state_copy(&model->pool, model->stream, copy->slot, session->slot);
+    status = model->device->wait(model->stream);
+    pthread_mutex_unlock(&model->lock);
+    if (status != XLSTM_OK) {
+        xlstm_session_free(copy);
+        return status;
+    }
+    copy->position = session->position;
+    *out = copy;
+    return XLSTM_OK;
+}
+
+int64_t xlstm_session_position(const xlstm_session *session) {
+    return session->position;
+}
+
+/* ---- One session ---- */
+
+xlstm_status session_check_ids(const xlstm_model *model, const int32_t *ids, int64_t count) {
+    if (!ids || count < 1)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "there are no ids to take in; at least one is needed");
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= model->config.vocab_size)
+            return error_set(
+                XLSTM_INVALID_ARGUMENT,
+                "id %d at index %lld is not in the vocabulary, which has the ids 0 to %d", ids[i],
+                (long long)i, model->config.vocab_size - 1);
+    return XLSTM_OK;
+}
+
+/* What to do with the logits of a piece, while the model is locked. `last`: nothing follows it. */
+typedef xlstm_status (*after_piece)(void *context, xlstm_session *session, int64_t first,
+                                    int64_t tokens, bool last);
+
+static xlstm_status run_piece(xlstm_session *session, const int32_t *ids, int64_t first,
+                              int64_t tokens, bool last, after_piece after, void *context) {
+    xlstm_model *model = session->model;
+    forward_sequence sequence = {session->slot, session->position, ids + first, tokens};
+    pthread_mutex_lock(&model->lock);
+    xlstm_status status = forward_run(model->forward, &sequence, 1);
+    if (status == XLSTM_OK) {
+        session->position += tokens;
+        status = after(context, session, first, tokens, last);
+    } else {
+        session->broken = true;
+    }
+    pthread_mutex_unlock(&model->lock);
+    return status;
+}
+
+static xlstm_status run_pieces(xlstm_session *session, const int32_t *ids, int64_t count,
+                               after_piece after, void *after_context, xlstm_progress progress,
+                               void *context) {
+    xlstm_status status = check_usable(session);
+    if (status == XLSTM_OK)
+        status = session_check_ids(session->model, ids, count);
+    int64_t most = session->model->max_batch_tokens;
+    for (int64_t done = 0; status == XLSTM_OK && done < count;) {
+        int64_t tokens = most - session->position % most;
+        tokens = tokens < count - done ? tokens : count - done;
+        status =
+            run_piece(session, ids, done, tokens, done + tokens == count, after, after_context);
+        done += tokens;
+        if (status == XLSTM_OK && progress && !progress(context, done, count))
+            return error_set(XLSTM_CANCELLED, "stopped after %lld of %lld tokens", (long long)done,
+                             (long long)count);
+    }
+    return status;
+}
+
+static xlstm_status last_logits(void *context, xlstm_session *session, int64_t first,
+                                int64_t tokens, bool last) {
+    (void)first;
+    float *logits = context;
+    int32_t row = (int32_t)(tokens - 1);
+    return last && logits ? forward_logits(session->model->forward, &row, 1, &logits) : XLSTM_OK;
+}
+
+xlstm_status xlstm_eval(xlstm_session *session, const int32_t *ids, int64_t count, float *logits,
+                        xlstm_progress progress, void *context) {
+    return run_pieces(session, ids, count, last_logits, logits, progress, context);
+}
+
+typedef struct sample_target {
+    xlstm_sampler *sampler;
+    int32_t *id;
+} sample_target;
+
+static xlstm_status sample_last(void *context, xlstm_session *session, int64_t first,
+                                int64_t tokens, bool last) {
+    (void)first;
+    const sample_target *target = context;
+    const int32_t *penalised;
+    if (!last)
+        return XLSTM_OK;
+    struct ops_sample_row row = sampler_row(target->sampler, session->position, &penalised);
+    return forward_sample(session->model->forward, (int32_t)(tokens - 1), &row, penalised,
+                          target->id);
+}
+
+xlstm_status session_eval_sample(xlstm_session *session, const int32_t *ids, int64_t count,
+                                 xlstm_sampler *sampler, int32_t *id, xlstm_progress progress,
+                                 void *context) {
+    sample_target target = {sampler, id};
+    return run_pieces(session, ids, count, sample_last, &target, progress, context);
+}
+
+/* ---- All logits ---- */
+
+typedef struct sink_target {
+    xlstm_logits_sink sink;
+    void *context;
+    float *rows; /* [FORWARD_LOGIT_ROWS][vocab] */
+} sink_target;
+
+static xlstm_status all_logits(void *context, xlstm_session *session, int64_t first, int64_t tokens,
+                               bool last) {
+    (void)last;
+    const sink_target *target = context;
+    int32_t rows[FORWARD_LOGIT_ROWS];
+    float *pointers[FORWARD_LOGIT_ROWS];
+    for (int64_t at = 0; at < tokens; at += FORWARD_LOGIT_ROWS) {
+        int64_t count = tokens - at < FORWARD_LOGIT_ROWS ? tokens - at : FORWARD_LOGIT_ROWS;
+        for (int64_t i = 0; i < count; i++) {
+            rows[i] = (int32_t)(at + i);
+            pointers[i] = target->rows + i * session->model->config.vocab_size;
+        }
+        xlstm_status status = forward_logits(session->model->forward, rows, count, pointers);
+        if (status != XLSTM_OK)
+            return status;
+        if (!target->sink(target->context, first + at, count, target->rows))
+            return error_set(XLSTM_CANCELLED, "stopped after the logits of %lld tokens",
+                             (long long)(first + at + count));
+    }
+    return XLSTM_OK;
+}
+
+xlstm_status xlstm_eval_all(xlstm_session *session, const int32_t *ids, int64_t count,
+                            xlstm_logits_sink sink, void *context) {
+    size_t bytes = FORWARD_LOGIT_ROWS * (size_t)session->model->config.vocab_size * sizeof(float);
+    sink_target target = {sink, context, malloc(bytes)};
+    if (!target.rows)
+        return error_memory(bytes, "logits");
+    xlstm_status status = run_pieces(session, ids, count, all_logits, &target, NULL, NULL);
+    free(target.rows);
+    return status;
+}
+
+/* ---- Batches ---- */
+
+static xlstm_status check_batch(const xlstm_batch_item *items, int count) {
+    if (!items || count < 1)
+        return error_set(XLSTM_INVALID_ARGUMENT, "the batch is empty");
+    for (int i = 0; i < count; i++) {
+        if (!items[i].session || items[i].session->model != items[0].session->model)
+            return error_set(XLSTM_INVALID_ARGUMENT,
+                             "item %d of the batch has no session of the same model", i);
+        xlstm_status status = check_usable(items[i].session);
+        if (status == XLSTM_OK)
+            status = session_check_ids(items[i].session->model, items[i].ids, items[i].count);
+        if (status != XLSTM_OK)
+            return error_prefix(status, "item %d of the batch", i);
+        for (int j = 0; j < i; j++)
+            if (items[j].session == items[i].session)
+                return error_set(XLSTM_INVALID_ARGUMENT,
+                                 "items %d and %d of the batch are the same session", j, i);
+    }
+    return XLSTM_OK;
+}
+
+/* How much of an item goes into a run with `room` tokens left: what remains of it, or as much as
+ * ends at a chunk border, so that the bits are those of the session alone. */
+static int64_t share(const xlstm_session *session, int64_t left, int64_t room) {
+    int64_t most = session->model->max_batch_tokens;
+    int64_t tokens = most - session->position % most;
+    tokens = tokens < left ? tokens : left;
+    if (tokens <= room)
+        return tokens;
+    int64_t border = (session->position + room) / 64 * 64;
+    return border > session->position ? border - session->position : 0;
+}
+
+/* One run of as many items as fit; gives the number of tokens taken of each. */
+static xlstm_status run_round(xlstm_batch_item *items, int count, const int64_t *done,
+                              int64_t *taken, forward_sequence *sequences) {
+    xlstm_model *model = items[0].session->model;
+    int64_t room = model->max_batch_tokens;
+    int running = 0;
+    for (int i = 0; i < count; i++) {
+        int64_t left = items[i].count - done[i];
+        taken[i] =
+            left > 0 && running < model->max_sessions ? share(items[i].session, left, room) : 0;
+        if (taken[i] == 0)
+            continue;
+        room -= taken[i];
+        sequences[running++] = (forward_sequence){
+            items[i].session->slot, items[i].session->position, items[i].ids + done[i], taken[i]};
+    }
+    return forward_run(model->forward, sequences, running);
+}
+
+/* The logits of the items that this round finished. */
+static xlstm_status finish_round(xlstm_batch_item *items, int count, const int64_t *done,
+                                 const int64_t *taken) {
+    forward *f = items[0].session->model->forward;
+    int32_t rows[FORWARD_LOGIT_ROWS];
+    float *out[FORWARD_LOGIT_ROWS];
+    int64_t waiting = 0, row = 0;
+    xlstm_status status = XLSTM_OK;
+    for (int i = 0; i < count && status == XLSTM_OK; i++) {
+        row += taken[i];
+        if (taken[i] == 0 || done[i] != items[i].count || !items[i].logits)
+            continue;
+        rows[waiting] = (int32_t)(row - 1);
+        out[waiting++] = items[i].logits;
+        if (waiting == FORWARD_LOGIT_ROWS) {
+            status = forward_logits(f, rows, waiting, out);
+            waiting = 0;
+        }
+    }
+    if (status == XLSTM_OK && waiting > 0)
+        status = forward_logits(f, rows, waiting, out);
+    return status;
+}
+
+xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count) {
+    xlstm_status status = check_batch(items, count);
+    if (status != XLSTM_OK)
+        return status;
+    xlstm_model *model = items[0].session->model;
+    int64_t *done = calloc((size_t)count * 2, sizeof *done), *taken = done + count;
+    forward_sequence *sequences = calloc((size_t)count, sizeof *sequences);
+    if (!done || !sequences)
+        status = error_memory((size_t)count * sizeof *sequences, "a batch");
+    for (bool more = true; status == XLSTM_OK && more;) {
+        pthread_mutex_lock(&model->lock);
+        status = run_round(items, count, done, taken, sequences);
+        more = false;
+        for (int i = 0; i < count; i++) {
+            if (taken[i] > 0 && status != XLSTM_OK)
+                items[i].session->broken = true;
+            if (status == XLSTM_OK) {
+                done[i] += taken[i];
+                items[i].session->position += taken[i];
+            }
+            more |= done[i] < items[i].count;
+        }
+        if (status == XLSTM_OK)
+            status = finish_round(items, count, done, taken);
+        pthread_mutex_unlock(&model->lock);
+    }
+    free(done);
+    free(sequences);
+    return status;
+}

@@ -1,0 +1,26 @@
+/* A session: one timeline of a model, a slot of its state pool and a position. */
+#ifndef ENGINE_SESSION_H
+#define ENGINE_SESSION_H
+
+#include "model/model.h"
+
+struct xlstm_session {
+    xlstm_model *model;
+    int slot;
+    int64_t position;
+    bool broken; /* the device failed within a piece: the state is neither before nor after it */
+};
+
+/* XLSTM_OK if every id is in the vocabulary; names the first that is not. */
+xlstm_status session_check_ids(const xlstm_model *model, const int32_t *ids, int64_t count);
+
+/* Takes in ids and chooses the next on the device, from the logits of the last position. */
+xlstm_status session_eval_sample(xlstm_session *session, const int32_t *ids, int64_t count,
+                                 xlstm_sampler *sampler, int32_t *id, xlstm_progress progress,
+                                 void *context);
+
+/* What the sampler asks of the sample op at `position`; `*penalised` belongs to the sampler. */
+struct ops_sample_row sampler_row(const xlstm_sampler *sampler, int64_t position,
+                                  const int32_t **penalised);
+
+#endif

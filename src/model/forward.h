@@ -1,0 +1,61 @@
+/* The forward program of xlstm-large, written once over the op seam, for every device.
+ *
+ * It takes packed tokens of one or more sequences through the steps of the program, advances the
+ * states of their slots, and leaves the input of the head on the device; logits are then made for
+ * the rows that are asked for. Memory is taken once, for the limits given; nothing is allocated
+ * while running.
+ */
+#ifndef MODEL_FORWARD_H
+#define MODEL_FORWARD_H
+
+#include "model/program.h"
+#include "model/state.h"
+#include "model/weights.h"
+#include "ops/ops.h"
+
+typedef struct forward forward;
+
+typedef struct forward_limits {
+    int64_t tokens; /* of one run, over all sequences */
+    int sequences;
+    dtype activation; /* f32; f64 where the device has it */
+} forward_limits;
+
+/* Rows of logits that are made at once. */
+enum { FORWARD_LOGIT_ROWS = 64 };
+
+typedef struct forward_sequence {
+    int slot;
+    int64_t position;
+    const int32_t *ids; /* in [0, vocab_size): the caller has checked */
+    int64_t count;      /* >= 1 */
+} forward_sequence;
+
+ops_limits forward_ops_limits(const xlstm_large_config *config, const forward_limits *limits);
+/* Bytes of activations, beside the stream's scratch. */
+int64_t forward_bytes(const xlstm_large_config *config, const wiring *graph,
+                      const forward_limits *limits);
+
+/* All pointers must outlive the forward. Fails if the device lacks an op that the program needs,
+ * naming it. */
+xlstm_status forward_create(const xlstm_large_config *config, const wiring *graph, const weights *w,
+                            const state_pool *pool, ops_stream *stream,
+                            const forward_limits *limits, forward **out);
+void forward_free(forward *f);
+
+/* Runs all tokens of the sequences; blocks until they are done. */
+xlstm_status forward_run(forward *f, const forward_sequence *sequences, int count);
+
+/* Logits of packed rows (0 … tokens - 1) of the last run, row i into out[i] [vocab]; count <=
+ * FORWARD_LOGIT_ROWS. */
+xlstm_status forward_logits(forward *f, const int32_t *rows, int64_t count, float *const *out);
+/* Makes the logits of a row and chooses an id there, on the device. penalised: span of ids, may be
+ * NULL. */
+xlstm_status forward_sample(forward *f, int32_t row, const struct ops_sample_row *options,
+                            const int32_t *penalised, int32_t *id);
+/* Chooses from the caller's logits [vocab]. */
+xlstm_status forward_sample_from(forward *f, const float *logits,
+                                 const struct ops_sample_row *options, const int32_t *penalised,
+                                 int32_t *id);
+
+#endif

@@ -1,0 +1,325 @@
+/* Loading, in the order in which things can go wrong: path, config, device, weight files, wiring,
+ * tensors; then the memory to run. */
+#include "model/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/threads.h"
+
+enum {
+    DEFAULT_SESSIONS = 4,
+    MAX_SESSIONS = 1 << 16,
+    DEFAULT_BATCH_TOKENS = 512,
+    MAX_BATCH_TOKENS = 1 << 20,
+    MAX_THREADS = 4096
+};
+
+/* ---- Options ---- */
+
+/* "cpu", "reference", and "reference:f64" for activations and states in double. */
+static xlstm_status choose_device(const char *name, xlstm_model *model) {
+    char plain[64];
+    const char *colon = strchr(name, ':');
+    size_t length = colon ? (size_t)(colon - name) : strlen(name);
+    if (length >= sizeof plain || (colon && strcmp(colon, ":f64") != 0))
+        return error_set(XLSTM_INVALID_ARGUMENT, "unknown device \"%s\"", name);
+    memcpy(plain, name, length);
+    plain[length] = 0;
+    model->device = ops_device_find(plain);
+    if (!model->device)
+        return XLSTM_UNSUPPORTED;
+    model->activation = colon ? DTYPE_F64 : DTYPE_F32;
+    if (colon && !model->device->f64)
+        return error_set(XLSTM_UNSUPPORTED, "device %s does not compute in f64", plain);
+    return XLSTM_OK;
+}
+
+static xlstm_status choose_profile(const char *name, xlstm_model *model) {
+    if (strcmp(name, "fast") == 0)
+        model->profile = OPS_FAST;
+    else if (strcmp(name, "exact") == 0)
+        model->profile = OPS_EXACT;
+    else if (strcmp(name, "upstream") == 0)
+        return error_set(XLSTM_UNSUPPORTED,
+                         "profile \"upstream\" is not built yet; use \"fast\" or \"exact\"");
+    else
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "unknown profile \"%s\"; use \"fast\" or \"exact\"", name);
+    return XLSTM_OK;
+}
+
+static int gcd(int a, int b) {
+    while (b) {
+        int rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+static xlstm_status read_options(const xlstm_model_options *options, xlstm_model *model) {
+    static const xlstm_model_options none = {0};
+    const xlstm_model_options *o = options ? options : &none;
+    const struct {
+        const char *name;
+        int value, most;
+    } ranges[] = {{"threads", o->threads, MAX_THREADS},
+                  {"max_sessions", o->max_sessions, MAX_SESSIONS},
+                  {"max_batch_tokens", o->max_batch_tokens, MAX_BATCH_TOKENS}};
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
+        if (ranges[i].value < 0 || ranges[i].value > ranges[i].most)
+            return error_set(XLSTM_INVALID_ARGUMENT, "%s is %d; it must be 0 (the default) to %d",
+                             ranges[i].name, ranges[i].value, ranges[i].most);
+    xlstm_status status = choose_device(o->device ? o->device : "cpu", model);
+    if (status == XLSTM_OK)
+        status = choose_profile(o->profile ? o->profile : "fast", model);
+    if (status != XLSTM_OK)
+        return status;
+    model->threads = o->threads ? o->threads : threads_available();
+    model->max_sessions = o->max_sessions ? o->max_sessions : DEFAULT_SESSIONS;
+    /* Every chunk length that a device chooses divides the batch, and a batch holds every session's
+     * next token. */
+    int chunk = model->device->chunk_size > 0 ? model->device->chunk_size : 1;
+    int granule = chunk / gcd(chunk, 64) * 64;
+    int tokens = o->max_batch_tokens ? o->max_batch_tokens : DEFAULT_BATCH_TOKENS;
+    if (tokens < model->max_sessions)
+        tokens = model->max_sessions;
+    model->max_batch_tokens = (tokens + granule - 1) / granule * granule;
+    return XLSTM_OK;
+}
+
+/* ---- Opening ---- */
+
+static xlstm_status find_folder(const char *path, xlstm_model *model) {
+    model->path = strdup(path);
+    if (!model->path)
+        return error_memory(strlen(path), "the model's path");
+    if (!file_exists(path))
+        return error_set(XLSTM_IO_ERROR, "%s: no such file or folder", path);
+    model->folder = file_is_folder(path) ? strdup(path) : path_folder(path);
+    return model->folder ? XLSTM_OK : error_memory(strlen(path), "the model's path");
+}
+
+static xlstm_status find_wiring(xlstm_model *model) {
+    const xlstm_large_config *c = &model->config;
+    if (c->wiring)
+        return wiring_from_json(c->wiring, model->folder, &model->graph);
+    return wiring_sequential(c->num_blocks, c->add_out_norm, &model->graph);
+}
+
+/* A wiring may name weights that do not exist: seen by compiling it once. */
+static xlstm_status check_wiring(const xlstm_model *model) {
+    program p;
+    xlstm_status status = program_compile(&model->graph, &model->config, &p);
+    if (status != XLSTM_OK)
+        return error_prefix(status, "%s", model->folder);
+    program_free(&p);
+    return XLSTM_OK;
+}
+
+xlstm_status model_open(const char *path, const xlstm_model_options *options, xlstm_model **out) {
+    if (!out)
+        return error_set(XLSTM_INVALID_ARGUMENT, "no place to put the model");
+    *out = NULL;
+    if (!path || !*path)
+        return error_set(XLSTM_INVALID_ARGUMENT, "no path to a model was given");
+    xlstm_model *model = calloc(1, sizeof *model);
+    if (!model)
+        return error_memory(sizeof *model, "a model");
+    pthread_mutex_init(&model->lock, NULL);
+    pthread_mutex_init(&model->tokenizer_lock, NULL);
+    xlstm_status status = read_options(options, model);
+    if (status == XLSTM_OK)
+        status = find_folder(path, model);
+    if (status == XLSTM_OK)
+        status = config_open_folder(model->folder, &model->config);
+    if (status == XLSTM_OK)
+        status = find_wiring(model);
+    if (status == XLSTM_OK)
+        status = check_wiring(model);
+    if (status == XLSTM_OK)
+        status = safetensors_open_folder(model->path, &model->files);
+    if (status == XLSTM_OK) {
+        status = weights_bind(&model->config, &model->files, model->device, &model->weights);
+        if (status == XLSTM_FORMAT_ERROR)
+            error_prefix(status, "%s", model->folder);
+    }
+    if (status != XLSTM_OK) {
+        xlstm_model_free(model);
+        return status;
+    }
+    *out = model;
+    return XLSTM_OK;
+}
+
+/* ---- Memory ---- */
+
+static forward_limits limits_of(const xlstm_model *model) {
+    return (forward_limits){.tokens = model->max_batch_tokens,
+                            .sequences = model->max_sessions,
+                            .activation = model->activation};
+}
+
+static ops_stream_options stream_options_of(const xlstm_model *model) {
+    forward_limits limits = limits_of(model);
+    return (ops_stream_options){.threads = model->threads,
+                                .profile = model->profile,
+                                .limits = forward_ops_limits(&model->config, &limits)};
+}
+
+void model_get_memory(const xlstm_model *model, model_memory *memory) {
+    forward_limits limits = limits_of(model);
+    ops_stream_options options = stream_options_of(model);
+    *memory = (model_memory){
+        .weights = model->weights.bytes,
+        .embedding = model->weights.embedding_bytes,
+        .state_per_session = state_bytes(&model->config, &model->graph, model->activation),
+        .working = forward_bytes(&model->config, &model->graph, &limits) +
+                   model->device->scratch_size(model->device, &options),
+    };
+}
+
+xlstm_status model_prepare(xlstm_model *model) {
+    ops_stream_options options = stream_options_of(model);
+    forward_limits limits = limits_of(model);
+    xlstm_status status = model->device->stream_create(model->device, &options, &model->stream);
+    if (status == XLSTM_OK)
+        status = state_pool_create(&model->config, &model->graph, model->device, model->activation,
+                                   model->max_sessions, &model->pool);
+    if (status == XLSTM_OK)
+        status = forward_create(&model->config, &model->graph, &model->weights, &model->pool,
+                                model->stream, &limits, &model->forward);
+    return status;
+}
+
+xlstm_status xlstm_model_load(const char *path, const xlstm_model_options *options,
+                              xlstm_model **model) {
+    xlstm_status status = model_open(path, options, model);
+    if (status != XLSTM_OK)
+        return status;
+    status = model_prepare(*model);
+    if (status != XLSTM_OK) {
+        xlstm_model_free(*model);
+        *model = NULL;
+    }
+    return status;
+}
+
+void xlstm_model_free(xlstm_model *model) {
+    if (!model)
+        return;
+    forward_free(model->forward);
+    state_pool_free(&model->pool);
+    if (model->stream)
+        model->device->stream_free(model->stream);
+    weights_free(&model->weights);
+    safetensors_close(&model->files);
+    wiring_free(&model->graph);
+    config_free(&model->config);
+    xlstm_tokenizer_free(model->tokenizer);
+    free(model->tokenizer_error);
+    free(model->end_warning);
+    free(model->folder);
+    free(model->path);
+    pthread_mutex_destroy(&model->tokenizer_lock);
+    pthread_mutex_destroy(&model->lock);
+    free(model);
+}
+
+/* ---- Facts ---- */
+
+void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info) {
+    const xlstm_large_config *c = &model->config;
+    *info = (xlstm_model_info){
+        .architecture = "xlstm-large",
+        .device = model->device->name,
+        .profile = model->profile == OPS_EXACT ? "exact" : "fast",
+        .vocab_size = c->vocab_size,
+        .embedding_dim = c->embedding_dim,
+        .num_heads = c->num_heads,
+        .head_dim_qk = c->qk_dim / c->num_heads,
+        .head_dim_v = c->v_dim / c->num_heads,
+        .num_blocks = c->num_blocks,
+        .ffn_dim = c->ffn_dim,
+        .bos_id = c->bos_token_id,
+        .eos_id = c->eos_token_id,
+        .force_bos = c->force_bos_token_insert,
+        .threads = model->threads,
+        .max_sessions = model->max_sessions,
+        .max_batch_tokens = model->max_batch_tokens,
+        .parameters = model->weights.parameters,
+        .weight_bytes = model->weights.bytes,
+        .state_bytes = state_bytes(c, &model->graph, model->activation),
+    };
+}
+
+const xlstm_tokenizer *xlstm_model_tokenizer(const xlstm_model *constant) {
+    xlstm_model *model =
+        (xlstm_model *)(uintptr_t)constant; /* the tokenizer is loaded when first asked for */
+    pthread_mutex_lock(&model->tokenizer_lock);
+    if (!model->tokenizer && !model->tokenizer_error) {
+        if (xlstm_tokenizer_load(model->folder, &model->tokenizer) != XLSTM_OK)
+            model->tokenizer_error = strdup(xlstm_last_error());
+    } else if (!model->tokenizer) {
+        error_set(XLSTM_FORMAT_ERROR, "%s", model->tokenizer_error);
+    }
+    pthread_mutex_unlock(&model->tokenizer_lock);
+    return model->tokenizer;
+}
+
+/* ---- Fingerprint ---- */
+
+enum { SAMPLE_BYTES = 256 };
+
+/* The beginning, middle and end of a tensor: enough to tell two trained models apart without
+ * reading all of it. */
+static void hash_tensor(void *context, const char *name, const ops_tensor *tensor) {
+    hash64 *h = context;
+    size_t size = (size_t)ops_tensor_elements(tensor) * dtype_size(tensor->dtype);
+    size_t part = size < SAMPLE_BYTES ? size : SAMPLE_BYTES;
+    const uint8_t *data = ops_data(tensor);
+    hash64_update(h, name, strlen(name) + 1);
+    hash64_update(h, dtype_name(tensor->dtype), strlen(dtype_name(tensor->dtype)) + 1);
+    for (int i = 0; i < tensor->rank; i++)
+        hash64_update(h, &tensor->shape[i], sizeof tensor->shape[i]);
+    hash64_update(h, data, part);
+    hash64_update(h, data + (size - part) / 2, part);
+    hash64_update(h, data + size - part, part);
+}
+
+/* What changes the function that a state belongs to, and is not a tensor. */
+static void hash_config(hash64 *h, const xlstm_large_config *c, const wiring *graph) {
+    const double numbers[] = {c->num_heads,
+                              c->qk_dim,
+                              c->v_dim,
+                              c->norm_eps,
+                              c->eps,
+                              c->gate_soft_cap,
+                              c->output_logit_soft_cap};
+    hash64_update(h, numbers, sizeof numbers);
+    for (int i = 0; i < graph->count; i++) {
+        const wiring_node *node = &graph->nodes[graph->order[i]];
+        int32_t kind = (int32_t)node->kind;
+        hash64_update(h, node->name, strlen(node->name) + 1);
+        hash64_update(h, &kind, sizeof kind);
+        if (node->weights)
+            hash64_update(h, node->weights, strlen(node->weights) + 1);
+        for (int j = 0; j < node->input_count; j++) {
+            const char *source = graph->nodes[node->inputs[j].node].name;
+            int32_t polarity = node->inputs[j].polarity;
+            hash64_update(h, source, strlen(source) + 1);
+            hash64_update(h, &polarity, sizeof polarity);
+        }
+    }
+}
+
+uint64_t model_fingerprint(const xlstm_model *model) {
+    hash64 h;
+    hash64_init(&h, 0);
+    hash_config(&h, &model->config, &model->graph);
+    weights_each(&model->weights, hash_tensor, &h);
+    return hash64_digest(&h);
+}
