@@ -1,5 +1,5 @@
-/* A growing string of bytes, NUL-terminated. A failed allocation sticks: `failed` is set, later calls
- * do nothing, and the owner checks once at the end. */
+/* A growing string of bytes, NUL-terminated. A failed allocation sticks: `failed` is set, later
+ * calls do nothing, and the owner checks once at the end. */
 #ifndef BASE_BUFFER_H
 #define BASE_BUFFER_H
 

@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-double clock_seconds(void);       /* monotonic */
-int64_t memory_total(void);       /* bytes of RAM; 0: unknown */
-int64_t memory_available(void);   /* bytes that can be had without swapping; 0: unknown */
+double clock_seconds(void);     /* monotonic */
+int64_t memory_total(void);     /* bytes of RAM; 0: unknown */
+int64_t memory_available(void); /* bytes that can be had without swapping; 0: unknown */
 
 #endif

@@ -24,9 +24,9 @@ typedef enum dtype {
     DTYPE_COUNT
 } dtype;
 
-size_t dtype_size(dtype type);            /* bytes of one element */
-const char *dtype_name(dtype type);       /* "f32", "bf16" … */
-bool dtype_is_float(dtype type);          /* f64, f32, bf16, f16 */
+size_t dtype_size(dtype type);                       /* bytes of one element */
+const char *dtype_name(dtype type);                  /* "f32", "bf16" … */
+bool dtype_is_float(dtype type);                     /* f64, f32, bf16, f16 */
 bool dtype_from_name(const char *name, dtype *type); /* "f32", "bf16", "f16", "f64" … */
 
 static inline float bf16_to_float(uint16_t bits) {

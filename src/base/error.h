@@ -1,11 +1,12 @@
-/* Errors: a status code and, for the calling thread, a message that says what was wrong, where and what
- * would be right. Nothing below cli/ exits or aborts. */
+/* Errors: a status code and, for the calling thread, a message that says what was wrong, where and
+ * what would be right. Nothing below cli/ exits or aborts. */
 #ifndef BASE_ERROR_H
 #define BASE_ERROR_H
 
 #include "xlstm.h"
 
-/* Sets this thread's message and returns `status`. A message has no trailing newline or full stop. */
+/* Sets this thread's message and returns `status`. A message has no trailing newline or full stop.
+ */
 xlstm_status error_set(xlstm_status status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
@@ -28,7 +29,8 @@ typedef struct error_list {
     int omitted; /* lines after the hundredth are only counted */
 } error_list;
 
-void error_list_add(error_list *list, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void error_list_add(error_list *list, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* Adds every line of this thread's message. */
 void error_list_add_last(error_list *list);
 /* XLSTM_OK if the list is empty; else sets the message and returns `status`. Empties the list. */

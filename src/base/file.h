@@ -25,8 +25,8 @@ char *path_join(const char *folder, const char *name);
 char *path_folder(const char *path);
 
 /* A file that appears under its name only when complete: written under a temporary name in the same
- * folder, flushed to disk and renamed by file_writer_commit; file_writer_cancel removes it. Errors stick and come out
- * of commit. */
+ * folder, flushed to disk and renamed by file_writer_commit; file_writer_cancel removes it. Errors
+ * stick and come out of commit. */
 typedef struct file_writer {
     void *stream; /* FILE * */
     char *path, *temporary;

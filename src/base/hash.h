@@ -1,4 +1,5 @@
-/* XXH64 (the published algorithm; `xxhsum -H1` computes the same): checksums of files, fingerprints. */
+/* XXH64 (the published algorithm; `xxhsum -H1` computes the same): checksums of files,
+ * fingerprints. */
 #ifndef BASE_HASH_H
 #define BASE_HASH_H
 

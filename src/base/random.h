@@ -1,5 +1,5 @@
-/* Random numbers that are a pure function of (seed, stream, counter), so that they do not depend on the
- * order in which threads or devices ask for them. */
+/* Random numbers that are a pure function of (seed, stream, counter), so that they do not depend on
+ * the order in which threads or devices ask for them. */
 #ifndef BASE_RANDOM_H
 #define BASE_RANDOM_H
 

@@ -206,22 +206,30 @@ static void test_write_beyond_a_limit(void **state) {
     }
 }
 
-static void test_write_to_devices(void **state) {
+static void test_write_to_what_cannot_be_replaced(void **state) {
     (void)state;
+    const char *path = test_path("fifo to write");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    int reader = open(path, O_RDONLY | O_NONBLOCK);
+    assert_true(reader >= 0);
     file_writer writer;
-    assert_int_equal(file_writer_open("/dev/null", &writer), XLSTM_OK);
+    assert_int_equal(file_writer_open(path, &writer), XLSTM_OK);
     file_writer_write(&writer, "x", 1);
     assert_int_equal(file_writer_commit(&writer), XLSTM_OK);
+    char got = 0;
+    assert_int_equal(read(reader, &got, 1), 1);
+    assert_int_equal(got, 'x');
+    close(reader);
     struct stat status;
-    assert_int_equal(stat("/dev/null", &status), 0);
-    assert_true(S_ISCHR(status.st_mode)); /* still the device */
+    assert_int_equal(stat(path, &status), 0);
+    assert_true(S_ISFIFO(status.st_mode)); /* or else the device below would be in danger */
+    unlink(path);
     if (file_exists("/dev/full")) {
         assert_int_equal(file_writer_open("/dev/full", &writer), XLSTM_OK);
+        assert_null(writer.temporary);
         file_writer_write(&writer, "x", 1);
         assert_int_equal(file_writer_commit(&writer), XLSTM_IO_ERROR);
         assert_non_null(strstr(xlstm_last_error(), "/dev/full: No space left on device"));
-        assert_int_equal(stat("/dev/full", &status), 0);
-        assert_true(S_ISCHR(status.st_mode));
     }
 }
 
@@ -249,7 +257,7 @@ int main(void) {
                                        cmocka_unit_test(test_write),
                                        cmocka_unit_test(test_write_where_impossible),
                                        cmocka_unit_test(test_write_beyond_a_limit),
-                                       cmocka_unit_test(test_write_to_devices),
+                                       cmocka_unit_test(test_write_to_what_cannot_be_replaced),
                                        cmocka_unit_test(test_write_to_a_pipe)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

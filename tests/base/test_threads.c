@@ -95,6 +95,26 @@ static void test_jobs_and_pauses(void **state) {
     thread_pool_free(pool);
 }
 
+static void finish_late(void *context, int64_t task, int worker) {
+    (void)task;
+    struct timespec pause = {.tv_nsec = worker == 0 ? 10000 : 3000000};
+    nanosleep(&pause, NULL);
+    atomic_fetch_add((_Atomic int *)context, 1);
+}
+
+/* The caller runs out of tasks while others still work: it must wait for them. */
+static void test_run_returns_after_the_last_task(void **state) {
+    (void)state;
+    thread_pool *pool;
+    assert_int_equal(thread_pool_create(4, &pool), XLSTM_OK);
+    for (int i = 0; i < 20; i++) {
+        _Atomic int finished = 0;
+        thread_pool_run(pool, 20, finish_late, &finished);
+        assert_int_equal(atomic_load(&finished), 20);
+    }
+    thread_pool_free(pool);
+}
+
 /* Two tasks that each wait for the other: they end only if two threads work at once. */
 static void meet(void *context, int64_t task, int worker) {
     (void)task, (void)worker;
@@ -190,6 +210,7 @@ static void test_threads_that_cannot_start(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_task_once),
                                        cmocka_unit_test(test_jobs_and_pauses),
+                                       cmocka_unit_test(test_run_returns_after_the_last_task),
                                        cmocka_unit_test(test_threads_work_at_once),
                                        cmocka_unit_test(test_idle_pool_costs_nothing),
                                        cmocka_unit_test(test_wrong_sizes),
