@@ -1,0 +1,358 @@
+/* The CPU device: its table, its memory (the process's own), and streams, which are a pool of
+ * threads and a block of scratch memory. */
+#include "ops/cpu/cpu.h"
+
+#include "base/error.h"
+#include "ops/cpu/internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { ALIGNMENT = 64 };
+
+/* ---- Failures and checks ---- */
+
+bool cpu_fail(cpu_stream *s, xlstm_status status, const char *format, ...) {
+    if (s->status == XLSTM_OK) {
+        va_list arguments;
+        va_start(arguments, format);
+        vsnprintf(s->message, sizeof s->message, format, arguments);
+        va_end(arguments);
+        s->status = status;
+    }
+    return false;
+}
+
+/* "[3, 5]"; a dimension of -1 is "any". */
+static const char *shape_text(int rank, const int64_t *shape, char *text, size_t size) {
+    size_t used = (size_t)snprintf(text, size, "[");
+    for (int i = 0; i < rank && used < size; i++)
+        used += shape[i] < 0 ? (size_t)snprintf(text + used, size - used, "%sany", i ? ", " : "")
+                             : (size_t)snprintf(text + used, size - used, "%s%lld", i ? ", " : "",
+                                                (long long)shape[i]);
+    if (used < size)
+        snprintf(text + used, size - used, "]");
+    return text;
+}
+
+static bool lies_in_buffer(const ops_tensor *t) {
+    int64_t last = 0;
+    for (int i = 0; i < t->rank; i++)
+        last += (t->shape[i] - 1) * t->stride[i];
+    size_t element = dtype_size(t->dtype);
+    return t->offset % element == 0 && t->offset <= t->buffer->size &&
+           (size_t)(last + 1) <= (t->buffer->size - t->offset) / element;
+}
+
+bool cpu_expect(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
+                int rank, const int64_t *shape) {
+    if (!ops_present(t))
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %s is missing", op, name);
+    if (!(types >> t->dtype & 1))
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+                        "%s: %s is %s, which the cpu device does not take", op, name,
+                        dtype_name(t->dtype));
+    bool right = t->rank == rank;
+    for (int i = 0; right && i < rank; i++)
+        right = t->shape[i] >= 1 && (shape[i] < 0 || t->shape[i] == shape[i]);
+    if (!right) {
+        char is[128], must[128];
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %s is %s, must be %s", op, name,
+                        shape_text(t->rank, t->shape, is, sizeof is),
+                        shape_text(rank, shape, must, sizeof must));
+    }
+    if (t->stride[rank - 1] != 1)
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: the innermost stride of %s must be 1", op,
+                        name);
+    if (!lies_in_buffer(t))
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %s does not lie within its buffer", op,
+                        name);
+    return true;
+}
+
+bool cpu_expect1(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
+                 int64_t size) {
+    return cpu_expect(s, op, name, t, types, 1, &size);
+}
+
+bool cpu_expect2(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
+                 int64_t rows, int64_t columns) {
+    return cpu_expect(s, op, name, t, types, 2, (int64_t[]){rows, columns});
+}
+
+bool cpu_expect_optional(cpu_stream *s, const char *op, const char *name, const ops_tensor *t,
+                         int64_t size) {
+    return !ops_present(t) || cpu_expect1(s, op, name, t, CPU_FLOATS, size);
+}
+
+bool cpu_expect_limits(cpu_stream *s, const char *op, int64_t tokens, int64_t width) {
+    const ops_limits *limits = &s->base.options.limits;
+    if (tokens > limits->tokens || width > limits->width)
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+                        "%s: %lld tokens of width %lld are more than the stream was created for "
+                        "(%lld of width %lld)",
+                        op, (long long)tokens, (long long)width, (long long)limits->tokens,
+                        (long long)limits->width);
+    return true;
+}
+
+bool cpu_expect_norm(cpu_stream *s, const char *op, const ops_norm *norm, int64_t width) {
+    if (norm->kind == OPS_NORM_NONE)
+        return true;
+    if (norm->groups < 1 || width % norm->groups != 0)
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: a norm of %lld values in %d groups", op,
+                        (long long)width, norm->groups);
+    return cpu_expect1(s, op, "the norm's weight", &norm->weight, CPU_FLOATS, width) &&
+           cpu_expect_optional(s, op, "the norm's bias", &norm->bias, width);
+}
+
+/* ---- Memory ---- */
+
+static void *align(void *p) {
+    uintptr_t address = (uintptr_t)p;
+    return (char *)p + (ALIGNMENT - address % ALIGNMENT) % ALIGNMENT;
+}
+
+/* calloc leaves large blocks to the system, which zeroes a page when it is first touched. */
+static xlstm_status buffer_create(ops_device *self, size_t size, ops_buffer *buffer) {
+    void *block = size <= SIZE_MAX - ALIGNMENT ? calloc(1, size + ALIGNMENT) : NULL;
+    if (!block)
+        return error_memory(size, "a buffer");
+    *buffer = (ops_buffer){.device = self, .host = align(block), .size = size, .handle = block};
+    return XLSTM_OK;
+}
+
+static xlstm_status buffer_wrap(ops_device *self, void *host, size_t size, ops_buffer *buffer) {
+    *buffer = (ops_buffer){.device = self, .host = host, .size = size};
+    return XLSTM_OK;
+}
+
+static void buffer_free(ops_buffer *buffer) {
+    free(buffer->handle);
+    *buffer = (ops_buffer){0};
+}
+
+static bool in_buffer(cpu_stream *s, const char *what, const ops_buffer *buffer, size_t offset,
+                      size_t size) {
+    if (offset <= buffer->size && size <= buffer->size - offset)
+        return true;
+    return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+                    "%s: %zu bytes at %zu do not lie within a buffer of %zu bytes", what, size,
+                    offset, buffer->size);
+}
+
+static void write_bytes(ops_stream *stream, ops_buffer *buffer, size_t offset, const void *source,
+                        size_t size) {
+    cpu_stream *s = (cpu_stream *)stream;
+    if (!cpu_failed(s) && in_buffer(s, "write", buffer, offset, size))
+        memcpy((char *)buffer->host + offset, source, size);
+}
+
+static void copy_bytes(ops_stream *stream, ops_buffer *to, size_t to_offset, const ops_buffer *from,
+                       size_t from_offset, size_t size) {
+    cpu_stream *s = (cpu_stream *)stream;
+    if (!cpu_failed(s) && in_buffer(s, "copy", to, to_offset, size) &&
+        in_buffer(s, "copy", from, from_offset, size))
+        memmove((char *)to->host + to_offset, (const char *)from->host + from_offset, size);
+}
+
+static void zero_bytes(ops_stream *stream, ops_buffer *buffer, size_t offset, size_t size) {
+    cpu_stream *s = (cpu_stream *)stream;
+    if (!cpu_failed(s) && in_buffer(s, "zero", buffer, offset, size))
+        memset((char *)buffer->host + offset, 0, size);
+}
+
+static xlstm_status wait_all(ops_stream *stream) {
+    cpu_stream *s = (cpu_stream *)stream;
+    xlstm_status status = s->status;
+    s->status = XLSTM_OK;
+    return status == XLSTM_OK ? XLSTM_OK : error_set(status, "%s", s->message);
+}
+
+static xlstm_status read_bytes(ops_stream *stream, const ops_buffer *buffer, size_t offset,
+                               void *target, size_t size) {
+    cpu_stream *s = (cpu_stream *)stream;
+    if (!cpu_failed(s) && in_buffer(s, "read", buffer, offset, size))
+        memcpy(target, (const char *)buffer->host + offset, size);
+    return wait_all(stream);
+}
+
+/* ---- Streams ---- */
+
+/* Hands out pieces of the arena; with no memory yet it only counts. */
+typedef struct carver {
+    char *base;
+    size_t used;
+    bool overflow;
+} carver;
+
+static void *carve(carver *c, size_t element, int64_t a, int64_t b, int64_t d) {
+    size_t bytes, count;
+    if (__builtin_mul_overflow((size_t)a, (size_t)b, &count) ||
+        __builtin_mul_overflow(count, (size_t)d, &count) ||
+        __builtin_mul_overflow(count, element, &bytes) || bytes > SIZE_MAX / 2 - ALIGNMENT ||
+        c->used > SIZE_MAX / 2 - bytes) {
+        c->overflow = true;
+        return NULL;
+    }
+    void *piece = c->base ? c->base + c->used : NULL;
+    c->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return piece;
+}
+
+static void carve_worker(carver *c, const ops_limits *limits, cpu_worker *w) {
+    w->product = carve(c, sizeof(float), CPU_PRODUCT_SCRATCH, 1, 1);
+    w->z = carve(c, sizeof(float), CPU_PANEL_TOKENS, CPU_PANEL_ROWS, 1);
+    w->z_up = carve(c, sizeof(float), CPU_PANEL_TOKENS, CPU_PANEL_ROWS, 1);
+    w->bias = carve(c, sizeof(float), CPU_PANEL_ROWS, 1, 1);
+    w->bias_up = carve(c, sizeof(float), CPU_PANEL_ROWS, 1, 1);
+    w->chunk = carve(c, sizeof(float), CPU_LONGEST_CHUNK, cpu_padded(limits->head_dim_qk), 1);
+    w->decay = carve(c, sizeof(float), CPU_LONGEST_CHUNK, 1, 1);
+    w->candidates = carve(c, sizeof(cpu_candidate), limits->vocab, 1, 1);
+}
+
+static void carve_gates(carver *c, const ops_limits *limits, cpu_gates *g) {
+    int64_t tokens = limits->tokens, heads = limits->heads;
+    g->keep = carve(c, sizeof(float), tokens, heads, 1);
+    g->write = carve(c, sizeof(float), tokens, heads, 1);
+    g->inter = carve(c, sizeof(float), tokens, heads, 1);
+    g->denominator = carve(c, sizeof(float), tokens, heads, 1);
+    g->row = carve(c, sizeof(double), tokens, heads, 1);
+    g->column = carve(c, sizeof(double), tokens, heads, 1);
+    g->floor = carve(c, sizeof(double), tokens, heads, 1);
+    g->begin = carve(c, sizeof(int32_t), tokens, heads, 1);
+    g->p = carve(c, sizeof(float), tokens, heads, CPU_LONGEST_CHUNK);
+    g->pieces = carve(c, sizeof(cpu_piece), tokens, 1, 1);
+    g->first_piece = carve(c, sizeof(int32_t), (int64_t)limits->sequences + 1, 1, 1);
+    g->chunks = carve(c, sizeof(int32_t), tokens, 1, 1);
+}
+
+static void carve_all(carver *c, cpu_stream *s, int threads) {
+    const ops_limits *limits = &s->base.options.limits;
+    s->rows = carve(c, sizeof(float), limits->tokens, cpu_padded(limits->width), 1);
+    s->norm_weight = carve(c, sizeof(float), limits->width, 1, 1);
+    s->norm_bias = carve(c, sizeof(float), limits->width, 1, 1);
+    carve_gates(c, limits, &s->gates);
+    cpu_worker *workers = carve(c, sizeof(cpu_worker), threads, 1, 1);
+    if (c->base)
+        s->workers = workers;
+    for (int i = 0; i < threads && !c->overflow; i++) {
+        cpu_worker unused;
+        carve_worker(c, limits, c->base ? &workers[i] : &unused);
+    }
+}
+
+static xlstm_status check_options(const ops_stream_options *options) {
+    const ops_limits *l = &options->limits;
+    if (l->activation != DTYPE_F32)
+        return error_set(XLSTM_UNSUPPORTED, "the cpu device computes in f32, not in %s",
+                         dtype_name(l->activation));
+    const int64_t most = INT32_MAX;
+    const int64_t sizes[] = {l->tokens, l->sequences,   l->width,      l->outputs,
+                             l->heads,  l->head_dim_qk, l->head_dim_v, l->vocab};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i] < 1 || sizes[i] > most)
+            return error_set(XLSTM_INVALID_ARGUMENT,
+                             "a limit of a stream is %lld: 1 to %lld are possible",
+                             (long long)sizes[i], (long long)most);
+    if (options->threads < 0)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%d threads are not possible: 0 means all",
+                         options->threads);
+    return XLSTM_OK;
+}
+
+static xlstm_status take_arena(cpu_stream *s, int threads) {
+    carver count = {0};
+    carve_all(&count, s, threads);
+    if (count.overflow)
+        return error_memory(SIZE_MAX, "the scratch memory of a stream");
+    s->arena = calloc(1, count.used + ALIGNMENT);
+    if (!s->arena)
+        return error_memory(count.used, "the scratch memory of a stream");
+    carver c = {.base = align(s->arena)};
+    carve_all(&c, s, threads);
+    return XLSTM_OK;
+}
+
+static void stream_free(ops_stream *stream) {
+    cpu_stream *s = (cpu_stream *)stream;
+    if (!s)
+        return;
+    thread_pool_free(s->pool);
+    free(s->arena);
+    free(s);
+}
+
+static xlstm_status stream_create(ops_device *self, const ops_stream_options *options,
+                                  ops_stream **stream) {
+    *stream = NULL;
+    xlstm_status status = check_options(options);
+    if (status != XLSTM_OK)
+        return status;
+    const cpu_kernels *kernels = cpu_kernels_choose();
+    if (!kernels)
+        return XLSTM_UNSUPPORTED;
+    cpu_stream *s = calloc(1, sizeof *s);
+    if (!s)
+        return error_memory(sizeof *s, "a stream");
+    s->base = (ops_stream){.device = self, .options = *options};
+    s->kernels = kernels;
+    int threads = options->threads > 0 ? options->threads : threads_available();
+    status = thread_pool_create(threads, &s->pool);
+    if (status == XLSTM_OK)
+        status = take_arena(s, threads);
+    if (status != XLSTM_OK) {
+        stream_free(&s->base);
+        return status;
+    }
+    *stream = &s->base;
+    return XLSTM_OK;
+}
+
+static int stream_threads(const ops_stream *stream) {
+    return thread_pool_size(((const cpu_stream *)stream)->pool);
+}
+
+static void describe(ops_device *self, char *text, size_t size) {
+    (void)self;
+    const cpu_kernels *kernels = cpu_kernels_choose();
+    snprintf(text, size,
+             "instruction set %s, vectors of %d floats\n"
+             "weights as stored (f64, f32, bf16, f16), activations, accumulation and state f32",
+             kernels ? kernels->name : "none", kernels ? kernels->lanes : 0);
+}
+
+static ops_device device = {
+    .name = "cpu",
+    .ops =
+        {
+            .embed = cpu_embed,
+            .take_rows = cpu_take_rows,
+            .sum = cpu_sum,
+            .normalize = cpu_normalize,
+            .norm_project = cpu_norm_project,
+            .norm_project_gated = cpu_norm_project_gated,
+            .project_add = cpu_project_add,
+            .mlstm_output = cpu_mlstm_output,
+            .mlstm = cpu_mlstm,
+            .sample = cpu_sample,
+        },
+    .chunk_size = CPU_CHUNK,
+    .buffer_create = buffer_create,
+    .buffer_wrap = buffer_wrap,
+    .buffer_free = buffer_free,
+    .stream_create = stream_create,
+    .stream_free = stream_free,
+    .stream_threads = stream_threads,
+    .wait = wait_all,
+    .write = write_bytes,
+    .read = read_bytes,
+    .copy = copy_bytes,
+    .zero = zero_bytes,
+    .describe = describe,
+};
+
+ops_device *cpu_device(void) {
+    return &device;
+}

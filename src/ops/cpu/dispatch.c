@@ -1,0 +1,51 @@
+/* Which instruction set runs: the widest that this processor has, or the one that XLSTM_CPU_ISA
+ * names. */
+#include "ops/cpu/kernels.h"
+
+#include "base/error.h"
+
+#include <stdlib.h>
+
+extern const cpu_kernels cpu_kernels_generic;
+#if defined(__x86_64__)
+extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
+#endif
+
+typedef struct choice {
+    const cpu_kernels *kernels;
+    bool runs; /* on this processor */
+} choice;
+
+enum { MOST_CHOICES = 3 };
+
+/* Best first. */
+static int list_choices(choice *choices) {
+    int count = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    choices[count++] = (choice){&cpu_kernels_avx512, avx512};
+    choices[count++] = (choice){&cpu_kernels_avx2, avx2};
+#endif
+    choices[count++] = (choice){&cpu_kernels_generic, true};
+    return count;
+}
+
+const cpu_kernels *cpu_kernels_choose(void) {
+    choice choices[MOST_CHOICES];
+    int count = list_choices(choices);
+    const char *wanted = getenv("XLSTM_CPU_ISA");
+    char available[64] = "";
+    for (int i = 0; i < count; i++) {
+        if (!choices[i].runs)
+            continue;
+        if (!wanted || !*wanted || strcmp(wanted, choices[i].kernels->name) == 0)
+            return choices[i].kernels;
+        strcat(strcat(available, *available ? ", " : ""), choices[i].kernels->name);
+    }
+    error_set(XLSTM_UNSUPPORTED, "XLSTM_CPU_ISA=%.40s cannot run on this processor: it has %s",
+              wanted, available);
+    return NULL;
+}

@@ -1,0 +1,129 @@
+/* What the files of the CPU device share: the stream with its scratch memory, and checks of
+ * arguments.
+ *
+ * An op runs at once, on the caller's thread and the pool's; "enqueued" means done. It checks its
+ * arguments, cuts the work into tasks whose results do not depend on the cut, and calls kernels.
+ * All scratch memory is one block, taken when the stream is created.
+ */
+#ifndef OPS_CPU_INTERNAL_H
+#define OPS_CPU_INTERNAL_H
+
+#include "base/threads.h"
+#include "ops/cpu/kernels.h"
+#include "ops/ops.h"
+
+#include <math.h>
+
+enum {
+    CPU_CHUNK = 64, /* the device's choice */
+    CPU_LONGEST_CHUNK = 128
+};
+
+/* A stretch of tokens of one sequence that lies within one chunk. */
+typedef struct cpu_piece {
+    int64_t first; /* token of the batch */
+    int tokens;
+    bool step; /* token by token */
+} cpu_piece;
+
+typedef struct cpu_candidate {
+    double logit;
+    int32_t id;
+} cpu_candidate;
+
+/* Scratch memory of one thread. */
+typedef struct cpu_worker {
+    float *product;            /* [CPU_PRODUCT_SCRATCH] */
+    float *z, *z_up;           /* [CPU_PANEL_TOKENS][CPU_PANEL_ROWS] */
+    float *bias, *bias_up;     /* [CPU_PANEL_ROWS] */
+    float *chunk;              /* [CPU_LONGEST_CHUNK][d_qk, padded] */
+    float *decay;              /* [CPU_LONGEST_CHUNK] */
+    cpu_candidate *candidates; /* [vocab] */
+} cpu_worker;
+
+/* Tables of one mLSTM call; those of gates are [token][head]. */
+typedef struct cpu_gates {
+    float *keep, *write, *inter, *denominator;
+    double *row, *column, *floor;
+    int32_t *begin;
+    float *p;             /* [token][head][CPU_LONGEST_CHUNK] */
+    cpu_piece *pieces;    /* [tokens], by sequence */
+    int32_t *first_piece; /* [sequences + 1] */
+    int32_t *chunks;      /* [tokens]: the pieces that are not taken token by token */
+} cpu_gates;
+
+typedef struct cpu_stream {
+    ops_stream base;
+    const cpu_kernels *kernels;
+    thread_pool *pool;
+    xlstm_status status; /* the first failure since the last wait */
+    char message[512];
+    void *arena;
+    float *rows; /* [tokens][width, padded]: the input of the current projection */
+    float *norm_weight, *norm_bias; /* [width] */
+    cpu_gates gates;
+    cpu_worker *workers; /* [threads] */
+} cpu_stream;
+
+static inline int64_t cpu_padded(int64_t count) {
+    return (count + CPU_PADDING - 1) / CPU_PADDING * CPU_PADDING;
+}
+
+/* `value` as a float; infinity where it is too large for one. */
+static inline float cpu_to_float(double value) {
+    return value > 3.4028234663852886e38 ? INFINITY : (float)value;
+}
+
+/* Records the first failure; false, so that checks can return it. */
+bool cpu_fail(cpu_stream *s, xlstm_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static inline bool cpu_failed(const cpu_stream *s) {
+    return s->status != XLSTM_OK;
+}
+
+/* Whether `t` has one of `types`, this rank and shape (-1: any) and lies within its buffer,
+ * innermost stride 1; else the stream fails with a message that names op and tensor. */
+enum { CPU_F32 = 1 << DTYPE_F32, CPU_I32 = 1 << DTYPE_I32, CPU_I64 = 1 << DTYPE_I64 };
+enum { CPU_FLOATS = 1 << DTYPE_F64 | 1 << DTYPE_F32 | 1 << DTYPE_BF16 | 1 << DTYPE_F16 };
+bool cpu_expect(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
+                int rank, const int64_t *shape);
+/* The same for one and two dimensions, and for a tensor that may be absent. */
+bool cpu_expect1(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
+                 int64_t size);
+bool cpu_expect2(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
+                 int64_t rows, int64_t columns);
+bool cpu_expect_optional(cpu_stream *s, const char *op, const char *name, const ops_tensor *t,
+                         int64_t size);
+/* Whether a batch of this size fits in the scratch memory. */
+bool cpu_expect_limits(cpu_stream *s, const char *op, int64_t tokens, int64_t width);
+bool cpu_expect_norm(cpu_stream *s, const char *op, const ops_norm *norm, int64_t width);
+
+static inline float *cpu_row(const ops_tensor *t, int64_t row) {
+    return (float *)ops_data(t) + row * t->stride[0];
+}
+
+/* The input of a projection: norm(x) in the scratch memory, or x itself. Rows are padded. */
+typedef struct cpu_input {
+    const float *rows;
+    int64_t stride;
+} cpu_input;
+/* gate [T][width], if not NULL: the norm is multiplied by its sigmoid. x has rows of `width`
+ * floats. */
+cpu_input cpu_normalized(cpu_stream *s, const ops_tensor *x, int64_t width, const ops_norm *norm,
+                         const ops_tensor *gate);
+
+extern ops_device ops_cpu;
+ops_device *cpu_device(void);
+
+void cpu_embed(ops_stream *, const struct ops_embed *);
+void cpu_take_rows(ops_stream *, const struct ops_take_rows *);
+void cpu_sum(ops_stream *, const struct ops_sum *);
+void cpu_normalize(ops_stream *, const struct ops_normalize *);
+void cpu_norm_project(ops_stream *, const struct ops_norm_project *);
+void cpu_norm_project_gated(ops_stream *, const struct ops_norm_project_gated *);
+void cpu_project_add(ops_stream *, const struct ops_project_add *);
+void cpu_mlstm_output(ops_stream *, const struct ops_mlstm_output *);
+void cpu_mlstm(ops_stream *, const struct ops_mlstm *);
+void cpu_sample(ops_stream *, const struct ops_sample *);
+
+#endif

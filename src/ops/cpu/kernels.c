@@ -1,0 +1,177 @@
+/* The table of one instruction set, and its elementwise kernels. The last, incomplete vector of a
+ * row goes through the same arithmetic as the others, filled up with zeros. */
+#include "ops/cpu/vector.h"
+
+ALWAYS_INLINE void widen_as(dtype type, const char *x, int64_t count, float *y) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        store(y + i, load_as(type, x + i * size_as(type)));
+    if (i < count)
+        store_part(y + i, load_part_as(type, x + i * size_as(type), count - i), count - i);
+}
+
+static void widen(dtype type, const void *x, int64_t count, float *y) {
+    switch (type) {
+    case DTYPE_BF16:
+        widen_as(DTYPE_BF16, x, count, y);
+        break;
+    case DTYPE_F16:
+        widen_as(DTYPE_F16, x, count, y);
+        break;
+    case DTYPE_F64:
+        widen_as(DTYPE_F64, x, count, y);
+        break;
+    default:
+        memcpy(y, x, (size_t)count * sizeof(float));
+    }
+}
+
+/* ---- Norms ---- */
+
+static float sum(const float *x, int64_t count) {
+    vec total = {0};
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        total += load(x + i);
+    if (i < count)
+        total += load_part(x + i, count - i);
+    return fold(total);
+}
+
+static float sum_of_squares(const float *x, float mean, int64_t count) {
+    vec total = {0};
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        vec difference = load(x + i) - splat(mean);
+        total = fused(difference, difference, total);
+    }
+    if (i < count) {
+        vec difference = {0};
+        for (int64_t j = i; j < count; j++)
+            difference[j - i] = x[j] - mean;
+        total = fused(difference, difference, total);
+    }
+    return fold(total);
+}
+
+ALWAYS_INLINE vec norm_vec(vec x, float mean, float factor, vec weight, vec bias) {
+    return (x - splat(mean)) * splat(factor) * weight + bias;
+}
+
+static void normalize_group(const cpu_norm *norm, const float *x, int64_t first, int64_t count,
+                            float *y) {
+    float mean = norm->kind == OPS_NORM_LAYER ? sum(x + first, count) / (float)count : 0;
+    float variance = sum_of_squares(x + first, mean, count) / (float)count;
+    float factor = 1 / sqrtf(variance + norm->eps);
+    const float *bias = norm->bias;
+    int64_t i = first, end = first + count;
+    for (; i + LANES <= end; i += LANES)
+        store(y + i, norm_vec(load(x + i), mean, factor, load(norm->weight + i),
+                              bias ? load(bias + i) : (vec){0}));
+    if (i < end)
+        store_part(y + i,
+                   norm_vec(load_part(x + i, end - i), mean, factor,
+                            load_part(norm->weight + i, end - i),
+                            bias ? load_part(bias + i, end - i) : (vec){0}),
+                   end - i);
+}
+
+static void normalize(const cpu_norm *norm, const float *x, int64_t count, float *y) {
+    int64_t width = count / norm->groups;
+    for (int64_t first = 0; first < count; first += width)
+        normalize_group(norm, x, first, width, y);
+}
+
+/* ---- Elementwise ---- */
+
+static void exponential(const float *x, int64_t count, float *y) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        store(y + i, exp_vec(load(x + i)));
+    if (i < count)
+        store_part(y + i, exp_vec(load_part(x + i, count - i)), count - i);
+}
+
+/* Up to LANES floats; an absent array is zeros. */
+ALWAYS_INLINE vec load_optional(const float *p, int64_t i, int64_t count) {
+    if (!p)
+        return (vec){0};
+    return count >= LANES ? load(p + i) : load_part(p + i, count);
+}
+
+ALWAYS_INLINE void store_some(float *p, vec value, int64_t count) {
+    if (count >= LANES)
+        store(p, value);
+    else
+        store_part(p, value, count);
+}
+
+static void cap(const float *z, const float *bias, float soft_cap, int64_t count, float *y) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec value = load_optional(z, i, count - i);
+        if (bias)
+            value += load_optional(bias, i, count - i);
+        if (soft_cap > 0)
+            value = splat(soft_cap) * tanh_vec(value / splat(soft_cap));
+        store_some(y + i, value, count - i);
+    }
+}
+
+static void silu_gate(const float *z, const float *bias, const float *u, const float *u_bias,
+                      int64_t count, float *y) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec gate = load_optional(z, i, count - i) + load_optional(bias, i, count - i);
+        vec value = load_optional(u, i, count - i) + load_optional(u_bias, i, count - i);
+        store_some(y + i, gate * sigmoid_vec(gate) * value, count - i);
+    }
+}
+
+static void add(const float *residual, float sign, const float *z, const float *bias, int64_t count,
+                float *y) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec value = load_optional(z, i, count - i) + load_optional(bias, i, count - i);
+        store_some(y + i, load_optional(residual, i, count - i) + splat(sign) * value, count - i);
+    }
+}
+
+static void sigmoid_gate(const float *z, int64_t count, float *y) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec gate = sigmoid_vec(load_optional(z, i, count - i));
+        store_some(y + i, load_optional(y, i, count - i) * gate, count - i);
+    }
+}
+
+static float dot(const float *x, const float *y, int64_t count) {
+    vec total = {0};
+    for (int64_t i = 0; i < count; i += LANES)
+        total = fused(load_optional(x, i, count - i), load_optional(y, i, count - i), total);
+    return fold(total);
+}
+
+static void blend(float a, float b, const float *x, int64_t count, float *y) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec value = splat(a) * load_optional(y, i, count - i);
+        store_some(y + i, fused(splat(b), load_optional(x, i, count - i), value), count - i);
+    }
+}
+
+#define NAME_TEXT(name) #name
+#define NAME(name) NAME_TEXT(name)
+
+const cpu_kernels PER_ISA(cpu_kernels) = {
+    .name = NAME(KERNEL_ISA),
+    .lanes = LANES,
+    .product = PER_ISA(cpu_multiply),
+    .widen = widen,
+    .normalize = normalize,
+    .exponential = exponential,
+    .cap = cap,
+    .silu_gate = silu_gate,
+    .add = add,
+    .sigmoid_gate = sigmoid_gate,
+    .dot = dot,
+    .blend = blend,
+    .step = PER_ISA(cpu_step),
+    .chunk_read = PER_ISA(cpu_chunk_read),
+    .chunk_update = PER_ISA(cpu_chunk_update),
+};

@@ -1,0 +1,113 @@
+/* The vector kernels of the CPU device: everything that runs per element lies behind this table.
+ *
+ * kernels*.c are compiled once for every instruction set, each time giving one table; dispatch.c
+ * chooses one when a stream is created. Kernels know nothing of tensors, threads or batches: they
+ * see plain rows of floats. What a kernel computes for one output never depends on which other
+ * outputs are computed in the same call, so results do not depend on how work is cut up. Rows may
+ * have any address; only where "padded" is said, a row can be read up to the next multiple of
+ * CPU_PADDING floats, and there are zeros.
+ */
+#ifndef OPS_CPU_KERNELS_H
+#define OPS_CPU_KERNELS_H
+
+#include "ops/ops.h"
+
+enum {
+    CPU_PADDING = 16,                /* floats: the widest vector */
+    CPU_PANEL_ROWS = 64,             /* most weight rows of one product */
+    CPU_PANEL_TOKENS = 96,           /* most tokens of one product */
+    CPU_PRODUCT_SCRATCH = 200 * 1024 /* floats that a product needs */
+};
+
+/* z [tokens][rows] = x [tokens][width] times weights [rows][width], transposed. Every z is summed
+ * in the same way: lane j of a vector takes the terms at j, j + lanes, …, and one tree adds up the
+ * lanes.
+ */
+typedef struct cpu_product {
+    dtype type;          /* of the weights: any floating-point type */
+    const char *weights; /* element-aligned at least */
+    int64_t row_bytes;   /* from one weight row to the next */
+    int64_t width;
+    const float *x; /* padded rows */
+    int64_t x_stride;
+    float *z;
+    int64_t z_stride;
+    int rows, tokens; /* <= CPU_PANEL_ROWS, <= CPU_PANEL_TOKENS */
+    float *scratch;   /* [CPU_PRODUCT_SCRATCH], aligned to 64 bytes */
+} cpu_product;
+
+/* One token of the mLSTM for `columns` of the value dimension, in one pass over C:
+ * C = keep C + (write k) v^T, then h = (q^T C) scale / denominator. With write 0 nothing is added,
+ * whatever k and v hold. */
+typedef struct cpu_step {
+    float *c; /* [d_qk][columns], row stride c_stride */
+    int64_t c_stride;
+    const float *q, *k; /* [d_qk] */
+    const float *v;     /* [columns] */
+    float *h;           /* [columns] */
+    int64_t d_qk, columns;
+    float keep, write, scale, denominator;
+} cpu_step;
+
+/* A piece of a chunk of the mLSTM for `columns` of the value dimension.
+ * read:   h[t] = (inter[t] q[t]^T C + sum over l <= t of p[t][l] v[l]) / denominator[t]
+ * update: C = keep C + sum over l of wk[l] v[l]^T, only of those with write[l] != 0 */
+typedef struct cpu_chunk {
+    float *c; /* [d_qk][columns], row stride c_stride */
+    int64_t c_stride;
+    const float *q; /* [tokens][d_qk] */
+    int64_t q_stride;
+    const float *v; /* [tokens][columns] */
+    int64_t v_stride;
+    const float *p; /* [tokens][tokens], row stride p_stride */
+    int64_t p_stride;
+    const float *wk; /* [tokens][d_qk], row stride d_qk: write[l] k[l] */
+    float *h;        /* [tokens][columns] */
+    int64_t h_stride;
+    const float *inter, *write, *denominator; /* [tokens], stride gate_stride */
+    int64_t gate_stride;
+    int64_t d_qk, columns;
+    int tokens;
+    float keep;
+} cpu_chunk;
+
+typedef struct cpu_norm {
+    enum ops_norm_kind kind;
+    int groups;
+    float eps;
+    const float *weight, *bias; /* [width]; bias may be NULL */
+} cpu_norm;
+
+typedef struct cpu_kernels {
+    const char *name; /* of the instruction set */
+    int lanes;        /* floats in a vector */
+
+    void (*product)(const cpu_product *);
+    /* y [count] = x [count] of a floating-point type. */
+    void (*widen)(dtype type, const void *x, int64_t count, float *y);
+    /* y = norm(x); y may be x. */
+    void (*normalize)(const cpu_norm *, const float *x, int64_t count, float *y);
+    void (*exponential)(const float *x, int64_t count, float *y);
+    /* y = cap(z + bias), bias may be NULL; cap as in ops_projection. */
+    void (*cap)(const float *z, const float *bias, float soft_cap, int64_t count, float *y);
+    /* y = (z + bias) * sigmoid(z + bias) * (u + u_bias); biases may be NULL. */
+    void (*silu_gate)(const float *z, const float *bias, const float *u, const float *u_bias,
+                      int64_t count, float *y);
+    /* y = residual + sign * (z + bias); residual and bias may be NULL, y may be residual. */
+    void (*add)(const float *residual, float sign, const float *z, const float *bias, int64_t count,
+                float *y);
+    /* y *= sigmoid(z) */
+    void (*sigmoid_gate)(const float *z, int64_t count, float *y);
+    float (*dot)(const float *x, const float *y, int64_t count);
+    /* y = a * y + b * x */
+    void (*blend)(float a, float b, const float *x, int64_t count, float *y);
+    void (*step)(const cpu_step *);
+    void (*chunk_read)(const cpu_chunk *);
+    void (*chunk_update)(const cpu_chunk *);
+} cpu_kernels;
+
+/* The best table for this processor, or the one that the environment variable XLSTM_CPU_ISA names;
+ * NULL with an error if it names none that runs here. */
+const cpu_kernels *cpu_kernels_choose(void);
+
+#endif

@@ -1,0 +1,261 @@
+/* Projections: products with weight matrices, and what is done to each output on the way out.
+ *
+ * All matrices that share an input are one job of the pool. A task is a panel of rows of one of
+ * them (of two, for gated projections) for all tokens, so every weight is read from memory once. */
+#include "ops/cpu/internal.h"
+
+enum {
+    FEW_TOKENS = 3,
+    FEW_TOKENS_WEIGHTS =
+        64 * 1024, /* weights a task for few tokens: some microseconds of reading */
+    LEAST_ROWS = 8,
+    TASKS_PER_THREAD = 4
+};
+
+enum ending { END_CAP, END_GATED, END_ADD };
+
+/* One matrix (for gated projections, two of the same shape) and its ending. */
+typedef struct part {
+    enum ending ending;
+    const ops_tensor *weight, *bias;       /* bias may be absent */
+    const ops_tensor *up_weight, *up_bias; /* END_GATED */
+    enum ops_activation activation;        /* END_GATED */
+    float soft_cap;                        /* END_CAP */
+    const ops_tensor *residual;            /* END_ADD; may be absent */
+    float sign;                            /* END_ADD */
+    const ops_tensor *out;                 /* [T][N] */
+    int64_t first_task;
+} part;
+
+typedef struct project_job {
+    const cpu_stream *s;
+    cpu_input x;
+    int64_t tokens, width;
+    int panel_rows;
+    int count;
+    part parts[OPS_MAX_PROJECTIONS];
+} project_job;
+
+static void multiply(const project_job *job, const ops_tensor *weight, int64_t row, int rows,
+                     int64_t token, int tokens, float *z, float *scratch) {
+    int64_t row_bytes = weight->stride[0] * (int64_t)dtype_size(weight->dtype);
+    job->s->kernels->product(&(cpu_product){
+        .type = weight->dtype,
+        .weights = (const char *)ops_data(weight) + row * row_bytes,
+        .row_bytes = row_bytes,
+        .width = job->width,
+        .x = job->x.rows + token * job->x.stride,
+        .x_stride = job->x.stride,
+        .z = z,
+        .z_stride = CPU_PANEL_ROWS,
+        .rows = rows,
+        .tokens = tokens,
+        .scratch = scratch,
+    });
+}
+
+/* Rows [row, row + rows) of a bias as floats, or NULL. */
+static const float *bias_rows(const project_job *job, const ops_tensor *bias, int64_t row, int rows,
+                              float *scratch) {
+    if (!ops_present(bias))
+        return NULL;
+    const char *first = (const char *)ops_data(bias) + (size_t)row * dtype_size(bias->dtype);
+    job->s->kernels->widen(bias->dtype, first, rows, scratch);
+    return scratch;
+}
+
+/* z Phi(z) (u + bu); erfc keeps the relative accuracy where Phi is small. */
+static void gelu_gate(const float *z, const float *bias, const float *u, const float *u_bias,
+                      int64_t count, float *y) {
+    for (int64_t i = 0; i < count; i++) {
+        double gate = z[i] + (bias ? bias[i] : 0), up = u[i] + (u_bias ? u_bias[i] : 0);
+        y[i] = (float)(0.5 * gate * erfc(-gate * 0.70710678118654752) * up);
+    }
+}
+
+static void finish_token(const project_job *job, const part *p, const cpu_worker *w,
+                         const float *bias, const float *up_bias, int64_t row, int rows,
+                         int64_t token, const float *z, const float *z_up) {
+    const cpu_kernels *kernels = job->s->kernels;
+    float *out = cpu_row(p->out, token) + row;
+    (void)w;
+    switch (p->ending) {
+    case END_CAP:
+        kernels->cap(z, bias, p->soft_cap, rows, out);
+        break;
+    case END_GATED:
+        if (p->activation == OPS_GELU)
+            gelu_gate(z, bias, z_up, up_bias, rows, out);
+        else
+            kernels->silu_gate(z, bias, z_up, up_bias, rows, out);
+        break;
+    case END_ADD:
+        kernels->add(ops_present(p->residual) ? cpu_row(p->residual, token) + row : NULL, p->sign,
+                     z, bias, rows, out);
+    }
+}
+
+static void project_panel(void *context, int64_t task, int worker) {
+    const project_job *job = context;
+    const part *p = &job->parts[job->count - 1];
+    while (task < p->first_task)
+        p--;
+    const cpu_worker *w = &job->s->workers[worker];
+    int64_t row = (task - p->first_task) * job->panel_rows, left = p->weight->shape[0] - row;
+    int rows = left < job->panel_rows ? (int)left : job->panel_rows;
+    const float *bias = bias_rows(job, p->bias, row, rows, w->bias), *up_bias = NULL;
+    if (p->ending == END_GATED)
+        up_bias = bias_rows(job, p->up_bias, row, rows, w->bias_up);
+    /* Blocks of nearly equal size, so that none is left with a few tokens. */
+    int64_t blocks = (job->tokens + CPU_PANEL_TOKENS - 1) / CPU_PANEL_TOKENS;
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t token = job->tokens * b / blocks;
+        int tokens = (int)(job->tokens * (b + 1) / blocks - token);
+        multiply(job, p->weight, row, rows, token, tokens, w->z, w->product);
+        if (p->ending == END_GATED)
+            multiply(job, p->up_weight, row, rows, token, tokens, w->z_up, w->product);
+        for (int t = 0; t < tokens; t++)
+            finish_token(job, p, w, bias, up_bias, row, rows, token + t, w->z + t * CPU_PANEL_ROWS,
+                         w->z_up + t * CPU_PANEL_ROWS);
+    }
+}
+
+static int64_t panels(const project_job *job, int panel_rows) {
+    int64_t count = 0;
+    for (int i = 0; i < job->count; i++)
+        count += (job->parts[i].weight->shape[0] + panel_rows - 1) / panel_rows;
+    return count;
+}
+
+/* Large panels reuse activations better; but every thread should get several, and reading for a few
+ * tokens should end at the same time everywhere. */
+static int choose_panel_rows(const project_job *job) {
+    int rows = CPU_PANEL_ROWS;
+    if (job->tokens <= FEW_TOKENS)
+        while (rows > LEAST_ROWS && rows * job->width > FEW_TOKENS_WEIGHTS)
+            rows /= 2;
+    while (rows > LEAST_ROWS &&
+           panels(job, rows) < (int64_t)TASKS_PER_THREAD * thread_pool_size(job->s->pool))
+        rows /= 2;
+    return rows;
+}
+
+static void run_job(project_job *job) {
+    job->panel_rows = choose_panel_rows(job);
+    int64_t tasks = 0;
+    for (int i = 0; i < job->count; i++) {
+        job->parts[i].first_task = tasks;
+        tasks += (job->parts[i].weight->shape[0] + job->panel_rows - 1) / job->panel_rows;
+    }
+    thread_pool_run(job->s->pool, tasks, project_panel, job);
+}
+
+static bool check_matrix(cpu_stream *s, const char *op, const ops_tensor *weight,
+                         const ops_tensor *bias, int64_t tokens, int64_t rows, int64_t width,
+                         const ops_tensor *out) {
+    return cpu_expect2(s, op, "a weight", weight, CPU_FLOATS, rows, width) &&
+           cpu_expect_optional(s, op, "a bias", bias, weight->shape[0]) &&
+           cpu_expect2(s, op, "out", out, CPU_F32, tokens, weight->shape[0]);
+}
+
+void cpu_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
+    cpu_stream *s = (cpu_stream *)stream;
+    const char *name = "norm_project";
+    if (cpu_failed(s) || !cpu_expect2(s, name, "x", &op->x, CPU_F32, -1, -1))
+        return;
+    int64_t tokens = op->x.shape[0], width = op->x.shape[1];
+    if (!cpu_expect_limits(s, name, tokens, width) || !cpu_expect_norm(s, name, &op->norm, width))
+        return;
+    if (op->count < 1 || op->count > OPS_MAX_PROJECTIONS) {
+        cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %d projections, 1 to %d are possible", name,
+                 op->count, OPS_MAX_PROJECTIONS);
+        return;
+    }
+    project_job job = {.s = s, .tokens = tokens, .width = width, .count = op->count};
+    for (int i = 0; i < op->count; i++) {
+        const ops_projection *p = &op->projection[i];
+        if (!check_matrix(s, name, &p->weight, &p->bias, tokens, -1, width, &p->out))
+            return;
+        job.parts[i] = (part){.ending = END_CAP,
+                              .weight = &p->weight,
+                              .bias = &p->bias,
+                              .soft_cap = (float)p->soft_cap,
+                              .out = &p->out};
+    }
+    job.x = cpu_normalized(s, &op->x, width, &op->norm, NULL);
+    run_job(&job);
+}
+
+void cpu_norm_project_gated(ops_stream *stream, const struct ops_norm_project_gated *op) {
+    cpu_stream *s = (cpu_stream *)stream;
+    const char *name = "norm_project_gated";
+    if (cpu_failed(s) || !cpu_expect2(s, name, "x", &op->x, CPU_F32, -1, -1))
+        return;
+    int64_t tokens = op->x.shape[0], width = op->x.shape[1];
+    if (!cpu_expect_limits(s, name, tokens, width) || !cpu_expect_norm(s, name, &op->norm, width) ||
+        !check_matrix(s, name, &op->gate_weight, &op->gate_bias, tokens, -1, width, &op->out) ||
+        !check_matrix(s, name, &op->up_weight, &op->up_bias, tokens, op->gate_weight.shape[0],
+                      width, &op->out))
+        return;
+    project_job job = {.s = s, .tokens = tokens, .width = width, .count = 1};
+    job.parts[0] = (part){.ending = END_GATED,
+                          .weight = &op->gate_weight,
+                          .bias = &op->gate_bias,
+                          .up_weight = &op->up_weight,
+                          .up_bias = &op->up_bias,
+                          .activation = op->activation,
+                          .out = &op->out};
+    job.x = cpu_normalized(s, &op->x, width, &op->norm, NULL);
+    run_job(&job);
+}
+
+/* The common end of project_add and mlstm_output. */
+static bool prepare_add(cpu_stream *s, const char *name, project_job *job, const ops_tensor *weight,
+                        const ops_tensor *bias, const ops_tensor *residual, int sign,
+                        const ops_tensor *out) {
+    if (!cpu_expect_limits(s, name, job->tokens, job->width) ||
+        !check_matrix(s, name, weight, bias, job->tokens, -1, job->width, out) ||
+        (ops_present(residual) &&
+         !cpu_expect2(s, name, "the residual", residual, CPU_F32, job->tokens, weight->shape[0])))
+        return false;
+    job->s = s;
+    job->count = 1;
+    job->parts[0] = (part){.ending = END_ADD,
+                           .weight = weight,
+                           .bias = bias,
+                           .residual = residual,
+                           .sign = (float)sign,
+                           .out = out};
+    return true;
+}
+
+void cpu_project_add(ops_stream *stream, const struct ops_project_add *op) {
+    cpu_stream *s = (cpu_stream *)stream;
+    if (cpu_failed(s) || !cpu_expect2(s, "project_add", "x", &op->x, CPU_F32, -1, -1))
+        return;
+    project_job job = {.tokens = op->x.shape[0], .width = op->x.shape[1]};
+    if (!prepare_add(s, "project_add", &job, &op->weight, &op->bias, &op->residual, op->sign,
+                     &op->out))
+        return;
+    job.x = cpu_normalized(s, &op->x, job.width, &(ops_norm){.kind = OPS_NORM_NONE}, NULL);
+    run_job(&job);
+}
+
+void cpu_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
+    cpu_stream *s = (cpu_stream *)stream;
+    const char *name = "mlstm_output";
+    if (cpu_failed(s) || !cpu_expect(s, name, "h", &op->h, CPU_F32, 3, (int64_t[]){-1, -1, -1}))
+        return;
+    project_job job = {.tokens = op->h.shape[0], .width = op->h.shape[1] * op->h.shape[2]};
+    if (op->h.stride[1] != op->h.shape[2]) {
+        cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: the heads of h must follow each other", name);
+        return;
+    }
+    if (!cpu_expect2(s, name, "the output gate", &op->output_gate, CPU_F32, job.tokens,
+                     job.width) ||
+        !cpu_expect_norm(s, name, &op->norm, job.width) ||
+        !prepare_add(s, name, &job, &op->weight, &op->bias, &op->residual, op->sign, &op->out))
+        return;
+    job.x = cpu_normalized(s, &op->h, job.width, &op->norm, &op->output_gate);
+    run_job(&job);
+}
