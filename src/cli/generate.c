@@ -14,7 +14,7 @@
 /* One run, from the callbacks' point of view. */
 typedef struct generation {
     progress prefill;
-    bool as_json, as_ids;
+    bool as_json, as_ids, stopping;
     buffer text; /* with --json, what was made */
     int32_t *ids;
     int64_t id_count, id_capacity;
@@ -64,7 +64,11 @@ static bool on_id(void *context, int32_t id) {
         if (!keep_error(g, output_write(word, (size_t)length)) || !keep_error(g, output_flush()))
             return false;
     }
-    return interrupt_signal() == 0;
+    if (interrupt_signal() == 0)
+        return true;
+    bool again = g->stopping || g->as_ids;
+    g->stopping = true; /* the text of this id still comes out; the next id ends it */
+    return !again;
 }
 
 static bool print_text(generation *g, const char *bytes, size_t count) {
@@ -203,7 +207,7 @@ static int run(const options *o, const input_prompt *prompt, xlstm_model *model,
         return cli_fail(
             error_prefix(XLSTM_UNSUPPORTED, "text needs a tokenizer (--print-ids does not)"));
     const char *warning = NULL;
-    prompt_end_of_text(model, tokenizer, &warning);
+    prompt_end_of_text(model, &warning);
     if (warning && !option_given(o, OPTION_IGNORE_EOS))
         cli_warn("%s", warning);
 

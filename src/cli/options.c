@@ -120,9 +120,10 @@ const option_spec option_table[OPTION_COUNT] = {
     [OPTION_JSON] = {OPTION_FLAG, 0, "json", .section = output, .help = "print one JSON object"},
     [OPTION_THREADS] = {OPTION_INTEGER, 't', "threads", "N", .minimum = 1, .maximum = 4096,
                         .section = machine, .help = "threads (default: one for every processor)"},
-    [OPTION_DEVICE] = {OPTION_CHOICE, 0, "device", "NAME", .choices = "cpu|reference|cuda|metal",
-                       .section = machine,
-                       .help = "where to compute; reference is plain and slow (default: cpu)"},
+    [OPTION_DEVICE] = {OPTION_CHOICE, 0, "device", "NAME",
+                       .choices = "cpu|reference|reference:f64|cuda|metal", .section = machine,
+                       .help = "where to compute; reference is plain and slow, reference:f64 also "
+                               "computes in double (default: cpu)"},
     [OPTION_PROFILE] = {OPTION_CHOICE, 0, "profile", "NAME", .choices = "fast|exact|upstream",
                         .section = machine,
                         .help = "how to round: exact is bit-equal for any number of threads "
