@@ -1,0 +1,239 @@
+/* xlstm info: what a checkpoint is, and what it needs. The model is opened and checked, but its
+ * weights are not read and no memory is taken for running it. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/input.h"
+#include "cli/terminal.h"
+#include "engine/generate.h"
+#include "model/model.h"
+
+/* ---- Facts ---- */
+
+static const char *profile_words(const xlstm_model *model) {
+    if (strncmp(model->device->name, "reference", 9) == 0)
+        return "plain loops in a fixed order";
+    return model->profile == OPS_EXACT
+               ? "fp32 throughout; bit-equal for any number of threads and any batch"
+               : "whatever is fastest within the accuracy bars";
+}
+
+static json_t *weight_types(const xlstm_model *model) {
+    json_t *types = json_object();
+    for (int type = 0; type < DTYPE_COUNT; type++) {
+        if (model->weights.dtype_bytes[type] > 0)
+            json_object_set_new(types, dtype_name((dtype)type),
+                                json_integer(model->weights.dtype_bytes[type]));
+    }
+    return types;
+}
+
+static json_t *known_id(int32_t id) {
+    return id < 0 ? json_null() : json_integer(id);
+}
+
+/* 0 stands for "no cap". */
+static json_t *soft_cap(double cap) {
+    return cap == 0 ? json_null() : json_real(cap);
+}
+
+static json_t *config_fields(const xlstm_model *model) {
+    const xlstm_large_config *c = &model->config;
+    xlstm_model_info info;
+    xlstm_model_get_info(model, &info);
+    return json_pack(
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:b, s:s, s:f, s:f, "
+        "s:o, "
+        "s:o, s:f, s:f, s:f, s:i, s:i, s:i, s:o, s:o, s:o, s:b}",
+        "architecture", info.architecture, "spelling", c->spelling, "embedding_dim",
+        c->embedding_dim, "num_heads", c->num_heads, "num_blocks", c->num_blocks, "vocab_size",
+        c->vocab_size, "qk_dim", c->qk_dim, "v_dim", c->v_dim, "head_dim_qk", info.head_dim_qk,
+        "head_dim_v", info.head_dim_v, "ffn_dim", c->ffn_dim, "use_bias", (int)c->use_bias,
+        "add_out_norm", (int)c->add_out_norm, "tie_word_embeddings", (int)c->tie_word_embeddings,
+        "weight_mode", model->weights.fused ? "fused" : "single", "norm_eps", c->norm_eps, "eps",
+        c->eps, "gate_soft_cap", soft_cap(c->gate_soft_cap), "output_logit_soft_cap",
+        soft_cap(c->output_logit_soft_cap), "qk_dim_factor", c->qk_dim_factor, "v_dim_factor",
+        c->v_dim_factor, "ffn_proj_factor", c->ffn_proj_factor, "ffn_round_up_to_multiple_of",
+        c->ffn_round_up_to_multiple_of, "chunk_size", c->chunk_size, "max_inference_chunksize",
+        c->max_inference_chunksize, "bos_token_id", known_id(c->bos_token_id), "eos_token_id",
+        known_id(c->eos_token_id), "pad_token_id", known_id(c->pad_token_id),
+        "force_bos_token_insert", (int)c->force_bos_token_insert);
+}
+
+/* Bytes that decoding one token of one sequence must move: weights once, the state read and
+ * written. */
+static int64_t bytes_per_token(const model_memory *memory) {
+    return memory->weights - memory->embedding + 2 * memory->state_per_session;
+}
+
+static json_t *memory_fields(const xlstm_model *model) {
+    model_memory memory;
+    model_get_memory(model, &memory);
+    int64_t needed =
+        memory.weights + memory.working + model->max_sessions * memory.state_per_session;
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)memory.weights,
+        "of_it_embedding_table", (json_int_t)memory.embedding, "state_per_session",
+        (json_int_t)memory.state_per_session, "sessions", (json_int_t)model->max_sessions,
+        "working", (json_int_t)memory.working, "needed", (json_int_t)needed, "available",
+        (json_int_t)memory_available(), "total", (json_int_t)memory_total(),
+        "moved_per_decoded_token", (json_int_t)bytes_per_token(&memory));
+}
+
+/* What this build has, and what each device computes in. */
+static json_t *device_list(void) {
+    json_t *devices = json_object();
+    ops_device *device;
+    for (int i = 0; (device = ops_device_at(i)) != NULL; i++) {
+        char text[512] = "";
+        device->describe(device, text, sizeof text);
+        json_object_set_new(devices, device->name, json_string(text));
+    }
+    return devices;
+}
+
+static json_t *tokenizer_fields(const xlstm_model *model) {
+    const xlstm_tokenizer *tokenizer = xlstm_model_tokenizer(model);
+    if (!tokenizer)
+        return json_null();
+    int32_t end = prompt_end_of_text(model, NULL);
+    return json_pack("{s:i, s:o}", "size", xlstm_tokenizer_size(tokenizer), "end_of_text",
+                     known_id(end));
+}
+
+static json_t *collect(const xlstm_model *model) {
+    return json_pack(
+        "{s:s, s:o, s:s, s:s, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o}", "path", model->path,
+        "config", config_fields(model), "device", model->device->name, "profile",
+        model->profile == OPS_EXACT ? "exact" : "fast", "threads", model->threads, "batch_tokens",
+        model->max_batch_tokens, "parameters", (json_int_t)model->weights.parameters, "tensors",
+        (json_int_t)model->files.count, "weight_types", weight_types(model), "memory",
+        memory_fields(model), "tokenizer", tokenizer_fields(model), "devices", device_list());
+}
+
+/* ---- Words ---- */
+
+static void print_value(const char *name, const json_t *value, buffer *out) {
+    if (json_is_boolean(value))
+        buffer_print(out, "  %-28s%s\n", name, json_is_true(value) ? "true" : "false");
+    else if (json_is_null(value))
+        buffer_print(out, "  %-28snone\n", name);
+    else if (json_is_string(value))
+        buffer_print(out, "  %-28s%s\n", name, json_string_value(value));
+    else if (json_is_integer(value))
+        buffer_print(out, "  %-28s%" JSON_INTEGER_FORMAT "\n", name, json_integer_value(value));
+    else
+        buffer_print(out, "  %-28s%g\n", name, json_number_value(value));
+}
+
+static void print_bytes(const char *name, int64_t bytes, buffer *out) {
+    char amount[16];
+    buffer_print(out, "  %-28s%s\n", name, format_bytes((double)bytes, amount));
+}
+
+static void print_memory(const json_t *memory, buffer *out) {
+    const char *name;
+    json_t *value;
+    buffer_print(out, "\nMemory\n");
+    json_object_foreach((json_t *)(uintptr_t)memory, name, value) {
+        if (strcmp(name, "sessions") == 0)
+            print_value(name, value, out);
+        else
+            print_bytes(name, json_integer_value(value), out);
+    }
+    if (json_integer_value(json_object_get(memory, "available")) > 0 &&
+        json_integer_value(json_object_get(memory, "needed")) >
+            json_integer_value(json_object_get(memory, "available")))
+        buffer_print(out,
+                     "  More is needed than is available: weights will be read from disk again "
+                     "and again.\n");
+}
+
+static void print_lines(const char *name, const char *text, buffer *out) {
+    for (const char *line = text; *line; name = "") {
+        int length = (int)strcspn(line, "\n");
+        buffer_print(out, "  %-14s%.*s\n", name, length, line);
+        line += length + (line[length] == '\n');
+    }
+}
+
+static void print_words(const xlstm_model *model, const json_t *facts, buffer *out) {
+    const char *name;
+    json_t *value;
+    buffer_print(out, "Config (%s)\n", model->path);
+    json_object_foreach(json_object_get(facts, "config"), name, value) {
+        print_value(name, value, out);
+    }
+    buffer_print(out, "\nWeights\n");
+    print_value("parameters", json_object_get(facts, "parameters"), out);
+    print_value("tensors", json_object_get(facts, "tensors"), out);
+    json_object_foreach(json_object_get(facts, "weight_types"), name, value) {
+        print_bytes(name, json_integer_value(value), out);
+    }
+    print_memory(json_object_get(facts, "memory"), out);
+    const json_t *tokenizer = json_object_get(facts, "tokenizer");
+    buffer_print(out, "\nTokenizer\n");
+    if (json_is_object(tokenizer)) {
+        print_value("size", json_object_get(tokenizer, "size"), out);
+        print_value("end_of_text", json_object_get(tokenizer, "end_of_text"), out);
+    } else {
+        buffer_print(out, "  none: ids can be given with --ids\n");
+    }
+    buffer_print(out, "\nDevices of this build\n");
+    json_object_foreach(json_object_get(facts, "devices"), name, value) {
+        print_lines(name, json_string_value(value), out);
+    }
+    buffer_print(out, "\nWith these options\n  %-14s%s\n  %-14s%s: %s\n  %-14s%d\n", "device",
+                 model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast",
+                 profile_words(model), "threads", model->threads);
+}
+
+/* ---- The command ---- */
+
+static xlstm_status print_wiring(const wiring *graph, const char *style) {
+    static const struct {
+        const char *name;
+        enum wiring_style style;
+    } styles[] = {{"unicode", WIRING_UNICODE},
+                  {"ascii", WIRING_ASCII},
+                  {"dot", WIRING_DOT},
+                  {"json", WIRING_JSON}};
+    buffer text = {0};
+    for (size_t i = 0; i < sizeof styles / sizeof *styles; i++) {
+        if (strcmp(styles[i].name, style) == 0)
+            wiring_print(graph, styles[i].style, &text);
+    }
+    if (!text.failed && text.size > 0 && text.data[text.size - 1] != '\n')
+        buffer_append(&text, "\n", 1);
+    return output_buffer(&text);
+}
+
+static xlstm_status print_facts(const xlstm_model *model, bool as_json) {
+    json_t *facts = collect(model);
+    if (as_json || !facts)
+        return output_json(facts);
+    buffer text = {0};
+    print_words(model, facts, &text);
+    json_decref(facts);
+    return output_buffer(&text);
+}
+
+int command_info(const options *o) {
+    xlstm_model *model;
+    xlstm_model_options wanted = input_model_options(o, 1);
+    xlstm_status status = model_open(option_text(o, OPTION_MODEL, ""), &wanted, &model);
+    if (status != XLSTM_OK)
+        return cli_fail(status);
+    const char *style = option_text(o, OPTION_WIRING, NULL), *warning = NULL;
+    prompt_end_of_text(model, &warning);
+    if (warning)
+        cli_warn("%s", warning);
+    status = style ? print_wiring(&model->graph, style)
+                   : print_facts(model, option_given(o, OPTION_JSON));
+    int result = status == XLSTM_OK ? 0 : cli_fail(status);
+    xlstm_model_free(model);
+    return result;
+}
