@@ -185,29 +185,31 @@ static xlstm_status report_decode(bench *b, report *r, int batch) {
     xlstm_status status = measure(b, run_decode, batch, &seconds, &runs);
     if (status != XLSTM_OK)
         return status;
-    double step = seconds / (double)option_integer(b->options, OPTION_TOKENS, 32);
-    double weights = weight_bytes(b), state = state_bytes_moved(b, batch), bytes = weights + state;
+    double per_step = seconds / (double)option_integer(b->options, OPTION_TOKENS, 32);
+    double once = weight_bytes(b), state = state_bytes_moved(b, batch), bytes = once + state;
     double least =
-        weights / b->limits.read_bytes_per_second + state / b->limits.update_bytes_per_second;
-    double of_read = 100 * bytes / step / b->limits.read_bytes_per_second;
-    json_array_append_new(
-        r->decode, json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "batch", batch,
-                             "runs", runs, "seconds_per_step", step, "tokens_per_second",
-                             batch / step, "weight_bytes_per_step", weights, "state_bytes_per_step",
-                             state, "bytes_per_second", bytes / step, "percent_of_limit",
-                             100 * least / step, "percent_of_read_bandwidth", of_read));
+        once / b->limits.read_bytes_per_second + state / b->limits.update_bytes_per_second;
+    double of_read = 100 * bytes / per_step / b->limits.read_bytes_per_second;
+    json_array_append_new(r->decode,
+                          json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "batch", batch,
+                                    "runs", runs, "seconds_per_step", per_step, "tokens_per_second",
+                                    batch / per_step, "weight_bytes_per_step", once,
+                                    "state_bytes_per_step", state, "bytes_per_second",
+                                    bytes / per_step, "percent_of_limit", 100 * least / per_step,
+                                    "percent_of_read_bandwidth", of_read));
     buffer line = {0};
     buffer_print(
         &line,
         "decode x %-6d%10.1f tok/s %10.4f GB/step     %9.2f GB/s    %5.1f %% of limit, %.1f %% "
         "of read bandwidth\n",
-        batch, batch / step, bytes / 1e9, bytes / step / 1e9, 100 * least / step, of_read);
+        batch, batch / per_step, bytes / 1e9, bytes / per_step / 1e9, 100 * least / per_step,
+        of_read);
     return say(r, &line);
 }
 
 static xlstm_status print_head(const bench *b, const report *r) {
     buffer line = {0};
-    char weights[16], state[16];
+    char stored[16], moved[16];
     buffer_print(
         &line,
         "machine: %d threads, read %.2f GB/s, read-modify-write %.2f GB/s, multiply-add %.1f "
@@ -216,8 +218,8 @@ static xlstm_status print_head(const bench *b, const report *r) {
         b->limits.threads, b->limits.read_bytes_per_second / 1e9,
         b->limits.update_bytes_per_second / 1e9, b->limits.fma_flops_per_second / 1e9,
         option_text(b->options, OPTION_MODEL, ""), b->info.parameters,
-        format_bytes((double)b->memory.weights, weights),
-        format_bytes((double)b->memory.state_per_session, state), b->info.device, b->info.profile);
+        format_bytes((double)b->memory.weights, stored),
+        format_bytes((double)b->memory.state_per_session, moved), b->info.device, b->info.profile);
     return say(r, &line);
 }
 
