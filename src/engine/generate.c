@@ -61,9 +61,9 @@ static bool give_out(outlet *o, size_t count) {
 static xlstm_status outlet_id(outlet *o, int32_t id, bool *ended, enum generate_end *end) {
     if (!o->active)
         return XLSTM_OK;
-    xlstm_status status = text_stream_feed(&o->stream, id, &o->pending);
-    if (status != XLSTM_OK)
-        return status;
+    text_stream_feed(&o->stream, id, &o->pending);
+    if (o->pending.failed)
+        return error_memory(o->pending.size, "the text that is generated");
     size_t stop = find_stop(o);
     bool stopped = stop < o->pending.size;
     if (!give_out(o, stopped ? stop : o->pending.size - held_back(o))) {
@@ -77,17 +77,14 @@ static xlstm_status outlet_id(outlet *o, int32_t id, bool *ended, enum generate_
     return XLSTM_OK;
 }
 
-static xlstm_status outlet_close(outlet *o, enum generate_end end) {
-    xlstm_status status = XLSTM_OK;
-    if (o->active && end != GENERATE_STOP && end != GENERATE_CANCELLED) {
-        status = text_stream_flush(&o->stream, &o->pending);
-        if (status == XLSTM_OK)
-            (void)give_out(o, o->pending.size);
-    } else if (o->active) {
+/* Gives out what is left; after a stop string or a cancellation, what was held back within a
+ * character is dropped. */
+static void outlet_close(outlet *o, enum generate_end end) {
+    if (o->active && end != GENERATE_STOP && end != GENERATE_CANCELLED)
+        text_stream_flush(&o->stream, &o->pending);
+    if (o->active && end != GENERATE_CANCELLED)
         (void)give_out(o, o->pending.size);
-    }
     buffer_free(&o->pending);
-    return status;
 }
 
 /* ---- The loop ---- */
@@ -159,7 +156,7 @@ xlstm_status generate(xlstm_session *session, xlstm_sampler *sampler,
         if (!options->stop_strings[i][0])
             return error_set(XLSTM_INVALID_ARGUMENT, "a stop string is empty");
     if (out.active)
-        text_stream_init(&out.stream, tokenizer, XLSTM_SKIP_SPECIAL);
+        text_stream_init(&out.stream, tokenizer, true);
     for (int64_t i = 0; ids && i < count; i++)
         xlstm_sampler_accept(sampler, ids[i]);
     xlstm_status status = run(session, sampler, &out, ids, count, result);
@@ -167,6 +164,6 @@ xlstm_status generate(xlstm_session *session, xlstm_sampler *sampler,
         result->end = GENERATE_CANCELLED; /* during the prefill */
         status = XLSTM_OK;
     }
-    xlstm_status closed = outlet_close(&out, result->end);
-    return status != XLSTM_OK ? status : closed;
+    outlet_close(&out, result->end);
+    return status;
 }

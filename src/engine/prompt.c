@@ -57,8 +57,7 @@ static int32_t end_from_file(const xlstm_model *model, const char *name) {
         const json_t *token = json_object_get(value, "eos_token");
         const json_t *content = json_is_object(token) ? json_object_get(token, "content") : token;
         if (json_is_string(content))
-            id = tokenizer_added_id(model->tokenizer, json_string_value(content),
-                                    json_string_length(content));
+            id = tokenizer_added_id(model->tokenizer, json_string_value(content));
     }
     json_decref(value);
     free(path);
@@ -66,14 +65,13 @@ static int32_t end_from_file(const xlstm_model *model, const char *name) {
 }
 
 static void find_end(xlstm_model *model) {
-    static const char end_text[] = "<|endoftext|>";
     int32_t config = model->config.eos_token_id, id = -1;
     if (model->tokenizer) {
         id = end_from_file(model, "tokenizer_config.json");
         if (id < 0)
             id = end_from_file(model, "special_tokens_map.json");
         if (id < 0)
-            id = tokenizer_added_id(model->tokenizer, end_text, sizeof end_text - 1);
+            id = tokenizer_added_id(model->tokenizer, "<|endoftext|>");
     }
     model->end_of_text = id >= 0 ? id : config;
     if (id >= 0 && config >= 0 && config != id) {

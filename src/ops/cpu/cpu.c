@@ -262,6 +262,13 @@ static xlstm_status check_options(const ops_stream_options *options) {
     return XLSTM_OK;
 }
 
+static int64_t scratch_size(ops_device *self, const ops_stream_options *options) {
+    cpu_stream s = {.base = {.device = self, .options = *options}};
+    carver count = {0};
+    carve_all(&count, &s, options->threads > 0 ? options->threads : threads_available());
+    return count.overflow ? INT64_MAX : (int64_t)count.used;
+}
+
 static xlstm_status take_arena(cpu_stream *s, int threads) {
     carver count = {0};
     carve_all(&count, s, threads);
@@ -342,6 +349,7 @@ static ops_device device = {
     .buffer_create = buffer_create,
     .buffer_wrap = buffer_wrap,
     .buffer_free = buffer_free,
+    .scratch_size = scratch_size,
     .stream_create = stream_create,
     .stream_free = stream_free,
     .stream_threads = stream_threads,

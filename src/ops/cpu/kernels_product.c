@@ -16,7 +16,7 @@ enum {
     TILE_TOKENS = REGISTERS == 32 ? 6 : 3,
     MOST_TILE_TOKENS = 6,
     DIRECT_TOKENS = REGISTERS == 32 ? 3 : 1,
-    SLICE = 1024,              /* floats of a row that are converted at a time */
+    SLICE = 2048,              /* floats of a row that are converted at a time */
     SLICE_STRIDE = SLICE + 16, /* not a power of two: rows would share cache sets */
     AHEAD = 1024,              /* bytes from a read to what is prefetched meanwhile */
     LINE = 64
