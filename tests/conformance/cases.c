@@ -1,0 +1,217 @@
+/* Cases of the ops that work row by row, and the table of all cases. */
+#include "conformance/cases.h"
+
+#include <math.h>
+
+#include "support/support.h"
+
+/* Sizes: one, powers of two, primes, more than a vector, more than a cache line, more than any
+ * block. */
+static const struct sizes {
+    int64_t tokens;
+    int groups;
+    int64_t group; /* width = groups * group */
+    int64_t outputs;
+    bool ragged;
+} all_sizes[] = {
+    {1, 1, 1, 1, false},   {1, 4, 16, 48, false},  {5, 3, 7, 17, true},    {7, 2, 61, 131, true},
+    {2, 4, 257, 3, true},  {67, 4, 32, 66, false}, {101, 1, 73, 67, true}, {3, 1, 2053, 200, true},
+    {13, 8, 24, 1, false}, {1, 2, 515, 521, true},
+};
+enum { SIZES = sizeof all_sizes / sizeof *all_sizes, QUICK_SIZES = 5 };
+
+static int64_t width_of(int variant) {
+    return all_sizes[variant].groups * all_sizes[variant].group;
+}
+
+static int64_t rows_limit(int variant) {
+    return all_sizes[variant].tokens;
+}
+
+static ops_limits size_limits(int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    int64_t width = width_of(variant);
+    return (ops_limits){.tokens = z->tokens,
+                        .sequences = 1,
+                        .width = width,
+                        .outputs = width > z->outputs ? width : z->outputs,
+                        .heads = z->groups,
+                        .head_dim_qk = z->group,
+                        .head_dim_v = z->group,
+                        .vocab = z->outputs};
+}
+
+static ops_norm draw_norm(side *s, enum ops_norm_kind kind, int groups, int64_t width, bool bias) {
+    ops_norm norm = {.kind = kind, .groups = groups, .eps = 1e-6};
+    if (kind == OPS_NORM_NONE)
+        return norm;
+    norm.weight = side_draw(s, SIDE_WEIGHT, 1, &width, 1, 0.3);
+    if (bias)
+        norm.bias = side_draw(s, SIDE_WEIGHT, 1, &width, 0, 0.5);
+    return norm;
+}
+
+static ops_tensor draw_weight(side *s, int64_t outputs, int64_t inputs) {
+    return side_draw(s, SIDE_WEIGHT, 2, (int64_t[]){outputs, inputs}, 0, 1 / sqrt((double)inputs));
+}
+
+static ops_tensor draw_bias(side *s, bool there, int64_t outputs) {
+    return there ? side_draw(s, SIDE_WEIGHT, 1, &outputs, 0, 0.5) : (ops_tensor){0};
+}
+
+static ops_tensor draw_rows(side *s, int64_t tokens, int64_t width, double spread) {
+    return side_draw(s, SIDE_ROWS, 2, (int64_t[]){side_rows(s, tokens), width}, 0.3, spread);
+}
+
+/* ids of the rows that are built: a scattered sequence below `limit`. */
+static ops_tensor row_ids(side *s, int64_t tokens, int64_t limit) {
+    int32_t ids[128];
+    int64_t rows = side_rows(s, tokens), first = side_first_row(s);
+    for (int64_t t = 0; t < rows; t++)
+        ids[t] = (int32_t)draw_integer(s->seed, (uint64_t)(first + t), limit);
+    return side_i32(s, rows, ids);
+}
+
+static void run_embed(side *s, int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    int64_t width = width_of(variant);
+    struct ops_embed op = {.table = draw_weight(s, z->outputs, width),
+                           .ids = row_ids(s, z->tokens, z->outputs),
+                           .out = side_poison(s, 2, (int64_t[]){side_rows(s, z->tokens), width})};
+    side_output(s, "out", &op.out);
+    s->as.device->ops.embed(s->stream, &op);
+}
+
+static void run_take_rows(side *s, int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    int64_t width = width_of(variant);
+    struct ops_take_rows op = {
+        .x = side_draw(s, SIDE_TABLE, 2, (int64_t[]){z->outputs, width}, 0, 1),
+        .rows = row_ids(s, z->tokens, z->outputs),
+        .out = side_poison(s, 2, (int64_t[]){side_rows(s, z->tokens), width})};
+    side_output(s, "out", &op.out);
+    s->as.device->ops.take_rows(s->stream, &op);
+}
+
+static void run_sum(side *s, int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    struct ops_sum op = {.count = 1 + variant % OPS_MAX_TERMS};
+    for (int i = 0; i < op.count; i++) {
+        op.input[i] = draw_rows(s, z->tokens, width_of(variant), 1);
+        op.sign[i] = (i + variant) % 3 ? 1 : -1;
+    }
+    op.out = variant % 2 ? op.input[0] : side_poison(s, 2, op.input[0].shape);
+    side_output(s, "out", &op.out);
+    s->as.device->ops.sum(s->stream, &op);
+}
+
+static void run_normalize(side *s, int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    int64_t width = width_of(variant);
+    static const enum ops_norm_kind kinds[] = {OPS_NORM_RMS, OPS_NORM_LAYER};
+    ops_tensor x = draw_rows(s, z->tokens, width, 2);
+    for (int i = 0; i < 4; i++) {
+        struct ops_normalize op = {
+            .x = x, .norm = draw_norm(s, kinds[i % 2], i < 2 ? 1 : z->groups, width, i % 2)};
+        op.out = i == 3 ? x : side_poison(s, 2, x.shape); /* in place, once the others are done */
+        side_output(s, "out", &op.out);
+        s->as.device->ops.normalize(s->stream, &op);
+    }
+}
+
+/* Outputs of several projections are columns of one wide matrix. */
+static void run_norm_project(side *s, int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    int64_t width = width_of(variant), n = z->outputs;
+    static const enum ops_norm_kind kinds[] = {OPS_NORM_RMS, OPS_NORM_LAYER, OPS_NORM_NONE};
+    struct ops_norm_project op = {.x = draw_rows(s, z->tokens, width, 2),
+                                  .norm = draw_norm(s, kinds[variant % 3], 1, width, variant % 2),
+                                  .count = 1 + variant % 4};
+    ops_tensor wide = side_poison(s, 2, (int64_t[]){side_rows(s, z->tokens), op.count * (n + 1)});
+    for (int i = 0; i < op.count; i++) {
+        int64_t outputs = i % 2 ? 1 : n;
+        op.projection[i] = (ops_projection){.weight = draw_weight(s, outputs, width),
+                                            .bias = draw_bias(s, i != 1, outputs),
+                                            .soft_cap = i == 2 ? 1.5 : 0,
+                                            .out = side_columns(&wide, i * (n + 1), outputs)};
+        side_output(s, "out", &op.projection[i].out);
+    }
+    s->as.device->ops.norm_project(s->stream, &op);
+}
+
+static void run_norm_project_gated(side *s, int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    int64_t width = width_of(variant);
+    struct ops_norm_project_gated op = {
+        .x = draw_rows(s, z->tokens, width, 2),
+        .norm = draw_norm(s, variant % 3 ? OPS_NORM_RMS : OPS_NORM_LAYER, 1, width, variant % 2),
+        .activation = variant % 4 == 3 ? OPS_GELU : OPS_SILU,
+        .gate_weight = draw_weight(s, z->outputs, width),
+        .gate_bias = draw_bias(s, variant % 2, z->outputs),
+        .up_weight = draw_weight(s, z->outputs, width),
+        .up_bias = draw_bias(s, variant % 2, z->outputs),
+        .out = side_poison(s, 2, (int64_t[]){side_rows(s, z->tokens), z->outputs})};
+    side_output(s, "out", &op.out);
+    s->as.device->ops.norm_project_gated(s->stream, &op);
+}
+
+static void run_project_add(side *s, int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    struct ops_project_add op = {.x = draw_rows(s, z->tokens, width_of(variant), 1),
+                                 .weight = draw_weight(s, z->outputs, width_of(variant)),
+                                 .bias = draw_bias(s, variant % 2, z->outputs),
+                                 .sign = variant % 3 ? 1 : -1};
+    if (variant % 5)
+        op.residual = draw_rows(s, z->tokens, z->outputs, 1);
+    op.out = variant % 5 > 1 ? op.residual
+                             : side_poison(s, 2, (int64_t[]){side_rows(s, z->tokens), z->outputs});
+    side_output(s, "out", &op.out);
+    s->as.device->ops.project_add(s->stream, &op);
+}
+
+static void run_mlstm_output(side *s, int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    int64_t width = width_of(variant);
+    ops_tensor h = draw_rows(s, z->tokens, width, 1);
+    struct ops_mlstm_output op = {.h = ops_tensor_split(&h, z->groups, z->group),
+                                  .output_gate = draw_rows(s, z->tokens, width, 4),
+                                  .norm =
+                                      draw_norm(s, variant % 3 == 2 ? OPS_NORM_RMS : OPS_NORM_LAYER,
+                                                z->groups, width, variant % 2),
+                                  .weight = draw_weight(s, z->outputs, width),
+                                  .bias = draw_bias(s, variant % 2, z->outputs),
+                                  .residual = draw_rows(s, z->tokens, z->outputs, 1),
+                                  .sign = variant % 3 ? 1 : -1};
+    op.out = variant % 2 ? op.residual : side_poison(s, 2, op.residual.shape);
+    side_output(s, "out", &op.out);
+    s->as.device->ops.mlstm_output(s->stream, &op);
+}
+
+const dtype conformance_weights[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+const int conformance_weight_count = sizeof conformance_weights / sizeof *conformance_weights;
+
+#define EXACT "a copy has no error"
+#define ROUNDED "f32 sums of up to 2053 terms, in any order"
+
+const conformance_case conformance_cases[] = {
+    {"embed", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_embed, 0, EXACT},
+    {"take_rows", CASE_ROWS, false, SIZES, QUICK_SIZES, rows_limit, size_limits, run_take_rows, 0,
+     EXACT},
+    {"sum", CASE_ROWS, false, SIZES, QUICK_SIZES, rows_limit, size_limits, run_sum, 5e-7,
+     "f32 sums of up to 8 terms"},
+    {"normalize", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_normalize, 2e-6,
+     ROUNDED},
+    {"norm_project", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_norm_project,
+     2e-6, ROUNDED},
+    {"norm_project_gated", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits,
+     run_norm_project_gated, 2e-6, ROUNDED},
+    {"project_add", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_project_add,
+     2e-6, ROUNDED},
+    {"mlstm_output", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_mlstm_output,
+     2e-6, ROUNDED},
+    {"mlstm", CASE_MIXED, false, MLSTM_VARIANTS, 18, NULL, mlstm_case_limits, mlstm_case_run, 5e-6,
+     "exponents up to 16 in f32 are off by up to 2^-20, and so are the weights"},
+    {"sample", CASE_MIXED, false, SAMPLE_VARIANTS, 4, NULL, sample_case_limits, sample_case_run, 0,
+     "the rules say which id"},
+};
+const int conformance_case_count = sizeof conformance_cases / sizeof *conformance_cases;

@@ -1,0 +1,42 @@
+/* The cases of the tester. `conformance_cases` has a line for every op: a new op is a new line
+ * there, a new device appears by itself (ops_device_at), a new weight type is a line in
+ * `conformance_weights`. */
+#ifndef CONFORMANCE_CASES_H
+#define CONFORMANCE_CASES_H
+
+#include "conformance/side.h"
+
+enum case_kind {
+    CASE_ROWS,  /* every token by itself: rows alone and together are compared too */
+    CASE_MIXED, /* no such independence to test, or tested elsewhere */
+};
+
+typedef struct conformance_case {
+    const char *op;
+    enum case_kind kind;
+    bool weights; /* worth running for every weight type */
+    int variants, quick_variants;
+    int64_t (*tokens)(int variant); /* rows of a variant, for CASE_ROWS */
+    ops_limits (*limits)(int variant);
+    /* Builds the tensors, names the outputs, runs the op. */
+    void (*run)(side *s, int variant);
+    double tolerance; /* relative 2-norm, f32 activations; f64 has CONFORMANCE_F64 */
+    const char *reason;
+} conformance_case;
+
+/* Rounding of f64, a few hundred additions deep. */
+#define CONFORMANCE_F64 1e-13
+
+extern const conformance_case conformance_cases[];
+extern const int conformance_case_count;
+extern const dtype conformance_weights[];
+extern const int conformance_weight_count;
+
+/* In mlstm_case.c and sample_case.c. */
+enum { MLSTM_VARIANTS = 48, SAMPLE_VARIANTS = 12 };
+ops_limits mlstm_case_limits(int variant);
+void mlstm_case_run(side *s, int variant);
+ops_limits sample_case_limits(int variant);
+void sample_case_run(side *s, int variant);
+
+#endif

@@ -1,0 +1,23 @@
+/* Checks beyond the table, each for one device; they fail the running test. */
+#ifndef CONFORMANCE_CHECKS_H
+#define CONFORMANCE_CHECKS_H
+
+#include "ops/ops.h"
+
+/* The mLSTM (mlstm_checks.c). */
+void check_chunk_sizes(ops_device *device);
+void check_splits(ops_device *device);
+void check_threads_and_batches(ops_device *device);
+void check_gate_extremes(ops_device *device);
+void check_padding(ops_device *device);
+void check_poisoned_gates(ops_device *device);
+void check_nothing_stored(ops_device *device);
+
+/* Memory, streams, sampling errors (device_checks.c). */
+void check_memory(ops_device *device);
+void check_sample_errors(ops_device *device);
+
+/* Speed of every op with the shapes of xLSTM-7B, printed (perf.c). */
+void measure_speed(ops_device *device);
+
+#endif

@@ -1,0 +1,111 @@
+/* What must hold for the memory and the streams of every device, and for sampling from broken
+ * logits. */
+#include "conformance/checks.h"
+#include "conformance/side.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static const ops_limits limits = {.tokens = 8,
+                                  .sequences = 8,
+                                  .width = 16,
+                                  .outputs = 16,
+                                  .heads = 1,
+                                  .head_dim_qk = 1,
+                                  .head_dim_v = 1,
+                                  .vocab = 16,
+                                  .activation = DTYPE_F32};
+
+static ops_stream *open_stream(ops_device *device) {
+    ops_stream_options options = {.threads = 2, .profile = OPS_EXACT, .limits = limits};
+    ops_stream *stream;
+    if (device->stream_create(device, &options, &stream) != XLSTM_OK)
+        fail_msg("%s: %s", device->name, xlstm_last_error());
+    assert_ptr_equal(stream->device, device);
+    assert_in_range(device->stream_threads(stream), 1, 2);
+    return stream;
+}
+
+/* New buffers are zero; bytes are written, copied (also within a buffer), zeroed and read in order;
+ * wrapped memory is seen as it is. */
+void check_memory(ops_device *device) {
+    enum { SIZE = 10000 };
+    ops_stream *stream = open_stream(device);
+    ops_buffer a, b, wrapped;
+    unsigned char *bytes = must_allocate(SIZE), *expected = must_allocate(SIZE);
+    unsigned char *mapped = must_allocate(SIZE);
+    assert_int_equal(device->buffer_create(device, SIZE, &a), XLSTM_OK);
+    assert_int_equal(device->buffer_create(device, SIZE, &b), XLSTM_OK);
+    assert_int_equal(device->read(stream, &a, 0, bytes, SIZE), XLSTM_OK);
+    assert_memory_equal(bytes, expected, SIZE);
+
+    for (int i = 0; i < SIZE; i++)
+        mapped[i] = expected[i] = (unsigned char)draw_integer(3, (uint64_t)i, 256);
+    device->write(stream, &a, 0, expected, SIZE);
+    device->copy(stream, &b, 1, &a, 3, SIZE - 3);
+    device->zero(stream, &b, 500, 77);
+    memmove(expected + 1, expected + 3, SIZE - 3);
+    memset(expected + 500, 0, 77);
+    expected[0] = expected[SIZE - 1] = expected[SIZE - 2] = 0;
+    assert_int_equal(device->read(stream, &b, 0, bytes, SIZE), XLSTM_OK);
+    assert_memory_equal(bytes, expected, SIZE);
+
+    assert_int_equal(device->buffer_wrap(device, mapped, SIZE, &wrapped), XLSTM_OK);
+    assert_int_equal(device->read(stream, &wrapped, 17, bytes, SIZE - 17), XLSTM_OK);
+    assert_memory_equal(bytes, mapped + 17, SIZE - 17);
+    assert_int_equal(device->wait(stream), XLSTM_OK);
+    device->buffer_free(&wrapped);
+    device->buffer_free(&a);
+    device->buffer_free(&b);
+    device->stream_free(stream);
+    free(mapped);
+    free(expected);
+    free(bytes);
+
+    char text[300] = "";
+    device->describe(device, text, sizeof text);
+    assert_true(text[0] != '\0');
+    assert_true(device->chunk_size == 1 ||
+                (device->chunk_size % 16 == 0 && device->chunk_size <= 128));
+}
+
+/* Samples greedily from three rows, the second of which is given. */
+static xlstm_status sample_rows(ops_device *device, ops_stream *stream, const float *row,
+                                int32_t *ids) {
+    float logits[9] = {1, 2, 3, row[0], row[1], row[2], 3, 2, 1};
+    struct ops_sample_row rules[3] = {{.limit = 3}, {.limit = 3}, {.limit = 3}};
+    ops_buffer buffer;
+    assert_int_equal(device->buffer_create(device, 64, &buffer), XLSTM_OK);
+    device->write(stream, &buffer, 0, logits, sizeof logits);
+    struct ops_sample op = {.logits = ops_tensor_make(&buffer, 0, DTYPE_F32, 2, (int64_t[]){3, 3}),
+                            .rows = rules,
+                            .out = ops_tensor_make(&buffer, 48, DTYPE_I32, 1, (int64_t[]){3})};
+    device->ops.sample(stream, &op);
+    xlstm_status status = device->wait(stream);
+    assert_int_equal(device->read(stream, &buffer, 48, ids, 3 * sizeof *ids), XLSTM_OK);
+    device->buffer_free(&buffer);
+    return status;
+}
+
+void check_sample_errors(ops_device *device) {
+    static const float broken[][3] = {
+        {1, NAN, 2}, {NAN, NAN, NAN}, {0, 0, INFINITY}, {-INFINITY, -INFINITY, -INFINITY}};
+    ops_stream *stream = open_stream(device);
+    int32_t ids[3];
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(sample_rows(device, stream, broken[i], ids), XLSTM_DEVICE_ERROR);
+        if (!strstr(xlstm_last_error(), "row 1"))
+            fail_msg("%s: the error \"%s\" does not name row 1", device->name, xlstm_last_error());
+    }
+    const float sound[] = {-INFINITY, 5, 5};
+    assert_int_equal(sample_rows(device, stream, sound, ids), XLSTM_OK);
+    assert_int_equal(ids[0], 2);
+    assert_int_equal(ids[1], 1);
+    assert_int_equal(ids[2], 0);
+    device->stream_free(stream);
+}

@@ -1,0 +1,379 @@
+/* What must hold for the mLSTM of every device, beyond single values: chunk sizes, splits, threads
+ * and batches do not change the result, and gates may be as extreme as infinity. */
+#include "conformance/checks.h"
+#include "conformance/mlstm_problem.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "support/support.h"
+
+/* As in the table of cases. */
+static const double tolerance = 5e-6;
+
+static const int chunk_sizes[] = {1, 16, 32, 64, 128};
+enum { CHUNKS = sizeof chunk_sizes / sizeof *chunk_sizes };
+
+static setting f32_on(ops_device *device, int threads) {
+    return (setting){device, DTYPE_F32, DTYPE_F32, OPS_EXACT, threads};
+}
+
+static mlstm_result run_whole(ops_device *device, const mlstm_problem *p, int chunk_size) {
+    setting as = f32_on(device, 2);
+    return mlstm_run(&as, false, p, &(mlstm_plan){.chunk_size = chunk_size, .only = -1});
+}
+
+static mlstm_result run_exactly(ops_device *device, const mlstm_problem *p) {
+    setting as = f32_on(device, 1);
+    return mlstm_run(&as, true, p, &(mlstm_plan){.chunk_size = 1, .only = -1});
+}
+
+/* ---- Chunk sizes ---- */
+
+static void check_length(ops_device *device, int64_t length, double *worst) {
+    mlstm_shape shape = {2, {length, 1 + length / 2}, {0, 37}, 2, 16, 24};
+    mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 31 + (uint64_t)length);
+    mlstm_result exact = run_exactly(device, &p);
+    for (int i = 0; i < CHUNKS; i++) {
+        mlstm_result r = run_whole(device, &p, chunk_sizes[i]);
+        double error = mlstm_error(&p, &r, &exact);
+        *worst = error > *worst ? error : *worst;
+        if (!(error <= tolerance))
+            fail_msg("mlstm on %s: %d tokens in chunks of %d: relative error %.1e, tolerance %.0e",
+                     device->name, (int)length, chunk_sizes[i], error, tolerance);
+        mlstm_result_free(&r);
+    }
+    mlstm_result_free(&exact);
+    mlstm_problem_free(&p);
+}
+
+void check_chunk_sizes(ops_device *device) {
+    static const int64_t lengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 1000};
+    double worst = 0;
+    int count = (int)(sizeof lengths / sizeof *lengths) - (test_is_quick() ? 1 : 0);
+    for (int i = 0; i < count; i++)
+        check_length(device, lengths[i], &worst);
+    printf("  %s: chunks of 1 to 128, 1 to %d tokens: worst error %.1e\n", device->name,
+           (int)lengths[count - 1], worst);
+}
+
+/* ---- Splits ---- */
+
+/* Runs with these cuts, and compares with the run without: bit by bit, or within 1e-5 (a cut
+ * elsewhere gives other chunks, each of which is right to the tolerance of the op). */
+static double compare_cuts(ops_device *device, const mlstm_problem *p, const mlstm_plan *plan,
+                           const mlstm_result *whole, bool bits, const char *what) {
+    setting as = f32_on(device, 2);
+    mlstm_result cut = mlstm_run(&as, false, p, plan);
+    double error = mlstm_error(p, &cut, whole);
+    if (bits && !mlstm_equal(p, &cut, whole, -1))
+        fail_msg("mlstm on %s, chunks of %d: cut %s, the bits differ (relative error %.1e)",
+                 device->name, plan->chunk_size, what, error);
+    if (!(error <= 1e-5))
+        fail_msg("mlstm on %s, chunks of %d: cut %s, relative error %.1e, tolerance 1e-5",
+                 device->name, plan->chunk_size, what, error);
+    mlstm_result_free(&cut);
+    return error;
+}
+
+static double check_splits_of(ops_device *device, int chunk_size, int64_t length) {
+    mlstm_shape shape = {3, {length, 70, 1}, {0, 50, 129}, 2, 17, 24};
+    int64_t border = chunk_size ? chunk_size : device->chunk_size, cuts[64];
+    mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 97);
+    mlstm_result whole = run_whole(device, &p, chunk_size);
+    mlstm_plan plan = {.chunk_size = chunk_size, .only = -1, .cuts = cuts};
+
+    for (; plan.cut_count < 40 && (plan.cut_count + 1) * border < length; plan.cut_count++)
+        cuts[plan.cut_count] = (plan.cut_count + 1) * border;
+    compare_cuts(device, &p, &plan, &whole, true, "at every border");
+    int borders = plan.cut_count; /* then only at some */
+    for (plan.cut_count = 0; 3 * plan.cut_count + 1 < borders; plan.cut_count++)
+        cuts[plan.cut_count] = cuts[3 * plan.cut_count + 1];
+    compare_cuts(device, &p, &plan, &whole, true, "at some borders");
+
+    int64_t at = 0;
+    for (plan.cut_count = 0; plan.cut_count < 64; plan.cut_count++)
+        cuts[plan.cut_count] = at += 1 + draw_integer(5, (uint64_t)plan.cut_count, length / 8 + 1);
+    double anywhere = compare_cuts(device, &p, &plan, &whole, false, "anywhere");
+    plan.every_token = true;
+    double each = compare_cuts(device, &p, &plan, &whole, border == 1, "after every token");
+    mlstm_result_free(&whole);
+    mlstm_problem_free(&p);
+    return anywhere > each ? anywhere : each;
+}
+
+void check_splits(ops_device *device) {
+    double worst = 0;
+    for (int i = -1; i < CHUNKS; i++) {
+        int chunk_size = i < 0 ? 0 : chunk_sizes[i]; /* 0: the device's choice */
+        double error = check_splits_of(device, chunk_size, 3 * 128 + 5);
+        worst = error > worst ? error : worst;
+        if (!test_is_quick())
+            check_splits_of(device, chunk_size, 1000);
+    }
+    printf("  %s: equal bits for cuts at borders; elsewhere worst error %.1e\n", device->name,
+           worst);
+}
+
+/* ---- Threads and batches ---- */
+
+void check_threads_and_batches(ops_device *device) {
+    static const int threads[] = {1, 2, 7};
+    mlstm_shape shape = {4, {90, 1, 33, 64}, {10, 5, 64, 0}, 3, 23, 37};
+    mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 11);
+    for (int i = -1; i < CHUNKS; i++) {
+        mlstm_plan plan = {.chunk_size = i < 0 ? 0 : chunk_sizes[i], .only = -1};
+        mlstm_result whole = run_whole(device, &p, plan.chunk_size);
+        for (int t = 0; t < 3; t++) {
+            setting as = f32_on(device, threads[t]);
+            mlstm_result r = mlstm_run(&as, false, &p, &plan);
+            if (!mlstm_equal(&p, &r, &whole, -1))
+                fail_msg("mlstm on %s, chunks of %d: other bits with %d threads", device->name,
+                         plan.chunk_size, threads[t]);
+            mlstm_result_free(&r);
+        }
+        for (plan.only = 0; plan.only < shape.sequences; plan.only++) {
+            setting as = f32_on(device, 2);
+            mlstm_result alone = mlstm_run(&as, false, &p, &plan);
+            if (!mlstm_equal(&p, &alone, &whole, plan.only))
+                fail_msg("mlstm on %s, chunks of %d: sequence %d has other bits alone",
+                         device->name, plan.chunk_size, plan.only);
+            mlstm_result_free(&alone);
+        }
+        mlstm_result_free(&whole);
+    }
+    mlstm_problem_free(&p);
+}
+
+/* ---- Gates at their limits ---- */
+
+/* Gates of token t, head a. */
+typedef void (*gate_rule)(int64_t t, int64_t a, double *i, double *f);
+
+static void all_forgotten(int64_t t, int64_t a, double *i, double *f) {
+    (void)i;
+    if ((t + a) % 5 == 2)
+        *f = -INFINITY;
+}
+
+static void all_kept(int64_t t, int64_t a, double *i, double *f) {
+    (void)t, (void)a, (void)i;
+    *f = INFINITY;
+}
+
+static void some_closed(int64_t t, int64_t a, double *i, double *f) {
+    (void)f;
+    if ((t + a) % 3)
+        *i = -INFINITY;
+}
+
+/* Closed and forgotten at once wipes everything: m = -inf, until the next token is stored. */
+static void wiped(int64_t t, int64_t a, double *i, double *f) {
+    if ((t + a) % 11 > 6) {
+        *i = -INFINITY;
+        *f = -INFINITY;
+    }
+    if (t % 11 == 10)
+        *f = INFINITY;
+}
+
+/* m falls far below -88, where exp(-m) is more than f32 can hold, and comes back. */
+static void sunk(int64_t t, int64_t a, double *i, double *f) {
+    *i = t % 40 < 35 ? -300 - (double)a : -2;
+    *f = -20;
+}
+
+static void steep(int64_t t, int64_t a, double *i, double *f) {
+    *i = (t + a) % 2 ? 100 : -100;
+    *f = t % 3 ? 100 : -100;
+}
+
+static void capped(int64_t t, int64_t a, double *i, double *f) {
+    *i = (t / 3 + a) % 2 ? 15 : -15;
+    *f = t % 3 ? 15 : -15;
+}
+
+static void apply(mlstm_problem *p, gate_rule rule) {
+    for (int q = 0; q < p->shape.sequences; q++)
+        for (int64_t t = 0; t < p->shape.length[q]; t++)
+            for (int64_t a = 0; a < p->shape.heads; a++) {
+                int64_t at = (p->start[q] + t) * p->shape.heads + a;
+                rule(t, a, &p->i[at], &p->f[at]);
+            }
+}
+
+void check_gate_extremes(ops_device *device) {
+    static const struct {
+        const char *name;
+        gate_rule rule;
+        double tolerance; /* exponents up to 2^k are off by 2^(k - 24) in f32 */
+    } rules[] = {{"forget -inf", all_forgotten, 5e-6}, {"forget +inf", all_kept, 5e-6},
+                 {"input -inf", some_closed, 5e-6},    {"both -inf", wiped, 5e-6},
+                 {"m below -88", sunk, 1e-4},          {"gates of 100", steep, 2e-5},
+                 {"gates at the cap", capped, 1e-5}};
+    mlstm_shape shape = {2, {150, 70}, {0, 9}, 3, 12, 10};
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 41);
+        apply(&p, rules[i].rule);
+        mlstm_result exact = run_exactly(device, &p);
+        for (int c = -1; c < CHUNKS; c++) {
+            int chunk_size = c < 0 ? 0 : chunk_sizes[c];
+            mlstm_result r = run_whole(device, &p, chunk_size);
+            double error = mlstm_error(&p, &r, &exact); /* infinite if anything but m is */
+            if (!(error <= rules[i].tolerance))
+                fail_msg("mlstm on %s, chunks of %d, %s: relative error %.1e, tolerance %.0e",
+                         device->name, chunk_size, rules[i].name, error, rules[i].tolerance);
+            mlstm_result_free(&r);
+        }
+        mlstm_result_free(&exact);
+        mlstm_problem_free(&p);
+    }
+}
+
+/* ---- Padding ---- */
+
+/* Sequence 0 is followed by padding up to `length`: its states keep their bits, and so does h
+ * before. */
+void check_padding(ops_device *device) {
+    static const int64_t kept[] = {1, 15, 64, 70};
+    for (int c = -1; c < CHUNKS; c++)
+        for (int i = 0; i < 4; i++) {
+            int chunk_size = c < 0 ? 0 : chunk_sizes[c];
+            int64_t length = i % 2 ? kept[i] + 1 : 200;
+            int64_t border = chunk_size ? chunk_size : device->chunk_size;
+            mlstm_shape shape = {1, {length}, {0}, 2, 9, 20};
+            mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 51);
+            for (int64_t at = kept[i] * 2; at < length * 2; at++) {
+                p.i[at] = -INFINITY;
+                p.f[at] = INFINITY;
+            }
+            mlstm_result padded = run_whole(device, &p, chunk_size);
+            p.shape.length[0] = p.start[1] = kept[i];
+            mlstm_result plain = run_whole(device, &p, chunk_size);
+            if (!mlstm_equal(&p, &padded, &plain, -1))
+                fail_msg("mlstm on %s, chunks of %d: padding after %d tokens changed bits",
+                         device->name, (int)border, (int)kept[i]);
+            mlstm_result_free(&padded);
+            mlstm_result_free(&plain);
+            mlstm_problem_free(&p);
+        }
+}
+
+/* ---- NaN and +inf ---- */
+
+/* Whether head a of sequence q is the same in both up to token `end` (and its state, if all of it
+ * is). */
+static bool head_equal(const mlstm_problem *p, const mlstm_result *x, const mlstm_result *y, int q,
+                       int64_t a, int64_t end) {
+    const mlstm_shape *shape = &p->shape;
+    for (int64_t t = 0; t < end; t++) {
+        int64_t at = ((p->start[q] + t) * shape->heads + a) * shape->d_v;
+        if (memcmp(x->h + at, y->h + at, (size_t)shape->d_v * sizeof(double)) != 0)
+            return false;
+    }
+    int64_t size = shape->d_qk * shape->d_v, at = (p->slot[q] * shape->heads + a) * size;
+    return end < shape->length[q] ||
+           memcmp(x->c + at, y->c + at, (size_t)size * sizeof(double)) == 0;
+}
+
+static bool all_nan(const double *values, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        if (!isnan(values[i]))
+            return false;
+    return true;
+}
+
+static void check_poison(ops_device *device, double poison, int64_t where, int chunk_size) {
+    mlstm_shape shape = {2, {100, 80}, {0, 20}, 3, 10, 12};
+    mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 61);
+    mlstm_result clean = run_whole(device, &p, chunk_size);
+    p.i[where * shape.heads + 1] = poison; /* sequence 0, head 1 */
+    mlstm_result r = run_whole(device, &p, chunk_size);
+    for (int q = 0; q < 2; q++)
+        for (int64_t a = 0; a < 3; a++) {
+            int64_t end = q == 0 && a == 1 ? where : shape.length[q];
+            if (!head_equal(&p, &r, &clean, q, a, end))
+                fail_msg("mlstm on %s, chunks of %d: an input gate of %g in token %d spoiled "
+                         "sequence %d, head %d before token %d",
+                         device->name, chunk_size, poison, (int)where, q, (int)a, (int)end);
+        }
+    int64_t size = shape.d_qk * shape.d_v, state = p.slot[0] * shape.heads + 1;
+    bool spoiled =
+        all_nan(r.c + state * size, size) && all_nan(r.n + state * shape.d_qk, shape.d_qk);
+    for (int64_t t = where; t < shape.length[0]; t++)
+        spoiled = spoiled && all_nan(r.h + (t * shape.heads + 1) * shape.d_v, shape.d_v);
+    if (!spoiled)
+        fail_msg("mlstm on %s, chunks of %d: an input gate of %g in token %d was hidden",
+                 device->name, chunk_size, poison, (int)where);
+    mlstm_result_free(&clean);
+    mlstm_result_free(&r);
+    mlstm_problem_free(&p);
+}
+
+void check_poisoned_gates(ops_device *device) {
+    static const int64_t places[] = {0, 31, 64, 99};
+    for (int c = -1; c < CHUNKS; c++)
+        for (int i = 0; i < 4; i++) {
+            check_poison(device, (double)NAN, places[i], c < 0 ? 0 : chunk_sizes[c]);
+            check_poison(device, INFINITY, places[i], c < 0 ? 0 : chunk_sizes[c]);
+        }
+}
+
+/* ---- Nothing stored ---- */
+
+static void check_empty(ops_device *device, double m, gate_rule rule, int chunk_size) {
+    mlstm_shape shape = {1, {140}, {0}, 2, 6, 9};
+    mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 71);
+    int64_t states = p.slots * 2;
+    memset(p.c, 0, (size_t)(states * 6 * 9) * sizeof(double));
+    memset(p.n, 0, (size_t)(states * 6) * sizeof(double));
+    for (int64_t i = 0; i < states; i++)
+        p.m[i] = m;
+    for (int64_t at = 0; at < 140 * 2; at++)
+        p.i[at] = -INFINITY;
+    if (rule)
+        apply(&p, rule);
+    mlstm_result r = run_whole(device, &p, chunk_size);
+    bool zero = true;
+    for (int64_t i = 0; i < 140 * 2 * 9; i++)
+        zero = zero && r.h[i] == 0;
+    for (int64_t i = 0; i < states * 6 * 9; i++)
+        zero = zero && r.c[i] == 0;
+    for (int64_t i = 0; i < states * 6; i++)
+        zero = zero && r.n[i] == 0;
+    for (int64_t i = 0; i < states; i++)
+        zero = zero && !isnan(r.m[i]);
+    if (!zero)
+        fail_msg("mlstm on %s, chunks of %d, m = %g: h, C or n is not 0 where nothing was stored",
+                 device->name, chunk_size, m);
+    mlstm_result_free(&r);
+    mlstm_problem_free(&p);
+}
+
+static void no_rule(int64_t t, int64_t a, double *i, double *f) {
+    (void)t, (void)a, (void)i, (void)f;
+}
+
+static void sinking(int64_t t, int64_t a, double *i, double *f) {
+    (void)t, (void)a, (void)i;
+    *f = -10;
+}
+
+static void wiping(int64_t t, int64_t a, double *i, double *f) {
+    (void)i;
+    *f = (t + a) % 7 == 3 ? -INFINITY : (t + a) % 7 == 5 ? INFINITY : *f;
+}
+
+void check_nothing_stored(ops_device *device) {
+    static const gate_rule rules[] = {no_rule, all_kept, sinking, wiping};
+    for (int c = -1; c < CHUNKS; c++)
+        for (int i = 0; i < 4; i++) {
+            check_empty(device, 0, rules[i], c < 0 ? 0 : chunk_sizes[c]);
+            check_empty(device, -INFINITY, rules[i], c < 0 ? 0 : chunk_sizes[c]);
+        }
+}

@@ -1,0 +1,73 @@
+/* Sampling as a case of the table: rows of random logits under random rules. Every other row is
+ * rounded to quarters, which makes ties. */
+#include "conformance/cases.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/random.h"
+
+static const struct {
+    int64_t rows, vocab;
+} sizes[SAMPLE_VARIANTS] = {{1, 1},    {40, 7},   {40, 64},   {40, 1000}, {3, 50304}, {40, 2},
+                            {40, 131}, {40, 257}, {20, 4097}, {40, 33},   {40, 500},  {5, 20011}};
+
+ops_limits sample_case_limits(int variant) {
+    return (ops_limits){.tokens = sizes[variant].rows,
+                        .sequences = (int)sizes[variant].rows,
+                        .width = sizes[variant].vocab,
+                        .outputs = sizes[variant].vocab,
+                        .heads = 1,
+                        .head_dim_qk = 1,
+                        .head_dim_v = 1,
+                        .vocab = sizes[variant].vocab};
+}
+
+enum { LISTED = 24 };
+
+static struct ops_sample_row draw_rule(uint64_t seed, int64_t row, int64_t vocab) {
+    static const float temperatures[] = {0, 0.7f, 1, 1, 1.3f, 1e-30f, 1e30f, 0.05f};
+    static const float top_ps[] = {0, 0.9f, 1, 0.5f, 0.1f, 0.999f};
+    static const float min_ps[] = {0, 0, 0.05f, 0.5f};
+    static const float penalties[] = {1, 0, 1.3f, 0.8f, 3};
+    uint64_t at = (uint64_t)row * 16;
+    struct ops_sample_row rule = {
+        .limit = (int32_t)(1 + (row % 3 ? vocab - 1 : draw_integer(seed, at, vocab))),
+        .top_k = row % 4 ? 0 : (int32_t)draw_integer(seed, at + 1, vocab + 2),
+        .temperature = temperatures[draw_integer(seed, at + 2, 8)],
+        .top_p = top_ps[draw_integer(seed, at + 3, 6)],
+        .min_p = min_ps[draw_integer(seed, at + 4, 4)],
+        .penalty = penalties[draw_integer(seed, at + 5, 5)],
+        .uniform = row % 7 == 6 ? 0 : random_uniform(seed, 78, at),
+        .penalised_first = (int32_t)draw_integer(seed, at + 6, LISTED),
+    };
+    rule.penalised_count = (int32_t)draw_integer(seed, at + 7, LISTED - rule.penalised_first + 1);
+    return rule;
+}
+
+void sample_case_run(side *s, int variant) {
+    int64_t rows = sizes[variant].rows, vocab = sizes[variant].vocab;
+    double *logits = must_allocate((size_t)(rows * vocab) * sizeof *logits);
+    struct ops_sample_row *rules = must_allocate((size_t)rows * sizeof *rules);
+    int32_t listed[LISTED];
+    for (int i = 0; i < LISTED; i++) /* some beyond the vocabulary, some twice */
+        listed[i] = (int32_t)draw_integer(s->seed, 5000 + (uint64_t)i, vocab + 2) - 1;
+    for (int64_t row = 0; row < rows; row++) {
+        rules[row] = draw_rule(s->seed, row, vocab);
+        for (int64_t id = 0; id < vocab; id++) {
+            double z = 3 * random_normal(s->seed, (uint64_t)row, (uint64_t)id);
+            z = row % 2 ? rint(4 * z) / 4 : z;
+            logits[row * vocab + id] = row % 5 == 4 && id % 3 == 1 ? -INFINITY : z;
+        }
+    }
+    struct ops_sample op = {
+        .logits = side_place(s, s->as.activation, 2, (int64_t[]){rows, vocab}, logits),
+        .rows = rules,
+        .penalised = side_i32(s, LISTED, listed),
+        .out = side_i32(s, rows, NULL)};
+    side_output(s, "out", &op.out);
+    s->as.device->ops.sample(s->stream, &op);
+    memset(rules, 0xFF, (size_t)rows * sizeof *rules); /* they were to be read before the return */
+    free(rules);
+    free(logits);
+}

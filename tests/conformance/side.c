@@ -1,0 +1,239 @@
+/* Sides: buffers with guards, drawn values, comparison. See side.h. */
+#include "conformance/side.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "base/random.h"
+#include "support/support.h"
+
+enum { GUARD = 64 /* bytes in front of a tensor and behind it */ };
+
+typedef struct side_block {
+    ops_buffer *buffer; /* allocated by itself: tensors point to it */
+    unsigned char *bytes;
+} side_block;
+
+void *must_allocate(size_t size) {
+    void *memory = calloc(size ? size : 1, 1);
+    if (!memory)
+        fail_msg("out of memory: %zu bytes", size);
+    return memory;
+}
+
+int64_t draw_integer(uint64_t seed, uint64_t counter, int64_t below) {
+    return (int64_t)(random_bits(seed, 77, counter) % (uint64_t)below);
+}
+
+double round_to(dtype type, double value) {
+    double room;
+    dtype_store(type, &room, 0, value);
+    return dtype_load(type, &room, 0);
+}
+
+void side_open(side *s, const setting *as, bool exact, bool ragged, uint64_t seed,
+               const ops_limits *limits) {
+    ops_stream_options options = {
+        .threads = as->threads, .profile = as->profile, .limits = *limits};
+    *s = (side){.as = *as, .exact = exact, .ragged = ragged, .only = -1, .seed = seed};
+    if (exact)
+        s->as.device = ops_device_find("reference");
+    options.limits.activation = exact ? DTYPE_F64 : as->activation;
+    assert_non_null(s->as.device);
+    if (s->as.device->stream_create(s->as.device, &options, &s->stream) != XLSTM_OK)
+        fail_msg("%s: %s", s->as.device->name, xlstm_last_error());
+}
+
+void side_close(side *s) {
+    for (int i = 0; i < s->block_count; i++) {
+        s->as.device->buffer_free(s->blocks[i].buffer);
+        free(s->blocks[i].buffer);
+        free(s->blocks[i].bytes);
+    }
+    for (int i = 0; i < s->output_count; i++)
+        free(s->outputs[i].values);
+    free(s->outputs);
+    free(s->blocks);
+    s->as.device->stream_free(s->stream);
+}
+
+/* Byte offset, within the buffer, of the element with dense number `index`. */
+static size_t place_of(const ops_tensor *t, int64_t index) {
+    int64_t element = 0;
+    for (int i = t->rank - 1; i >= 0; i--) {
+        element += index % t->shape[i] * t->stride[i];
+        index /= t->shape[i];
+    }
+    return t->offset + (size_t)element * dtype_size(t->dtype);
+}
+
+/* A tensor in a buffer of its own, whose bytes are to be filled in and uploaded. */
+static ops_tensor make(side *s, dtype type, int rank, const int64_t *shape, side_block **block) {
+    size_t size = dtype_size(type);
+    ops_tensor t = ops_tensor_make(NULL, GUARD + (s->ragged ? 3 * size : 0), type, rank, shape);
+    if (s->ragged && rank > 1)
+        t.stride[0] += 5;
+    size_t total = t.offset + (size_t)(t.stride[0] * shape[0]) * size + GUARD;
+
+    side_block *blocks = realloc(s->blocks, (size_t)(s->block_count + 1) * sizeof *blocks);
+    if (!blocks)
+        fail_msg("out of memory");
+    s->blocks = blocks;
+    *block = &blocks[s->block_count];
+    **block = (side_block){must_allocate(sizeof(ops_buffer)), must_allocate(total)};
+    memset((*block)->bytes, 0xFF, total);
+    if (s->as.device->buffer_create(s->as.device, total, (*block)->buffer) != XLSTM_OK)
+        fail_msg("%s: %s", s->as.device->name, xlstm_last_error());
+    s->block_count++;
+    t.buffer = (*block)->buffer;
+    return t;
+}
+
+static void upload(side *s, const side_block *block) {
+    s->as.device->write(s->stream, block->buffer, 0, block->bytes, block->buffer->size);
+}
+
+ops_tensor side_place(side *s, dtype type, int rank, const int64_t *shape, const double *values) {
+    side_block *block;
+    dtype stored = s->exact ? DTYPE_F64 : type;
+    ops_tensor t = make(s, stored, rank, shape, &block);
+    for (int64_t i = 0; values && i < ops_tensor_elements(&t); i++)
+        dtype_store(stored, block->bytes + place_of(&t, i), 0, round_to(type, values[i]));
+    upload(s, block);
+    return t;
+}
+
+static ops_tensor place_integers(side *s, dtype type, int64_t count, const void *values) {
+    side_block *block;
+    bool ragged = s->ragged;
+    s->ragged = false; /* kept aligned */
+    ops_tensor t = make(s, type, 1, &count, &block);
+    s->ragged = ragged;
+    if (values)
+        memcpy(block->bytes + t.offset, values, (size_t)count * dtype_size(type));
+    upload(s, block);
+    return t;
+}
+
+ops_tensor side_i32(side *s, int64_t count, const int32_t *values) {
+    return place_integers(s, DTYPE_I32, count, values);
+}
+
+ops_tensor side_i64(side *s, int64_t count, const int64_t *values) {
+    return place_integers(s, DTYPE_I64, count, values);
+}
+
+ops_tensor side_draw(side *s, enum side_kind kind, int rank, const int64_t *shape, double mean,
+                     double spread) {
+    int64_t count = 1, inner = 1;
+    for (int i = 0; i < rank; i++) {
+        count *= shape[i];
+        inner *= i ? shape[i] : 1;
+    }
+    double *values = must_allocate((size_t)count * sizeof *values);
+    int64_t skipped = kind == SIDE_ROWS ? side_first_row(s) * inner : 0;
+    uint64_t stream = (uint64_t)s->drawn++;
+    for (int64_t i = 0; i < count; i++)
+        values[i] = mean + spread * random_normal(s->seed, stream, (uint64_t)(skipped + i));
+    dtype type = kind == SIDE_WEIGHT ? s->as.weight : s->as.activation;
+    ops_tensor t = side_place(s, type, rank, shape, values);
+    free(values);
+    return t;
+}
+
+ops_tensor side_poison(side *s, int rank, const int64_t *shape) {
+    return side_place(s, s->as.activation, rank, shape, NULL);
+}
+
+ops_tensor side_columns(const ops_tensor *t, int64_t first, int64_t count) {
+    ops_tensor columns = *t;
+    columns.offset += (size_t)first * dtype_size(t->dtype);
+    columns.shape[1] = count;
+    return columns;
+}
+
+int64_t side_rows(const side *s, int64_t tokens) {
+    return s->only < 0 ? tokens : 1;
+}
+
+int64_t side_first_row(const side *s) {
+    return s->only < 0 ? 0 : s->only;
+}
+
+void side_output(side *s, const char *name, const ops_tensor *t) {
+    struct side_output *outputs =
+        realloc(s->outputs, (size_t)(s->output_count + 1) * sizeof *outputs);
+    if (!outputs)
+        fail_msg("out of memory");
+    s->outputs = outputs;
+    s->outputs[s->output_count++] = (struct side_output){.name = name, .tensor = *t};
+}
+
+static unsigned char *download(side *s, const ops_buffer *buffer, const char *what) {
+    unsigned char *bytes = must_allocate(buffer->size);
+    if (s->as.device->read(s->stream, buffer, 0, bytes, buffer->size) != XLSTM_OK)
+        fail_msg("%s on %s: %s", what, s->as.device->name, xlstm_last_error());
+    return bytes;
+}
+
+double *side_read(side *s, const ops_tensor *t) {
+    unsigned char *bytes = download(s, t->buffer, "reading");
+    int64_t count = ops_tensor_elements(t);
+    double *values = must_allocate((size_t)count * sizeof *values);
+    for (int64_t i = 0; i < count; i++) {
+        const void *place = bytes + place_of(t, i);
+        values[i] = t->dtype == DTYPE_I32 ? (double)*(const int32_t *)place
+                                          : dtype_load(t->dtype, place, 0);
+    }
+    free(bytes);
+    return values;
+}
+
+void side_finish(side *s, const char *what) {
+    for (int b = 0; b < s->block_count; b++) {
+        side_block *block = &s->blocks[b];
+        unsigned char *now = download(s, block->buffer, what);
+        for (int o = 0; o < s->output_count; o++) {
+            const ops_tensor *t = &s->outputs[o].tensor;
+            for (int64_t i = 0; t->buffer == block->buffer && i < ops_tensor_elements(t); i++) {
+                size_t place = place_of(t, i);
+                memcpy(block->bytes + place, now + place, dtype_size(t->dtype));
+            }
+        }
+        for (size_t i = 0; i < block->buffer->size; i++)
+            if (now[i] != block->bytes[i])
+                fail_msg("%s on %s: byte %zu of buffer %d, which no output owns, was changed", what,
+                         s->as.device->name, i, b);
+        free(now);
+    }
+    for (int o = 0; o < s->output_count; o++)
+        s->outputs[o].values = side_read(s, &s->outputs[o].tensor);
+    if (s->as.device->wait(s->stream) != XLSTM_OK)
+        fail_msg("%s on %s: %s", what, s->as.device->name, xlstm_last_error());
+}
+
+double side_error(const side *s, const side *exact) {
+    double worst = 0;
+    for (int o = 0; o < s->output_count; o++) {
+        int64_t count = ops_tensor_elements(&s->outputs[o].tensor);
+        double error = test_error_f64(s->outputs[o].values, exact->outputs[o].values, count);
+        worst = error > worst ? error : worst;
+    }
+    return worst;
+}
+
+bool side_equal(const side *s, const side *other, int64_t row) {
+    for (int o = 0; o < other->output_count; o++) {
+        const ops_tensor *t = &other->outputs[o].tensor;
+        size_t count = (size_t)ops_tensor_elements(t);
+        size_t skipped = row < 0 ? 0 : (size_t)row * count; /* other has one row */
+        if (memcmp(s->outputs[o].values + skipped, other->outputs[o].values,
+                   count * sizeof(double)) != 0)
+            return false;
+    }
+    return true;
+}
