@@ -22,7 +22,7 @@ endif
 AR ?= ar
 OBJCOPY ?= objcopy
 PKG_CONFIG ?= pkg-config
-CLANG_FORMAT ?= $(or $(shell command -v clang-format-14),clang-format)
+CLANG_FORMAT ?= $(or $(shell command -v clang-format-14 2>/dev/null),clang-format)
 CFLAGS ?= -O2 -g
 WERROR ?= -Werror
 PREFIX ?= /usr/local
