@@ -72,9 +72,8 @@ typedef struct reader {
 
 /* A value as an error shows it. */
 static printable show(const json_t *value) {
-    if (json_is_object(value) || json_is_array(value)) {
+    if (json_is_object(value) || json_is_array(value))
         return printable_of(json_is_object(value) ? "a mapping" : "a list");
-    }
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
     printable shown = printable_of(text != NULL ? text : "?");
     free(text);
@@ -119,9 +118,8 @@ static void read_integer(reader *r, const field *f, const char *key, const json_
 
 static void read_number(reader *r, const field *f, const char *key, const json_t *value) {
     double number = json_number_value(value);
-    if (f->kind == FIELD_CAP && json_is_null(value)) {
+    if (f->kind == FIELD_CAP && json_is_null(value))
         return; /* stays 0 */
-    }
     if (!json_is_number(value) || number < 0 || (number == 0 && f->kind != FIELD_NON_NEGATIVE)) {
         fault_value(r, key, value,
                     f->kind == FIELD_CAP        ? "a positive number, or null for none"
@@ -138,9 +136,8 @@ static void read_token(reader *r, const field *f, const char *key, const json_t 
     bool valid = count > 0;
     int32_t most = r->config.vocab_size > 0 ? r->config.vocab_size - 1 : INT32_MAX;
     int32_t first = -1;
-    if (json_is_null(value)) {
+    if (json_is_null(value))
         count = 0;
-    }
     for (size_t i = 0; i < count && valid; i++) {
         const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
         valid =
@@ -164,11 +161,10 @@ static void read_value(reader *r, const field *f, const char *key, const json_t 
         read_token(r, f, key, value);
         break;
     case FIELD_FLAG:
-        if (json_is_boolean(value)) {
+        if (json_is_boolean(value))
             *(bool *)member(r, f) = json_is_true(value);
-        } else {
+        else
             fault_value(r, key, value, "true or false");
-        }
         break;
     default:
         read_number(r, f, key, value);
@@ -209,14 +205,12 @@ static void read_other_fields(reader *r) {
     const json_t *mode = json_object_get(r->source, "weight_mode");
     const char *text = json_string_value(mode);
     r->config.fused = text != NULL && strcmp(text, "fused") == 0;
-    if (mode != NULL && !r->config.fused && (text == NULL || strcmp(text, "single") != 0)) {
+    if (mode != NULL && !r->config.fused && (text == NULL || strcmp(text, "single") != 0))
         fault_value(r, "weight_mode", mode, "\"single\" or \"fused\"");
-    }
     json_t *wiring = json_object_get(r->source, "wiring");
     r->config.wiring = json_is_object(wiring) ? wiring : NULL;
-    if (wiring != NULL && !json_is_object(wiring) && !json_is_null(wiring)) {
+    if (wiring != NULL && !json_is_object(wiring) && !json_is_null(wiring))
         fault_value(r, "wiring", wiring, "a mapping, as `xlstm info --wiring json` prints it");
-    }
     const json_t *quantised = json_object_get(r->source, "quantization_config");
     if (quantised != NULL && !json_is_null(quantised)) {
         error_list_add(&r->faults,
@@ -241,9 +235,8 @@ static double round_up(double x, double m) {
 /* embedding_dim × factor, cut to an integer, which the heads must divide; 0 after a fault. */
 static int32_t head_total(reader *r, const char *key, double factor) {
     const xlstm_large_config *c = &r->config;
-    if (c->embedding_dim == 0 || c->num_heads == 0 || factor <= 0) {
+    if (c->embedding_dim == 0 || c->num_heads == 0 || factor <= 0)
         return 0; /* reported already */
-    }
     double total = trunc(c->embedding_dim * factor);
     if (total > DIMENSION_LIMIT) {
         error_list_add(&r->faults,
@@ -265,9 +258,8 @@ static void derive(reader *r) {
     xlstm_large_config *c = &r->config;
     c->qk_dim = head_total(r, "qk_dim_factor", c->qk_dim_factor);
     c->v_dim = head_total(r, "v_dim_factor", c->v_dim_factor);
-    if (c->embedding_dim == 0 || c->ffn_proj_factor <= 0 || c->ffn_round_up_to_multiple_of == 0) {
+    if (c->embedding_dim == 0 || c->ffn_proj_factor <= 0 || c->ffn_round_up_to_multiple_of == 0)
         return;
-    }
     double width = round_up(c->embedding_dim * c->ffn_proj_factor, c->ffn_round_up_to_multiple_of);
     if (width >= 1 && width <= DIMENSION_LIMIT) {
         c->ffn_dim = (int32_t)width;
@@ -283,11 +275,9 @@ static void derive(reader *r) {
 
 /* The first of the keys that the config has, or NULL. */
 static const char *first_present(const json_t *source, const char *const *keys) {
-    for (; *keys != NULL; keys++) {
-        if (json_object_get(source, *keys) != NULL) {
+    for (; *keys != NULL; keys++)
+        if (json_object_get(source, *keys) != NULL)
             return *keys;
-        }
-    }
     return NULL;
 }
 
@@ -308,9 +298,8 @@ static xlstm_status check_architecture(const json_t *source, const char *name) {
     bool listed = list != NULL && !json_is_null(list) && json_array_size(list) != 0;
     for (size_t i = 0; i < json_array_size(list); i++) {
         text = json_string_value(json_array_get(list, i));
-        if (text != NULL && strcmp(text, "xLSTMForCausalLM") == 0) {
+        if (text != NULL && strcmp(text, "xLSTMForCausalLM") == 0)
             return XLSTM_OK;
-        }
     }
     if (listed || (list != NULL && !json_is_array(list) && !json_is_null(list))) {
         const json_t *first = json_is_array(list) ? json_array_get(list, 0) : list;
@@ -337,9 +326,8 @@ static xlstm_status check_family(const json_t *source, const char *name, bool ya
     }
     if (!yaml) {
         xlstm_status status = check_architecture(source, name);
-        if (status != XLSTM_OK) {
+        if (status != XLSTM_OK)
             return status;
-        }
     }
     const char *neurips = first_present(source, neurips_keys);
     const char *large = first_present(source, large_keys);
@@ -374,12 +362,10 @@ xlstm_status config_from_json(json_t *value, const char *name, bool yaml,
     reader r = {.source = value, .name = name, .yaml = yaml};
     memset(config, 0, sizeof *config);
     xlstm_status status = check_family(value, name, yaml);
-    if (status != XLSTM_OK) {
+    if (status != XLSTM_OK)
         return status;
-    }
-    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
         read_field(&r, &fields[i]);
-    }
     read_other_fields(&r);
     derive(&r);
     status = error_list_finish(&r.faults, XLSTM_FORMAT_ERROR);
@@ -411,9 +397,8 @@ xlstm_status config_open(const char *path, xlstm_large_config *config) {
 
 xlstm_status config_open_folder(const char *folder, xlstm_large_config *config) {
     memset(config, 0, sizeof *config);
-    if (!file_is_folder(folder)) {
+    if (!file_is_folder(folder))
         return error_set(XLSTM_IO_ERROR, "%s: there is no such folder", folder);
-    }
     char *json = path_join(folder, "config.json"), *yaml = path_join(folder, "config.yaml");
     xlstm_status status = XLSTM_OUT_OF_MEMORY;
     if (json != NULL && yaml != NULL) {

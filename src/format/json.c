@@ -9,14 +9,12 @@
 xlstm_status json_parse(const char *text, size_t size, const char *name, json_t **value) {
     json_error_t error;
     *value = NULL;
-    if (size == 0) {
+    if (size == 0)
         return error_set(XLSTM_FORMAT_ERROR, "%s: not valid JSON: it is empty", name);
-    }
     json_t *parsed = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (parsed == NULL) {
-        if (json_error_code(&error) == json_error_out_of_memory) {
+        if (json_error_code(&error) == json_error_out_of_memory)
             return error_memory(size, name);
-        }
         return error_set(XLSTM_FORMAT_ERROR, "%s: not valid JSON: line %d, column %d: %s", name,
                          error.line, error.column, printable_of(error.text).text);
     }
@@ -28,9 +26,8 @@ xlstm_status json_open(const char *path, size_t limit, json_t **value) {
     buffer text = {0};
     *value = NULL;
     xlstm_status status = file_read(path, limit, &text);
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         status = json_parse(text.data != NULL ? text.data : "", text.size, path, value);
-    }
     buffer_free(&text);
     return status;
 }

@@ -25,10 +25,8 @@ typedef struct npy_header {
 } npy_header;
 
 static void skip_space(scanner *s) {
-    while (s->at < s->end &&
-           (*s->at == ' ' || *s->at == '\t' || *s->at == '\n' || *s->at == '\r')) {
+    while (s->at < s->end && (*s->at == ' ' || *s->at == '\t' || *s->at == '\n' || *s->at == '\r'))
         s->at++;
-    }
 }
 
 /* Takes `c` after white space, if it is there. */
@@ -54,15 +52,13 @@ static bool take_word(scanner *s, const char *word) {
 /* A quoted string without escapes, of at most room - 1 bytes. */
 static bool take_string(scanner *s, char *out, size_t room) {
     skip_space(s);
-    if (s->at == s->end || (*s->at != '\'' && *s->at != '"')) {
+    if (s->at == s->end || (*s->at != '\'' && *s->at != '"'))
         return false;
-    }
     char quote = *s->at++;
     size_t size = 0;
     while (s->at < s->end && *s->at != quote) {
-        if (size + 1 == room || *s->at == '\\' || *s->at == '\0') {
+        if (size + 1 == room || *s->at == '\\' || *s->at == '\0')
             return false;
-        }
         out[size++] = *s->at++;
     }
     out[size] = '\0';
@@ -76,36 +72,30 @@ static xlstm_status take_dimension(scanner *s, const char *path, int64_t *dimens
         return error_set(XLSTM_FORMAT_ERROR,
                          "%s: shape must be a tuple of non-negative integers, like (3, 4)", path);
     }
-    for (; s->at < s->end && *s->at >= '0' && *s->at <= '9'; s->at++) {
+    for (; s->at < s->end && *s->at >= '0' && *s->at <= '9'; s->at++)
         if (__builtin_mul_overflow(value, 10, &value) ||
-            __builtin_add_overflow(value, *s->at - '0', &value)) {
+            __builtin_add_overflow(value, *s->at - '0', &value))
             return error_set(XLSTM_FORMAT_ERROR, "%s: a dimension of shape exceeds 64 bits", path);
-        }
-    }
-    if (s->at < s->end && *s->at == 'L') { /* a long integer of Python 2 */
+    if (s->at < s->end && *s->at == 'L') /* a long integer of Python 2 */
         s->at++;
-    }
     *dimension = value;
     return XLSTM_OK;
 }
 
 static xlstm_status take_shape(scanner *s, const char *path, npy_header *header) {
-    if (!take(s, '(')) {
+    if (!take(s, '('))
         return error_set(XLSTM_FORMAT_ERROR, "%s: shape must be a tuple, like (3, 4)", path);
-    }
     bool comma = true;
     while (!take(s, ')')) {
-        if (!comma) {
+        if (!comma)
             return error_set(XLSTM_FORMAT_ERROR, "%s: shape lacks a comma or its bracket", path);
-        }
         if (header->rank == NPY_MAX_RANK) {
             return error_set(XLSTM_UNSUPPORTED, "%s: shape has more than %d dimensions", path,
                              NPY_MAX_RANK);
         }
         xlstm_status status = take_dimension(s, path, &header->shape[header->rank]);
-        if (status != XLSTM_OK) {
+        if (status != XLSTM_OK)
             return status;
-        }
         header->rank++;
         comma = take(s, ',');
     }
@@ -122,9 +112,8 @@ static xlstm_status take_descr(scanner *s, const char *path, npy_header *header)
         return error_set(XLSTM_UNSUPPORTED,
                          "%s: descr is a structured type; only plain numbers can be read", path);
     }
-    if (!take_string(s, header->descr, sizeof header->descr)) {
+    if (!take_string(s, header->descr, sizeof header->descr))
         return error_set(XLSTM_FORMAT_ERROR, "%s: descr must be a short string, like '<f4'", path);
-    }
     return XLSTM_OK;
 }
 
@@ -144,16 +133,13 @@ static xlstm_status take_item(scanner *s, const char *path, npy_header *header) 
                          printable_of(key).text, seen == NULL ? "unknown" : "there twice");
     }
     *seen = true;
-    if (seen == &header->has_descr) {
+    if (seen == &header->has_descr)
         return take_descr(s, path, header);
-    }
-    if (seen == &header->has_shape) {
+    if (seen == &header->has_shape)
         return take_shape(s, path, header);
-    }
     header->fortran_order = take_word(s, "True");
-    if (!header->fortran_order && !take_word(s, "False")) {
+    if (!header->fortran_order && !take_word(s, "False"))
         return error_set(XLSTM_FORMAT_ERROR, "%s: fortran_order must be True or False", path);
-    }
     return XLSTM_OK;
 }
 
@@ -162,18 +148,16 @@ static xlstm_status scan_header(const char *text, size_t size, const char *path,
     scanner s = {text, text + size};
     memset(header, 0, sizeof *header);
     bool comma = take(&s, '{');
-    if (!comma) {
+    if (!comma)
         return error_set(XLSTM_FORMAT_ERROR, "%s: the header does not begin with '{'", path);
-    }
     while (!take(&s, '}')) {
         if (!comma) {
             return error_set(XLSTM_FORMAT_ERROR, "%s: the header lacks a comma or its closing '}'",
                              path);
         }
         xlstm_status status = take_item(&s, path, header);
-        if (status != XLSTM_OK) {
+        if (status != XLSTM_OK)
             return status;
-        }
         comma = take(&s, ',');
     }
     skip_space(&s);
@@ -198,9 +182,8 @@ static xlstm_status read_descr(const char *descr, const char *path, dtype *type)
                  {"i4", DTYPE_I32}, {"i2", DTYPE_I16}, {"i1", DTYPE_I8},  {"u8", DTYPE_U64},
                  {"u4", DTYPE_U32}, {"u2", DTYPE_U16}, {"u1", DTYPE_U8},  {"b1", DTYPE_BOOL}};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (descr[0] == '\0' || strcmp(descr + 1, known[i].name) != 0) {
+        if (descr[0] == '\0' || strcmp(descr + 1, known[i].name) != 0)
             continue;
-        }
         *type = known[i].type;
         bool byte = dtype_size(*type) == 1;
         if (descr[0] == '>' && !byte) {
@@ -208,9 +191,8 @@ static xlstm_status read_descr(const char *descr, const char *path, dtype *type)
                              "%s: descr '%s' is big-endian; save it with array.astype('<%s')", path,
                              descr, known[i].name);
         }
-        if (descr[0] == '<' || descr[0] == '=' || byte) {
+        if (descr[0] == '<' || descr[0] == '=' || byte)
             return XLSTM_OK;
-        }
     }
     return error_set(
         XLSTM_UNSUPPORTED,
@@ -231,13 +213,11 @@ static xlstm_status find_header(const uint8_t *bytes, size_t size, const char *p
                          bytes[6], bytes[7]);
     }
     *begin = bytes[6] == 1 ? 10 : 12;
-    if (size < *begin) {
+    if (size < *begin)
         return error_set(XLSTM_FORMAT_ERROR, "%s: cut short within the header", path);
-    }
     uint32_t length = (uint32_t)bytes[8] | (uint32_t)bytes[9] << 8;
-    if (bytes[6] > 1) {
+    if (bytes[6] > 1)
         length |= (uint32_t)bytes[10] << 16 | (uint32_t)bytes[11] << 24;
-    }
     if (length > size - *begin) {
         return error_set(XLSTM_FORMAT_ERROR,
                          "%s: the header is said to have %lu bytes, but the file ends after %zu",
@@ -259,9 +239,8 @@ static xlstm_status check_size(const npy_header *header, size_t available, const
                              path);
         }
     }
-    if (__builtin_mul_overflow(bytes, array->count, &bytes)) {
+    if (__builtin_mul_overflow(bytes, array->count, &bytes))
         return error_set(XLSTM_FORMAT_ERROR, "%s: the size of the data exceeds 64 bits", path);
-    }
     if (bytes != available) {
         return error_set(XLSTM_FORMAT_ERROR,
                          "%s: shape and descr ask for %zu bytes of data, but there are %zu", path,
@@ -274,9 +253,8 @@ static xlstm_status check_size(const npy_header *header, size_t available, const
 static xlstm_status align_data(const uint8_t *data, size_t size, const char *path,
                                npy_array *array) {
     array->data = data;
-    if ((uintptr_t)data % NPY_ALIGNMENT == 0) {
+    if ((uintptr_t)data % NPY_ALIGNMENT == 0)
         return XLSTM_OK;
-    }
     if (posix_memalign(&array->copy, NPY_ALIGNMENT, size > 0 ? size : 1) != 0) {
         array->copy = NULL;
         return error_memory(size, path);
@@ -292,26 +270,21 @@ xlstm_status npy_parse(const uint8_t *bytes, size_t size, const char *path, npy_
     npy_array parsed = {0};
     memset(array, 0, sizeof *array);
     xlstm_status status = find_header(bytes, size, path, &begin, &end);
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         status = scan_header((const char *)bytes + begin, end - begin, path, &header);
-    }
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         status = read_descr(header.descr, path, &parsed.dtype);
-    }
     if (status == XLSTM_OK && header.fortran_order && header.rank > 1) {
         status = error_set(
             XLSTM_UNSUPPORTED,
             "%s: the array is in Fortran order; save it with numpy.ascontiguousarray", path);
     }
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         status = check_size(&header, size - end, path, &parsed);
-    }
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         status = align_data(bytes + end, size - end, path, &parsed);
-    }
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         *array = parsed;
-    }
     return status;
 }
 
@@ -319,9 +292,8 @@ xlstm_status npy_open(const char *path, npy_array *array) {
     file_map map;
     memset(array, 0, sizeof *array);
     xlstm_status status = file_map_open(path, &map);
-    if (status != XLSTM_OK) {
+    if (status != XLSTM_OK)
         return status;
-    }
     status = npy_parse(map.data, map.size, path, array);
     if (status != XLSTM_OK || array->copy != NULL) {
         file_map_close(&map);
@@ -386,13 +358,11 @@ xlstm_status npy_to_ids(const npy_array *array, const char *path, int32_t **ids)
                          dtype_name(array->dtype));
     }
     size_t bytes;
-    if (__builtin_mul_overflow(array->count, sizeof(int32_t), &bytes)) {
+    if (__builtin_mul_overflow(array->count, sizeof(int32_t), &bytes))
         return error_memory(SIZE_MAX, path);
-    }
     int32_t *out = malloc(bytes > 0 ? bytes : 1);
-    if (out == NULL) {
+    if (out == NULL)
         return error_memory(bytes, path);
-    }
     for (int64_t i = 0; i < array->count; i++) {
         int64_t value;
         if (!load_integer(array, i, &value) || value < INT32_MIN || value > INT32_MAX) {

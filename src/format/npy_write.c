@@ -63,19 +63,16 @@ xlstm_status npy_writer_open(const char *path, dtype type, int rank, const int64
                              npy_writer *writer) {
     memset(writer, 0, sizeof *writer);
     xlstm_status status = check_layout(path, type, rank, shape, &writer->left);
-    if (status != XLSTM_OK) {
+    if (status != XLSTM_OK)
         return status;
-    }
     buffer header = {0};
     buffer_append(&header, "\x93NUMPY\x01\x00\x00\x00", 10);
     buffer_print(&header, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr_of(type));
-    for (int i = 0; i < rank; i++) {
+    for (int i = 0; i < rank; i++)
         buffer_print(&header, i == 0 ? "%lld" : ", %lld", (long long)shape[i]);
-    }
     buffer_print(&header, rank == 1 ? ",), }" : "), }");
-    while (!header.failed && (header.size + 1) % 64 != 0) {
+    while (!header.failed && (header.size + 1) % 64 != 0)
         buffer_append(&header, " ", 1);
-    }
     buffer_append(&header, "\n", 1);
     if (header.failed) {
         buffer_free(&header);
@@ -84,9 +81,8 @@ xlstm_status npy_writer_open(const char *path, dtype type, int rank, const int64
     header.data[8] = (char)((header.size - 10) & 255);
     header.data[9] = (char)((header.size - 10) >> 8);
     status = file_writer_open(path, &writer->file);
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         file_writer_write(&writer->file, header.data, header.size);
-    }
     buffer_free(&header);
     return status;
 }

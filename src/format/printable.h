@@ -21,9 +21,8 @@ static inline printable printable_of(const char *text) {
         out.text[size] = (byte < 32 || byte == 127) ? '?' : text[size];
     }
     bool cut = text[size] != '\0';
-    while (cut && size > 0 && ((unsigned char)text[size] & 0xC0) == 0x80) {
+    while (cut && size > 0 && ((unsigned char)text[size] & 0xC0) == 0x80)
         size--; /* not within a UTF-8 sequence */
-    }
     memcpy(out.text + size, cut ? "..." : "", cut ? 4 : 1);
     return out;
 }

@@ -45,9 +45,8 @@ typedef struct reader {
 
 void safetensors_load_fault(safetensors_load *load, xlstm_status status) {
     /* A file that is there and wrong says more than one that cannot be opened. */
-    if (load->status == XLSTM_OK || load->status == XLSTM_IO_ERROR) {
+    if (load->status == XLSTM_OK || load->status == XLSTM_IO_ERROR)
         load->status = status;
-    }
 }
 
 /* "FILE: tensor NAME: …", or "FILE: …" where `name` is NULL. */
@@ -179,9 +178,8 @@ static void read_entry(reader *r, const json_t *entry, safetensor *tensor) {
 
 static int compare_ranges(const void *left, const void *right) {
     const range *a = left, *b = right;
-    if (a->begin != b->begin) {
+    if (a->begin != b->begin)
         return a->begin < b->begin ? -1 : 1;
-    }
     return a->end < b->end ? -1 : a->end > b->end;
 }
 
@@ -219,9 +217,8 @@ static void check_bounds(reader *r, bool covered) {
     for (size_t i = 0; i < r->range_count; i++) {
         const range *at = &r->ranges[i];
         end = at->end > end ? at->end : end;
-        if (at->end <= r->data_size) {
+        if (at->end <= r->data_size)
             continue;
-        }
         first = cut++ == 0 ? at->name : first;
         if (!covered) {
             fault(r, at->name,
@@ -245,17 +242,15 @@ static safetensor *add_tensor(safetensors_load *load, const char *name, int file
     if (load->s.count == load->capacity) {
         size_t capacity = load->capacity > 0 ? 2 * load->capacity : 64;
         safetensor *grown = realloc(load->s.tensors, capacity * sizeof *grown);
-        if (grown == NULL) {
+        if (grown == NULL)
             return NULL;
-        }
         load->s.tensors = grown;
         load->capacity = capacity;
     }
     safetensor *tensor = &load->s.tensors[load->s.count];
     *tensor = (safetensor){.name = strdup(name), .file = file};
-    if (tensor->name == NULL) {
+    if (tensor->name == NULL)
         return NULL;
-    }
     load->s.count++;
     return tensor;
 }
@@ -264,14 +259,12 @@ static bool read_tensors(reader *r, json_t *header) {
     const char *name;
     json_t *entry;
     r->ranges = calloc(json_object_size(header) + 1, sizeof *r->ranges);
-    if (r->ranges == NULL) {
+    if (r->ranges == NULL)
         return out_of_memory(r->load);
-    }
     r->all_placed = true;
     json_object_foreach(header, name, entry) {
-        if (strcmp(name, "__metadata__") == 0) {
+        if (strcmp(name, "__metadata__") == 0)
             continue;
-        }
         safetensor *tensor = add_tensor(r->load, name, r->file);
         if (tensor == NULL) {
             free(r->ranges);
@@ -294,9 +287,8 @@ static bool read_header(reader *r, const uint8_t *bytes, size_t size, json_t **h
               size);
         return true;
     }
-    for (int i = LENGTH_SIZE - 1; i >= 0; i--) {
+    for (int i = LENGTH_SIZE - 1; i >= 0; i--)
         length = length << 8 | bytes[i];
-    }
     if (length > HEADER_LIMIT) {
         fault(r, NULL,
               "not a safetensors file: a header of %" PRIu64 " bytes, at most %d are allowed",
@@ -312,9 +304,8 @@ static bool read_header(reader *r, const uint8_t *bytes, size_t size, json_t **h
     r->data_size = size - LENGTH_SIZE - length;
     xlstm_status status =
         json_parse((const char *)bytes + LENGTH_SIZE, (size_t)length, r->path, header);
-    if (status == XLSTM_OUT_OF_MEMORY) {
+    if (status == XLSTM_OUT_OF_MEMORY)
         return out_of_memory(r->load);
-    }
     if (status != XLSTM_OK) {
         fault_last(r->load, status);
     } else if (!json_is_object(*header)) {
@@ -328,12 +319,10 @@ static bool read_header(reader *r, const uint8_t *bytes, size_t size, json_t **h
 static bool read_file(safetensors_load *load, int file, const uint8_t *bytes, size_t size) {
     reader r = {.load = load, .path = load->s.files[file], .file = file};
     json_t *header;
-    if (!read_header(&r, bytes, size, &header)) {
+    if (!read_header(&r, bytes, size, &header))
         return false;
-    }
-    if (header == NULL) {
+    if (header == NULL)
         return true;
-    }
     load->readable[file] = true;
     bool done = read_tensors(&r, header);
     json_decref(header);
@@ -348,9 +337,8 @@ static int compare_tensors(const void *left, const void *right) {
 
 static void sort_and_check_names(safetensors_load *load) {
     safetensors *s = &load->s;
-    if (s->count > 0) {
+    if (s->count > 0)
         qsort(s->tensors, s->count, sizeof *s->tensors, compare_tensors);
-    }
     for (size_t i = 1; i < s->count; i++) {
         if (strcmp(s->tensors[i - 1].name, s->tensors[i].name) == 0) {
             error_list_add(&load->faults, "%s: tensor %s: it is also in %s",
@@ -366,30 +354,26 @@ static bool reserve_files(safetensors_load *load, const char *const *paths, int 
     load->s.maps = calloc(room, sizeof *load->s.maps);
     load->s.files = calloc(room, sizeof *load->s.files);
     load->readable = calloc(room, sizeof *load->readable);
-    if (load->s.maps == NULL || load->s.files == NULL || load->readable == NULL) {
+    if (load->s.maps == NULL || load->s.files == NULL || load->readable == NULL)
         return out_of_memory(load);
-    }
     for (int i = 0; i < count; i++) {
         load->s.files[i] = strdup(paths[i]);
-        if (load->s.files[i] == NULL) {
+        if (load->s.files[i] == NULL)
             return out_of_memory(load);
-        }
         load->s.file_count = i + 1;
     }
     return true;
 }
 
 bool safetensors_load_files(safetensors_load *load, const char *const *paths, int count) {
-    if (!reserve_files(load, paths, count)) {
+    if (!reserve_files(load, paths, count))
         return false;
-    }
     for (int i = 0; i < count; i++) {
         xlstm_status status = file_map_open(paths[i], &load->s.maps[i]);
-        if (status != XLSTM_OK) {
+        if (status != XLSTM_OK)
             fault_last(load, status);
-        } else if (!read_file(load, i, load->s.maps[i].data, load->s.maps[i].size)) {
+        else if (!read_file(load, i, load->s.maps[i].data, load->s.maps[i].size))
             return false;
-        }
     }
     sort_and_check_names(load);
     return true;
@@ -422,16 +406,14 @@ xlstm_status safetensors_open(const char *const *paths, int count, safetensors *
 xlstm_status safetensors_parse(const uint8_t *bytes, size_t size, const char *path,
                                safetensors *out) {
     safetensors_load load = {0};
-    if (reserve_files(&load, &path, 1) && read_file(&load, 0, bytes, size)) {
+    if (reserve_files(&load, &path, 1) && read_file(&load, 0, bytes, size))
         sort_and_check_names(&load);
-    }
     return safetensors_load_finish(&load, out);
 }
 
 void safetensors_close(safetensors *s) {
-    for (size_t i = 0; i < s->count; i++) {
+    for (size_t i = 0; i < s->count; i++)
         free(s->tensors[i].name);
-    }
     for (int i = 0; i < s->file_count; i++) {
         file_map_close(&s->maps[i]);
         free(s->files[i]);
@@ -447,14 +429,12 @@ const safetensor *safetensors_find(const safetensors *s, const char *name) {
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         int order = strcmp(name, s->tensors[middle].name);
-        if (order == 0) {
+        if (order == 0)
             return &s->tensors[middle];
-        }
-        if (order < 0) {
+        if (order < 0)
             high = middle;
-        } else {
+        else
             low = middle + 1;
-        }
     }
     return NULL;
 }

@@ -30,22 +30,19 @@ typedef struct path_list {
 } path_list;
 
 static void path_list_free(path_list *list) {
-    for (int i = 0; i < list->count; i++) {
+    for (int i = 0; i < list->count; i++)
         free(list->paths[i]);
-    }
     free(list->paths);
 }
 
 static xlstm_status path_list_add(path_list *list, const char *folder, const char *name) {
     char **grown = realloc(list->paths, ((size_t)list->count + 1) * sizeof *grown);
-    if (grown == NULL) {
+    if (grown == NULL)
         return error_memory(((size_t)list->count + 1) * sizeof *grown, "a list of files");
-    }
     list->paths = grown;
     char *path = path_join(folder, name);
-    if (path == NULL) {
+    if (path == NULL)
         return XLSTM_OUT_OF_MEMORY;
-    }
     list->paths[list->count++] = path;
     return XLSTM_OK;
 }
@@ -78,9 +75,8 @@ static xlstm_status collect_indexed(const char *folder, const char *index_path, 
     json_t *value;
     xlstm_status status = XLSTM_OK;
     json_t *seen = json_object();
-    if (seen == NULL) {
+    if (seen == NULL)
         return error_memory(1, index_path);
-    }
     json_object_foreach(map, tensor, value) {
         const char *name = json_string_value(value);
         if (!is_plain_name(name)) {
@@ -91,9 +87,8 @@ static xlstm_status collect_indexed(const char *folder, const char *index_path, 
             safetensors_load_fault(load, XLSTM_FORMAT_ERROR);
             continue;
         }
-        if (json_object_get(seen, name) != NULL) {
+        if (json_object_get(seen, name) != NULL)
             continue;
-        }
         if (json_object_set_new(seen, name, json_true()) != 0) {
             status = error_memory(strlen(name), index_path);
             break;
@@ -105,9 +100,8 @@ static xlstm_status collect_indexed(const char *folder, const char *index_path, 
                            printable_of(name).text);
             safetensors_load_fault(load, XLSTM_IO_ERROR);
         }
-        if (status != XLSTM_OK) {
+        if (status != XLSTM_OK)
             break;
-        }
     }
     json_decref(seen);
     return status;
@@ -115,11 +109,9 @@ static xlstm_status collect_indexed(const char *folder, const char *index_path, 
 
 /* Whether the file of that name was there and its header could be read. */
 static bool is_readable(const safetensors_load *load, const char *name) {
-    for (int i = 0; i < load->s.file_count; i++) {
-        if (strcmp(base_name(load->s.files[i]), name) == 0) {
+    for (int i = 0; i < load->s.file_count; i++)
+        if (strcmp(base_name(load->s.files[i]), name) == 0)
             return load->readable[i];
-        }
-    }
     return false;
 }
 
@@ -130,9 +122,8 @@ static void compare_with_index(const char *index_path, json_t *map, safetensors_
     json_t *value;
     json_object_foreach(map, name, value) {
         const char *file = json_string_value(value);
-        if (!is_plain_name(file) || !is_readable(load, file)) {
+        if (!is_plain_name(file) || !is_readable(load, file))
             continue; /* reported already */
-        }
         const safetensor *tensor = safetensors_find(s, name);
         if (tensor == NULL) {
             error_list_add(&load->faults, "%s: tensor %s: it is not in %s", index_path,
@@ -160,9 +151,8 @@ static xlstm_status open_indexed(const char *folder, const char *index_path, saf
     safetensors_load load = {0};
     path_list list = {0};
     xlstm_status status = json_open(index_path, INDEX_LIMIT, &index);
-    if (status != XLSTM_OK) {
+    if (status != XLSTM_OK)
         return status;
-    }
     json_t *map = json_object_get(index, "weight_map");
     if (!json_is_object(map)) {
         json_decref(index);
@@ -170,11 +160,10 @@ static xlstm_status open_indexed(const char *folder, const char *index_path, saf
                          index_path);
     }
     status = collect_indexed(folder, index_path, map, &load, &list);
-    if (status != XLSTM_OK) { /* memory is out */
+    if (status != XLSTM_OK) /* memory is out */
         load.status = status;
-    } else if (safetensors_load_files(&load, (const char *const *)list.paths, list.count)) {
+    else if (safetensors_load_files(&load, (const char *const *)list.paths, list.count))
         compare_with_index(index_path, map, &load);
-    }
     status = safetensors_load_finish(&load, out);
     path_list_free(&list);
     json_decref(index);
@@ -188,9 +177,8 @@ static xlstm_status open_indexed(const char *folder, const char *index_path, saf
 static int take_number(const char **at, int digits) {
     int value = 0, taken = 0;
     for (; taken < 9 && **at >= '0' && **at <= '9' && (digits == 0 || taken < digits); taken++) {
-        if (digits == 0 && taken == 1 && value == 0) {
+        if (digits == 0 && taken == 1 && value == 0)
             return -1;
-        }
         value = 10 * value + *(*at)++ - '0';
     }
     return taken > 0 && (digits == 0 || taken == digits) ? value : -1;
@@ -198,9 +186,8 @@ static int take_number(const char **at, int digits) {
 
 static bool take_text(const char **at, const char *text) {
     size_t size = strlen(text);
-    if (strncmp(*at, text, size) != 0) {
+    if (strncmp(*at, text, size) != 0)
         return false;
-    }
     *at += size;
     return true;
 }
@@ -217,33 +204,28 @@ static void look_at_name(const char *name, listing *found) {
     if (take_text(&at, "model-")) {
         int number = take_number(&at, 5);
         int total = number > 0 && take_text(&at, "-of-") ? take_number(&at, 5) : -1;
-        if (total < 1 || number > total || strcmp(at, ".safetensors") != 0) {
+        if (total < 1 || number > total || strcmp(at, ".safetensors") != 0)
             return;
-        }
-        if (found->shards == 0) {
+        if (found->shards == 0)
             found->shards = total;
-        } else if (found->shards != total) {
+        else if (found->shards != total)
             found->other = total;
-        }
     } else if (take_text(&at, "model_")) {
         int number = take_number(&at, 0);
         if (number >= 0 && number < 100000 && strcmp(at, ".safetensors") == 0 &&
-            number >= found->official) {
+            number >= found->official)
             found->official = number + 1;
-        }
     }
 }
 
 static xlstm_status list_folder(const char *folder, listing *found) {
     memset(found, 0, sizeof *found);
     DIR *stream = opendir(folder);
-    if (stream == NULL) {
+    if (stream == NULL)
         return error_system("open", folder);
-    }
     const struct dirent *entry;
-    while ((entry = readdir(stream)) != NULL) {
+    while ((entry = readdir(stream)) != NULL)
         look_at_name(entry->d_name, found);
-    }
     closedir(stream);
     return XLSTM_OK;
 }
@@ -256,11 +238,10 @@ static xlstm_status open_numbered(const char *folder, const listing *found, safe
     int count = shards ? found->shards : found->official;
     for (int i = 0; i < count && load.status != XLSTM_OUT_OF_MEMORY; i++) {
         char name[64];
-        if (shards) {
+        if (shards)
             snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", i + 1, count);
-        } else {
+        else
             snprintf(name, sizeof name, "model_%d.safetensors", i);
-        }
         if (exists_in(folder, name)) {
             load.status =
                 path_list_add(&list, folder, name) == XLSTM_OK ? load.status : XLSTM_OUT_OF_MEMORY;
@@ -269,9 +250,8 @@ static xlstm_status open_numbered(const char *folder, const listing *found, safe
             safetensors_load_fault(&load, XLSTM_IO_ERROR);
         }
     }
-    if (load.status != XLSTM_OUT_OF_MEMORY) {
+    if (load.status != XLSTM_OUT_OF_MEMORY)
         safetensors_load_files(&load, (const char *const *)list.paths, list.count);
-    }
     path_list_free(&list);
     return safetensors_load_finish(&load, out);
 }
@@ -279,9 +259,8 @@ static xlstm_status open_numbered(const char *folder, const listing *found, safe
 static xlstm_status open_listed(const char *folder, safetensors *out) {
     listing found;
     xlstm_status status = list_folder(folder, &found);
-    if (status != XLSTM_OK) {
+    if (status != XLSTM_OK)
         return status;
-    }
     if (found.other != 0) {
         return error_set(
             XLSTM_FORMAT_ERROR,
@@ -300,9 +279,8 @@ static xlstm_status open_listed(const char *folder, safetensors *out) {
 
 xlstm_status safetensors_open_folder(const char *folder, safetensors *out) {
     memset(out, 0, sizeof *out);
-    if (!file_is_folder(folder)) {
+    if (!file_is_folder(folder))
         return safetensors_open(&folder, 1, out);
-    }
     char *single = path_join(folder, SINGLE), *index = path_join(folder, INDEX);
     xlstm_status status = XLSTM_OUT_OF_MEMORY;
     if (single != NULL && index != NULL) {

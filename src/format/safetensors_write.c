@@ -47,9 +47,8 @@ static xlstm_status make_header(const char *path, const safetensors_entry *entri
                                 json_t **header, uint64_t *size) {
     *size = 0;
     *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
-    if (*header == NULL) {
+    if (*header == NULL)
         return error_memory(256, path);
-    }
     for (size_t i = 0; i < count; i++) {
         const char *name = entries[i].name;
         json_t *entry;
@@ -59,9 +58,8 @@ static xlstm_status make_header(const char *path, const safetensors_entry *entri
                              printable_of(name).text);
         }
         xlstm_status status = make_entry(path, &entries[i], &entry, size);
-        if (status != XLSTM_OK) {
+        if (status != XLSTM_OK)
             return status;
-        }
         if (json_object_set_new(*header, name, entry) != 0) {
             return error_set(XLSTM_INVALID_ARGUMENT, "%s: tensor %zu: its name is not UTF-8", path,
                              i);
@@ -73,18 +71,16 @@ static xlstm_status make_header(const char *path, const safetensors_entry *entri
 /* Length and header, padded with spaces to where the data begins. */
 static xlstm_status write_header(file_writer *file, const char *path, json_t *header) {
     char *text = json_dumps(header, JSON_COMPACT);
-    if (text == NULL) {
+    if (text == NULL)
         return error_memory(256, path);
-    }
     static const char spaces[DATA_ALIGNMENT] =
         "                                                                ";
     size_t size = strlen(text);
     size_t padding = (DATA_ALIGNMENT - (8 + size) % DATA_ALIGNMENT) % DATA_ALIGNMENT;
     uint64_t length = size + padding;
     uint8_t prefix[8];
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++)
         prefix[i] = (uint8_t)(length >> (8 * i));
-    }
     file_writer_write(file, prefix, sizeof prefix);
     file_writer_write(file, text, size);
     file_writer_write(file, spaces, padding);
@@ -96,19 +92,16 @@ xlstm_status safetensors_writer_open(const char *path, const safetensors_entry *
                                      size_t count, safetensors_writer **out) {
     *out = NULL;
     safetensors_writer *writer = calloc(1, sizeof *writer);
-    if (writer == NULL) {
+    if (writer == NULL)
         return error_memory(sizeof *writer, path);
-    }
     json_t *header;
     xlstm_status status = make_header(path, entries, count, &header, &writer->left);
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         status = file_writer_open(path, &writer->file);
-    }
     if (status == XLSTM_OK) {
         status = write_header(&writer->file, path, header);
-        if (status != XLSTM_OK) {
+        if (status != XLSTM_OK)
             file_writer_cancel(&writer->file);
-        }
     }
     json_decref(header);
     if (status != XLSTM_OK) {

@@ -35,11 +35,9 @@ static xlstm_status fault(const builder *b, yaml_mark_t mark, const char *what) 
 /* ---- Scalars ---- */
 
 static bool is_one_of(const char *text, const char *const *words) {
-    for (; *words != NULL; words++) {
-        if (strcmp(text, *words) == 0) {
+    for (; *words != NULL; words++)
+        if (strcmp(text, *words) == 0)
             return true;
-        }
-    }
     return false;
 }
 
@@ -54,14 +52,12 @@ static bool read_integer(const char *text, json_int_t *value) {
     if (strspn(digits, base == 16  ? "0123456789abcdefABCDEF"
                        : base == 8 ? "01234567"
                                    : "0123456789") != strlen(digits) ||
-        *digits == '\0') {
+        *digits == '\0')
         return false;
-    }
     /* The sign goes along, so that the lowest int64 is one; strtoll does not know 0o. */
     char signed_digits[72];
-    if (strlen(digits) + 2 > sizeof signed_digits) {
+    if (strlen(digits) + 2 > sizeof signed_digits)
         return false;
-    }
     signed_digits[0] = *text == '-' ? '-' : '+';
     memcpy(signed_digits + 1, digits, strlen(digits) + 1);
     errno = 0;
@@ -85,21 +81,16 @@ static json_t *plain_scalar(const char *text, size_t size) {
                                          "NO",    "off",   "Off",   "OFF", NULL};
     json_int_t integer;
     double number;
-    if (is_one_of(text, nulls)) {
+    if (is_one_of(text, nulls))
         return json_null();
-    }
-    if (is_one_of(text, trues)) {
+    if (is_one_of(text, trues))
         return json_true();
-    }
-    if (is_one_of(text, falses)) {
+    if (is_one_of(text, falses))
         return json_false();
-    }
-    if (read_integer(text, &integer)) {
+    if (read_integer(text, &integer))
         return json_integer(integer);
-    }
-    if (read_number(text, &number)) {
+    if (read_number(text, &number))
         return json_real(number);
-    }
     return json_stringn(text, size);
 }
 
@@ -107,18 +98,16 @@ static json_t *plain_scalar(const char *text, size_t size) {
 
 /* Puts a value where it belongs; takes it over. */
 static xlstm_status place(builder *b, json_t *value, yaml_mark_t mark) {
-    if (value == NULL) {
+    if (value == NULL)
         return error_memory(64, b->name);
-    }
     if (b->depth == 0) {
         b->root = value;
         return XLSTM_OK;
     }
     json_t *container = b->open[b->depth - 1];
     char **key = &b->keys[b->depth - 1];
-    if (json_is_array(container)) {
+    if (json_is_array(container))
         return json_array_append_new(container, value) == 0 ? XLSTM_OK : error_memory(64, b->name);
-    }
     if (*key == NULL) {
         json_decref(value);
         return fault(b, mark, "a key must be a scalar");
@@ -131,12 +120,10 @@ static xlstm_status place(builder *b, json_t *value, yaml_mark_t mark) {
 
 static xlstm_status take_key(builder *b, const yaml_event_t *event) {
     const char *text = (const char *)event->data.scalar.value;
-    if (strlen(text) != event->data.scalar.length) {
+    if (strlen(text) != event->data.scalar.length)
         return fault(b, event->start_mark, "a key contains a NUL");
-    }
-    if (event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && strcmp(text, "<<") == 0) {
+    if (event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && strcmp(text, "<<") == 0)
         return fault(b, event->start_mark, "merge keys (<<) are not supported");
-    }
     if (json_object_get(b->open[b->depth - 1], text) != NULL) {
         return error_set(XLSTM_FORMAT_ERROR,
                          "%s: YAML line %zu, column %zu: the key \"%s\" is "
@@ -151,12 +138,10 @@ static xlstm_status take_key(builder *b, const yaml_event_t *event) {
 static xlstm_status take_scalar(builder *b, const yaml_event_t *event) {
     const char *text = (const char *)event->data.scalar.value;
     size_t size = event->data.scalar.length;
-    if (event->data.scalar.anchor != NULL || event->data.scalar.tag != NULL) {
+    if (event->data.scalar.anchor != NULL || event->data.scalar.tag != NULL)
         return fault(b, event->start_mark, "anchors and tags are not supported");
-    }
-    if (b->depth > 0 && json_is_object(b->open[b->depth - 1]) && b->keys[b->depth - 1] == NULL) {
+    if (b->depth > 0 && json_is_object(b->open[b->depth - 1]) && b->keys[b->depth - 1] == NULL)
         return take_key(b, event);
-    }
     bool plain = event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
     return place(b, plain ? plain_scalar(text, size) : json_stringn(text, size), event->start_mark);
 }
@@ -166,17 +151,14 @@ static xlstm_status open_container(builder *b, const yaml_event_t *event) {
     const void *anchor =
         mapping ? event->data.mapping_start.anchor : event->data.sequence_start.anchor;
     const void *tag = mapping ? event->data.mapping_start.tag : event->data.sequence_start.tag;
-    if (anchor != NULL || tag != NULL) {
+    if (anchor != NULL || tag != NULL)
         return fault(b, event->start_mark, "anchors and tags are not supported");
-    }
-    if (b->depth == YAML_MAX_DEPTH) {
+    if (b->depth == YAML_MAX_DEPTH)
         return fault(b, event->start_mark, "nested more than 64 deep");
-    }
     json_t *container = mapping ? json_object() : json_array();
     xlstm_status status = place(b, container, event->start_mark);
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         b->open[b->depth++] = container;
-    }
     return status;
 }
 
@@ -201,9 +183,8 @@ static xlstm_status take_event(builder *b, const yaml_event_t *event) {
 }
 
 static xlstm_status parser_fault(const builder *b, const yaml_parser_t *parser) {
-    if (parser->error == YAML_MEMORY_ERROR) {
+    if (parser->error == YAML_MEMORY_ERROR)
         return error_memory(64, b->name);
-    }
     if (parser->error == YAML_READER_ERROR) {
         return error_set(XLSTM_FORMAT_ERROR, "%s: YAML byte %zu: %s", b->name,
                          parser->problem_offset, parser->problem);
@@ -215,15 +196,13 @@ static xlstm_status parser_fault(const builder *b, const yaml_parser_t *parser) 
 static xlstm_status build(builder *b, yaml_parser_t *parser) {
     for (;;) {
         yaml_event_t event;
-        if (!yaml_parser_parse(parser, &event)) {
+        if (!yaml_parser_parse(parser, &event))
             return parser_fault(b, parser);
-        }
         xlstm_status status = take_event(b, &event);
         bool last = event.type == YAML_STREAM_END_EVENT;
         yaml_event_delete(&event);
-        if (status != XLSTM_OK || last) {
+        if (status != XLSTM_OK || last)
             return status;
-        }
     }
 }
 
@@ -234,9 +213,8 @@ xlstm_status yaml_parse(const char *text, size_t size, const char *name, json_t 
     /* The decimal point is a point, whatever the program's locale says. */
     locale_t c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     if (c_locale == (locale_t)0 || !yaml_parser_initialize(&parser)) {
-        if (c_locale != (locale_t)0) {
+        if (c_locale != (locale_t)0)
             freelocale(c_locale);
-        }
         return error_memory(sizeof parser, name);
     }
     locale_t previous = uselocale(c_locale);
@@ -245,9 +223,8 @@ xlstm_status yaml_parse(const char *text, size_t size, const char *name, json_t 
     yaml_parser_delete(&parser);
     uselocale(previous);
     freelocale(c_locale);
-    for (int i = 0; i < YAML_MAX_DEPTH; i++) {
+    for (int i = 0; i < YAML_MAX_DEPTH; i++)
         free(b.keys[i]);
-    }
     if (status != XLSTM_OK) {
         json_decref(b.root);
         return status;
@@ -260,9 +237,8 @@ xlstm_status yaml_open(const char *path, size_t limit, json_t **value) {
     buffer text = {0};
     *value = NULL;
     xlstm_status status = file_read(path, limit, &text);
-    if (status == XLSTM_OK) {
+    if (status == XLSTM_OK)
         status = yaml_parse(text.data != NULL ? text.data : "", text.size, path, value);
-    }
     buffer_free(&text);
     return status;
 }

@@ -15,18 +15,16 @@
 #include "support/support.h"
 
 static void assert_error(const char *part) {
-    if (strstr(xlstm_last_error(), part) == NULL) {
+    if (strstr(xlstm_last_error(), part) == NULL)
         fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
-    }
 }
 
 static xlstm_status read_config(const char *text, bool yaml, xlstm_large_config *config) {
     json_t *value;
     xlstm_status status = yaml ? yaml_parse(text, strlen(text), "c", &value)
                                : json_parse(text, strlen(text), "c", &value);
-    if (status != XLSTM_OK) {
+    if (status != XLSTM_OK)
         fail_msg("%s: %s", text, xlstm_last_error());
-    }
     status = config_from_json(value, "c", yaml, config);
     json_decref(value);
     return status;
@@ -34,9 +32,8 @@ static xlstm_status read_config(const char *text, bool yaml, xlstm_large_config 
 
 static xlstm_large_config must_read(const char *text, bool yaml) {
     xlstm_large_config config;
-    if (read_config(text, yaml, &config) != XLSTM_OK) {
+    if (read_config(text, yaml, &config) != XLSTM_OK)
         fail_msg("%s: %s", text, xlstm_last_error());
-    }
     return config;
 }
 
@@ -278,12 +275,10 @@ static void refuses_wrong_values(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         xlstm_large_config c;
-        if (read_config(cases[i].text, false, &c) != XLSTM_FORMAT_ERROR) {
+        if (read_config(cases[i].text, false, &c) != XLSTM_FORMAT_ERROR)
             fail_msg("not refused: %s", cases[i].text);
-        }
-        if (cases[i].error != NULL) {
+        if (cases[i].error != NULL)
             assert_string_equal(xlstm_last_error(), cases[i].error);
-        }
         assert_null(c.source);
     }
 }

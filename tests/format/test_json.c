@@ -11,9 +11,8 @@
 #include "support/support.h"
 
 static void assert_error(const char *part) {
-    if (strstr(xlstm_last_error(), part) == NULL) {
+    if (strstr(xlstm_last_error(), part) == NULL)
         fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
-    }
 }
 
 static void refuses_what_is_broken(void **state) {
@@ -56,9 +55,8 @@ static void bounds_the_depth(void **state) {
         size_t size = strlen(units[i]);
         char *text = malloc(DEPTH * size);
         assert_non_null(text);
-        for (size_t at = 0; at < DEPTH; at++) {
+        for (size_t at = 0; at < DEPTH; at++)
             memcpy(text + at * size, units[i], size);
-        }
         json_t *value;
         assert_int_equal(json_parse(text, DEPTH * size, "deep", &value), XLSTM_FORMAT_ERROR);
         assert_error("deep: not valid JSON");

@@ -14,9 +14,8 @@
 #include "support/support.h"
 
 static void assert_error(const char *part) {
-    if (strstr(xlstm_last_error(), part) == NULL) {
+    if (strstr(xlstm_last_error(), part) == NULL)
         fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
-    }
 }
 
 /* A file of the given version, header and bytes of data, in `room`. Returns its size. */
@@ -26,9 +25,8 @@ static size_t make_file(uint8_t *room, int version, const char *header, const vo
     memcpy(room, "\x93NUMPY", 6);
     room[6] = (uint8_t)version;
     room[7] = 0;
-    for (size_t i = 8; i < at; i++) {
+    for (size_t i = 8; i < at; i++)
         room[i] = (uint8_t)(length >> (8 * (i - 8)));
-    }
     memcpy(room + at, header, length);
     memcpy(room + at + length, data, size);
     return at + length + size;
@@ -49,9 +47,8 @@ static void reads_every_form_of_header(void **state) {
             uint8_t bytes[256];
             npy_array array;
             size_t size = make_file(bytes, version, headers[i], data, sizeof data);
-            if (npy_parse(bytes, size, "f.npy", &array) != XLSTM_OK) {
+            if (npy_parse(bytes, size, "f.npy", &array) != XLSTM_OK)
                 fail_msg("%s: %s", headers[i], xlstm_last_error());
-            }
             assert_int_equal(array.dtype, DTYPE_I32);
             assert_int_equal(array.rank, 2);
             assert_int_equal(array.shape[0], 2);
@@ -84,9 +81,8 @@ static void reads_every_shape_and_order(void **state) {
         uint8_t bytes[256];
         npy_array array;
         size_t size = make_file(bytes, 1, cases[i].header, "abcdefgh", (size_t)cases[i].count);
-        if (npy_parse(bytes, size, "f.npy", &array) != XLSTM_OK) {
+        if (npy_parse(bytes, size, "f.npy", &array) != XLSTM_OK)
             fail_msg("%s: %s", cases[i].header, xlstm_last_error());
-        }
         assert_int_equal(array.rank, cases[i].rank);
         assert_int_equal(array.count, cases[i].count);
         npy_close(&array);
@@ -147,9 +143,8 @@ static void refuses_bad_headers(void **state) {
         uint8_t bytes[256];
         npy_array array;
         size_t size = make_file(bytes, 1, cases[i].header, "\0\0\0", 4);
-        if (npy_parse(bytes, size, "f.npy", &array) == XLSTM_OK) {
+        if (npy_parse(bytes, size, "f.npy", &array) == XLSTM_OK)
             fail_msg("not refused: %s", cases[i].header);
-        }
         assert_error(cases[i].part);
         assert_error("f.npy: ");
         assert_null(array.data);
@@ -197,9 +192,8 @@ static void writes_what_it_reads(void **state) {
             const int64_t *shape = shapes[rank];
             uint8_t data[30 * 8];
             size_t size = dtype_size(types[i]) * (size_t)(shape[0] * shape[1] * shape[2]);
-            for (size_t at = 0; at < size; at++) {
+            for (size_t at = 0; at < size; at++)
                 data[at] = (uint8_t)(at * 7 + i);
-            }
             npy_writer writer;
             npy_array array;
             assert_int_equal(npy_writer_open(path, types[i], rank, shape, &writer), XLSTM_OK);

@@ -16,16 +16,14 @@
 #include "support/support.h"
 
 static void assert_error(const char *part) {
-    if (strstr(xlstm_last_error(), part) == NULL) {
+    if (strstr(xlstm_last_error(), part) == NULL)
         fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
-    }
 }
 
 static int count_lines(const char *text) {
     int lines = 1;
-    for (; *text != '\0'; text++) {
+    for (; *text != '\0'; text++)
         lines += *text == '\n';
-    }
     return lines;
 }
 
@@ -34,13 +32,11 @@ static uint8_t *make_file(const char *header, size_t size, size_t *total) {
     size_t length = strlen(header);
     uint8_t *bytes = malloc(8 + length + size);
     assert_non_null(bytes);
-    for (size_t i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++)
         bytes[i] = (uint8_t)((uint64_t)length >> (8 * i));
-    }
     memcpy(bytes + 8, header, length);
-    for (size_t i = 0; i < size; i++) {
+    for (size_t i = 0; i < size; i++)
         bytes[8 + length + i] = (uint8_t)i;
-    }
     *total = 8 + length + size;
     return bytes;
 }
@@ -130,14 +126,12 @@ static void refuses_what_is_wrong(void **state) {
          "f: tensor x?y?: its entry is no object with dtype, shape and data_offsets"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        if (parse(cases[i].header, cases[i].size) != XLSTM_FORMAT_ERROR) {
+        if (parse(cases[i].header, cases[i].size) != XLSTM_FORMAT_ERROR)
             fail_msg("not refused: %s", cases[i].header);
-        }
-        if (cases[i].error[0] == '~') {
+        if (cases[i].error[0] == '~')
             assert_error(cases[i].error + 1);
-        } else {
+        else
             assert_string_equal(xlstm_last_error(), cases[i].error);
-        }
     }
 }
 
@@ -170,9 +164,8 @@ static void bounds_the_depth(void **state) {
         size_t size = strlen(units[i]);
         char *header = calloc(DEPTH * size + 1, 1);
         assert_non_null(header);
-        for (size_t at = 0; at < DEPTH; at++) {
+        for (size_t at = 0; at < DEPTH; at++)
             memcpy(header + at * size, units[i], size);
-        }
         assert_int_equal(parse(header, 0), XLSTM_FORMAT_ERROR);
         assert_error("depth");
         free(header);
@@ -219,9 +212,8 @@ static void bounds_the_report(void **state) {
     char *header = calloc(1, 100000);
     assert_non_null(header);
     size_t at = 0;
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 1000; i++)
         at += (size_t)sprintf(header + at, "%c\"%d\": 0", i == 0 ? '{' : ',', i);
-    }
     header[at] = '}';
     assert_int_equal(parse(header, 0), XLSTM_FORMAT_ERROR);
     assert_int_equal(count_lines(xlstm_last_error()), 101);
@@ -263,13 +255,11 @@ static void takes_what_is_right(void **state) {
     safetensors s;
     uint8_t *bytes = make_file(header, 6, &total);
     const uint8_t *data = bytes + total - 6;
-    if (safetensors_parse(bytes, total, "f", &s) != XLSTM_OK) {
+    if (safetensors_parse(bytes, total, "f", &s) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
-    }
     assert_int_equal(s.count, 5);
-    for (size_t i = 1; i < s.count; i++) {
+    for (size_t i = 1; i < s.count; i++)
         assert_true(strcmp(s.tensors[i - 1].name, s.tensors[i].name) < 0);
-    }
     const safetensor *t = safetensors_find(&s, "odd");
     assert_int_equal(t->dtype, DTYPE_BF16);
     assert_int_equal(t->rank, 2);
@@ -298,9 +288,8 @@ static void writes_what_it_reads(void **state) {
         size_t elements = i % 4 == 0 ? 1 : i % 4 == 1 ? 3 : i == 7 ? 0 : 6;
         size += elements * dtype_size((dtype)i);
     }
-    for (size_t i = 0; i < size; i++) {
+    for (size_t i = 0; i < size; i++)
         data[i] = (uint8_t)(i * 31);
-    }
     const char *path = test_path("written.safetensors");
     safetensors_writer *writer;
     safetensors s;
@@ -393,9 +382,8 @@ static void opens_a_large_file_quickly(void **state) {
     test_write_file(path, file, size);
     free(file);
     free(header);
-    if (truncate(path, (off_t)size + TENSORS * (off_t)bytes) != 0) {
+    if (truncate(path, (off_t)size + TENSORS * (off_t)bytes) != 0)
         skip(); /* no sparse files here */
-    }
     safetensors s;
     double start = clock_seconds();
     assert_int_equal(safetensors_open(&path, 1, &s), XLSTM_OK);

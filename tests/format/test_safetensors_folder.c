@@ -52,9 +52,8 @@ static void put_weights(const char *name, const char *names) {
 /* Opens the folder and compares the names of the tensors, which are sorted. */
 static void assert_holds(const char *path, const char *names) {
     safetensors s;
-    if (safetensors_open_folder(path, &s) != XLSTM_OK) {
+    if (safetensors_open_folder(path, &s) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
-    }
     assert_int_equal(s.count, strlen(names));
     for (size_t i = 0; i < s.count; i++) {
         assert_int_equal(s.tensors[i].name[0], names[i]);

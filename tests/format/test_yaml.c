@@ -13,20 +13,17 @@
 #include "support/support.h"
 
 static void assert_error(const char *part) {
-    if (strstr(xlstm_last_error(), part) == NULL) {
+    if (strstr(xlstm_last_error(), part) == NULL)
         fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
-    }
 }
 
 static void assert_same(const char *yaml, const char *json) {
     json_t *value, *expected = json_loads(json, JSON_DECODE_ANY, NULL);
     assert_non_null(expected);
-    if (yaml_parse(yaml, strlen(yaml), "name", &value) != XLSTM_OK) {
+    if (yaml_parse(yaml, strlen(yaml), "name", &value) != XLSTM_OK)
         fail_msg("%s: %s", yaml, xlstm_last_error());
-    }
-    if (!json_equal(value, expected)) {
+    if (!json_equal(value, expected))
         fail_msg("%s is read as %s, not as %s", yaml, json_dumps(value, JSON_ENCODE_ANY), json);
-    }
     json_decref(value);
     json_decref(expected);
 }
@@ -66,9 +63,8 @@ static void reads_structures(void **state) {
 static void does_not_depend_on_the_locale(void **state) {
     (void)state;
     if (setlocale(LC_NUMERIC, "de_DE.UTF-8") == NULL &&
-        setlocale(LC_NUMERIC, "fr_FR.UTF-8") == NULL) {
+        setlocale(LC_NUMERIC, "fr_FR.UTF-8") == NULL)
         skip(); /* no such locale on this machine */
-    }
     assert_same("[0.5]", "[0.5]");
     setlocale(LC_NUMERIC, "C");
 }
@@ -101,10 +97,8 @@ static void refuses(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         json_t *value = (json_t *)cases;
-        if (yaml_parse(cases[i].text, strlen(cases[i].text), "name", &value) !=
-            XLSTM_FORMAT_ERROR) {
+        if (yaml_parse(cases[i].text, strlen(cases[i].text), "name", &value) != XLSTM_FORMAT_ERROR)
             fail_msg("%s: not refused", cases[i].text);
-        }
         assert_null(value);
         assert_error(cases[i].part);
     }
@@ -118,9 +112,8 @@ static void bounds_the_depth(void **state) {
         size_t size = strlen(units[i]);
         char *text = malloc(DEPTH * size);
         assert_non_null(text);
-        for (size_t at = 0; at < DEPTH; at++) {
+        for (size_t at = 0; at < DEPTH; at++)
             memcpy(text + at * size, units[i], size);
-        }
         json_t *value;
         assert_int_equal(yaml_parse(text, DEPTH * size, "deep", &value), XLSTM_FORMAT_ERROR);
         assert_error("deep: YAML");
