@@ -327,6 +327,8 @@ static xlstm_status parse_argument(const command_spec *command, int count, char 
         value = text[2 + length] == '=' ? text + 3 + length : NULL;
     } else {
         id = find_letter(command, text[1]);
+        if (find_long(command, text + 1, strcspn(text + 1, "=")))
+            id = OPTION_NONE; /* -threads is no -t of "hreads" */
         if (id && text[2] != '\0' && option_table[id].kind == OPTION_FLAG)
             id = OPTION_NONE; /* -hx */
         else if (text[2] != '\0')
