@@ -16,7 +16,7 @@ enum {
     CPU_PADDING = 16,                /* floats: the widest vector */
     CPU_PANEL_ROWS = 64,             /* most weight rows of one product */
     CPU_PANEL_TOKENS = 96,           /* most tokens of one product */
-    CPU_PRODUCT_SCRATCH = 300 * 1024 /*/
+    CPU_PRODUCT_SCRATCH = 300 * 1024 /* floats that a product needs */
 };
 
 /* z [tokens][rows] = x [tokens][width] times weights [rows][width], transposed. Every z is summed
