@@ -146,7 +146,6 @@ static xlstm_status take_item(scanner *s, const char *path, npy_header *header) 
 static xlstm_status scan_header(const char *text, size_t size, const char *path,
                                 npy_header *header) {
     scanner s = {text, text + size};
-    memset(header, 0, sizeof *header);
     bool comma = take(&s, '{');
     if (!comma)
         return error_set(XLSTM_FORMAT_ERROR, "%s: the header does not begin with '{'", path);
@@ -265,7 +264,7 @@ static xlstm_status align_data(const uint8_t *data, size_t size, const char *pat
 }
 
 xlstm_status npy_parse(const uint8_t *bytes, size_t size, const char *path, npy_array *array) {
-    npy_header header;
+    npy_header header = {0};
     size_t begin = 0, end = 0;
     npy_array parsed = {0};
     memset(array, 0, sizeof *array);

@@ -16,7 +16,7 @@ typedef struct printable {
 static inline printable printable_of(const char *text) {
     printable out;
     size_t size = 0;
-    for (; text[size] != '\0' && size < PRINTABLE_MAX; size++) {
+    for (; size < PRINTABLE_MAX && text[size] != '\0'; size++) {
         unsigned char byte = (unsigned char)text[size];
         out.text[size] = (byte < 32 || byte == 127) ? '?' : text[size];
     }
