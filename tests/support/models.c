@@ -1,0 +1,67 @@
+#include "support/models.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "support/support.h"
+
+xlstm_model *test_model(const char *path, const xlstm_model_options *options) {
+    xlstm_model *model;
+    if (xlstm_model_load(path, options, &model) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+    return model;
+}
+
+xlstm_session *test_session(xlstm_model *model) {
+    xlstm_session *session;
+    if (xlstm_session_create(model, &session) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+    return session;
+}
+
+/* Links every file of TEST_MODEL but the config. */
+static void link_files(const char *folder) {
+    char here[2048];
+    assert_non_null(getcwd(here, sizeof here));
+    DIR *files = opendir(TEST_MODEL);
+    assert_non_null(files);
+    for (struct dirent *file; (file = readdir(files)) != NULL;) {
+        char from[4096], to[4096];
+        if (file->d_name[0] == '.' || strcmp(file->d_name, "config.json") == 0)
+            continue;
+        snprintf(from, sizeof from, "%s/" TEST_MODEL "/%s", here, file->d_name);
+        snprintf(to, sizeof to, "%s/%s", folder, file->d_name);
+        assert_int_equal(symlink(from, to), 0);
+    }
+    closedir(files);
+}
+
+const char *test_variant(const char *name, const char *changes) {
+    const char *folder = test_path(name);
+    char path[4096];
+    assert_int_equal(mkdir(folder, 0777), 0);
+    link_files(folder);
+    json_t *config = json_load_file(TEST_MODEL "/config.json", 0, NULL);
+    json_t *edits = json_loads(changes, 0, NULL);
+    assert_true(config && edits);
+    const char *key;
+    json_t *value;
+    json_object_foreach(edits, key, value) {
+        if (json_is_null(value))
+            json_object_del(config, key);
+        else
+            json_object_set(config, key, value);
+    }
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    assert_int_equal(json_dump_file(config, path, 0), 0);
+    json_decref(config);
+    json_decref(edits);
+    return folder;
+}

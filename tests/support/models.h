@@ -1,0 +1,19 @@
+/* Models for tests: the real one in the tree, and variants of it made in the test's folder. */
+#ifndef SUPPORT_MODELS_H
+#define SUPPORT_MODELS_H
+
+#include "engine/session.h"
+
+#define TEST_MODEL "models/reference-17m"
+
+/* Loaded with these options (NULL: the defaults), or the running test fails with the library's
+ * message. */
+xlstm_model *test_model(const char *path, const xlstm_model_options *options);
+xlstm_session *test_session(xlstm_model *model);
+
+/* A folder in test_folder() with the weights and tokenizer of TEST_MODEL (links) and its config
+ * changed: each key of `changes`, a JSON object, replaces the config's; null removes it. Returns
+ * its path, valid until the sixteenth call. */
+const char *test_variant(const char *name, const char *changes);
+
+#endif
