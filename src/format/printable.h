@@ -15,10 +15,10 @@ typedef struct printable {
 /* At most PRINTABLE_MAX bytes of `text`, control bytes as '?', "..." where it was cut. */
 static inline printable printable_of(const char *text) {
     printable out;
-    size_t size = 0;
-    for (; size < PRINTABLE_MAX && text[size] != '\0'; size++) {
-        unsigned char byte = (unsigned char)text[size];
-        out.text[size] = (byte < 32 || byte == 127) ? '?' : text[size];
+    size_t size = strnlen(text, PRINTABLE_MAX);
+    for (size_t i = 0; i < size; i++) {
+        unsigned char byte = (unsigned char)text[i];
+        out.text[i] = (byte < 32 || byte == 127) ? '?' : text[i];
     }
     bool cut = text[size] != '\0';
     while (cut && size > 0 && ((unsigned char)text[size] & 0xC0) == 0x80)
