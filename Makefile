@@ -113,7 +113,8 @@ TRACKED_C = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h
 # packages are installed; otherwise the command to run is printed and make stops.
 
 GOALS := $(or $(MAKECMDGOALS),all)
-ifneq ($(filter-out clean help format lint,$(GOALS)),)
+BUILDING := $(filter-out clean help format lint fuzz uninstall,$(GOALS))
+ifneq ($(BUILDING),)
 include $(BUILD)/packages.mk
 endif
 ifneq ($(filter test test-quick test-large test-programs,$(GOALS)),)
@@ -146,6 +147,7 @@ help: ## this list
 	@echo "Variables: CC CFLAGS SANITIZE=address,undefined|thread PREFIX DESTDIR PROMPT MODEL"
 	@echo "           FUZZ_TARGETS FUZZ_SECONDS TEST_ARGS (parts of test names) V=1 (show commands)"
 
+export PROMPT
 demo: $(COMMAND) ## the model of the tree goes on with PROMPT
 	@$(COMMAND) generate -m $(MODEL) -p "$$PROMPT" -n 48
 
@@ -190,17 +192,20 @@ quiet = $(if $(V),,@printf '  %-5s %s\n' $(1) '$(2)';)
 COMPILE = $(CC) $(LANGUAGE) $(WARNINGS) $(CFLAGS) $(CPPFLAGS) $(SANITIZE_FLAGS) -Isrc -Iinclude \
           $(PACKAGE_CFLAGS)
 
-# Objects depend on this file, which changes when the flags do.
-FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(CMOCKA_CFLAGS) $(KERNEL_FLAGS_avx2) $(KERNEL_FLAGS_avx512)
+# Objects depend on these files, which change when the flags or the version do.
+FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(KERNEL_FLAGS_avx2) $(KERNEL_FLAGS_avx512)
 VERSION_TEXT = $(VERSION) $(COMMIT) $(DEVICES) $(KERNEL_ISAS)
-export FLAGS_TEXT VERSION_TEXT PROMPT
-write_if_changed = @mkdir -p $(@D); printf '%s\n' "$$$(1)" | cmp -s - $@ || printf '%s\n' "$$$(1)" > $@
+quoted = '$(subst ','\'',$(1))'
+write_if_changed = mkdir -p $(BUILD) && { printf '%s\n' $(call quoted,$(1)) | cmp -s - $(2) || \
+                   printf '%s\n' $(call quoted,$(1)) > $(2); }
+ifneq ($(BUILDING),)
+$(shell $(call write_if_changed,$(FLAGS_TEXT),$(BUILD)/flags))
+$(shell $(call write_if_changed,$(VERSION_TEXT),$(BUILD)/version))
+endif
 
-$(BUILD)/flags: FORCE
-	$(call write_if_changed,FLAGS_TEXT)
-
-$(BUILD)/version: FORCE
-	$(call write_if_changed,VERSION_TEXT)
+$(BUILD)/flags $(BUILD)/version: # only after `make clean all`
+	@$(call write_if_changed,$(FLAGS_TEXT),$(BUILD)/flags)
+	@$(call write_if_changed,$(VERSION_TEXT),$(BUILD)/version)
 
 define compile_kernel
 $(BUILD)/$(1:.c=)_$(2).o: $(1) $(BUILD)/flags
