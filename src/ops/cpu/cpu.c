@@ -230,7 +230,7 @@ static void carve_gates(carver *c, const ops_limits *limits, cpu_gates *g) {
 
 static void carve_all(carver *c, cpu_stream *s, int threads) {
     const ops_limits *limits = &s->base.options.limits;
-    s->rows = carve(c, sizeof(float), limits->tokens, cpu_padded(limits->width), 1);
+    s->rows = carve(c, sizeof(float), limits->tokens, cpu_row_stride(limits->width), 1);
     s->norm_weight = carve(c, sizeof(float), limits->width, 1, 1);
     s->norm_bias = carve(c, sizeof(float), limits->width, 1, 1);
     carve_gates(c, limits, &s->gates);

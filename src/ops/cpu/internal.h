@@ -59,11 +59,17 @@ typedef struct cpu_stream {
     xlstm_status status; /* the first failure since the last wait */
     char message[512];
     void *arena;
-    float *rows; /* [tokens][width, padded]: the input of the current projection */
+    float *rows; /* [tokens][cpu_row_stride(width)]: the input of the current projection */
     float *norm_weight, *norm_bias; /* [width] */
     cpu_gates gates;
     cpu_worker *workers; /* [threads] */
 } cpu_stream;
+
+/* Of rows in the scratch memory: not a power of two, or the rows would share the sets of a cache.
+ */
+static inline int64_t cpu_row_stride(int64_t width) {
+    return (width + CPU_PADDING - 1) / CPU_PADDING * CPU_PADDING + CPU_PADDING;
+}
 
 static inline int64_t cpu_padded(int64_t count) {
     return (count + CPU_PADDING - 1) / CPU_PADDING * CPU_PADDING;

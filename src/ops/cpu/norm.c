@@ -43,7 +43,7 @@ static cpu_norm widened(cpu_stream *s, const ops_norm *norm, int64_t width) {
 
 cpu_input cpu_normalized(cpu_stream *s, const ops_tensor *x, int64_t width, const ops_norm *norm,
                          const ops_tensor *gate) {
-    if (norm->kind == OPS_NORM_NONE && !gate && width % CPU_PADDING == 0)
+    if (norm->kind == OPS_NORM_NONE && !gate && width % CPU_PADDING == 0 && x->shape[0] == 1)
         return (cpu_input){cpu_row(x, 0), x->stride[0]};
     norm_job job = {.s = s,
                     .x = x,
@@ -51,7 +51,7 @@ cpu_input cpu_normalized(cpu_stream *s, const ops_tensor *x, int64_t width, cons
                     .norm = widened(s, norm, width),
                     .width = width,
                     .out = s->rows,
-                    .out_stride = cpu_padded(width),
+                    .out_stride = cpu_row_stride(width),
                     .padded = cpu_padded(width)};
     thread_pool_run(s->pool, x->shape[0], normalize_token, &job);
     return (cpu_input){s->rows, job.out_stride};
