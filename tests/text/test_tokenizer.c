@@ -12,6 +12,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <jansson.h>
+
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/random.h"
@@ -186,6 +188,48 @@ static void test_known_ids(void **state) {
     CHECK(t, "don't I'll WE'RE", 9903, 626, 309, 1833, 13573, 8, 1848);
     check_ids(t, "", NULL, 0);
     xlstm_tokenizer_free(t);
+}
+
+/* The tokenizer of a file whose merges are written as ["a", "b"], as newer files have them. */
+static xlstm_tokenizer *load_with_pairs(const char *path) {
+    json_error_t error;
+    json_t *root = json_load_file(path, 0, &error);
+    json_t *model = json_object_get(root, "model"), *merges = json_object_get(model, "merges");
+    json_t *pairs = json_array();
+    size_t index;
+    json_t *merge;
+    json_array_foreach(merges, index, merge) {
+        const char *left = json_string_value(merge), *space = strchr(left, ' ');
+        json_array_append_new(pairs, json_pack("[s#s]", left, (int)(space - left), space + 1));
+    }
+    assert_int_equal(json_array_size(pairs), 50009);
+    json_object_set_new(model, "merges", pairs);
+    char *text = json_dumps(root, JSON_COMPACT);
+    assert_non_null(text);
+    xlstm_tokenizer *tokenizer;
+    assert_int_equal(tokenizer_load_memory(text, strlen(text), "pairs", &tokenizer), XLSTM_OK);
+    free(text);
+    json_decref(root);
+    return tokenizer;
+}
+
+static void test_merges_as_pairs(void **state) {
+    (void)state;
+    xlstm_tokenizer *strings = load(NEOX), *pairs = load_with_pairs(NEOX);
+    buffer text = {0};
+    assert_int_equal(file_read("tests/text/test_tokenizer.c", 1 << 20, &text), XLSTM_OK);
+    int32_t *ids, *same;
+    int64_t count = encode(strings, text.data, text.size, 0, &ids);
+    assert_int_equal(encode(pairs, text.data, text.size, 0, &same), count);
+    assert_memory_equal(ids, same, (size_t)count * sizeof *ids);
+    assert_int_equal(strings->merges.mask, pairs->merges.mask);
+    assert_memory_equal(strings->merges.places, pairs->merges.places,
+                        (strings->merges.mask + 1) * sizeof *strings->merges.places);
+    xlstm_free(ids);
+    xlstm_free(same);
+    buffer_free(&text);
+    xlstm_tokenizer_free(strings);
+    xlstm_tokenizer_free(pairs);
 }
 
 static void test_lookups_and_special_tokens(void **state) {
@@ -436,6 +480,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_tokenizers_package),
         cmocka_unit_test(test_known_ids),
+        cmocka_unit_test(test_merges_as_pairs),
         cmocka_unit_test(test_lookups_and_special_tokens),
         cmocka_unit_test(test_decode_odd_ids),
         cmocka_unit_test(test_any_bytes_survive),
