@@ -245,8 +245,9 @@ static void run_command(chat *c, const char *line, bool *leave) {
         *leave = true;
     else {
         const char *nearest = options_nearest(name, names, 6);
-        status = error_set(XLSTM_INVALID_ARGUMENT, "unknown command %s%s%s", name,
-                           nearest ? ": did you mean " : "; see /help", nearest ? nearest : "");
+        status = error_set(XLSTM_INVALID_ARGUMENT, "unknown command %s%s%s%s", name,
+                           nearest ? ": did you mean " : "; see /help", nearest ? nearest : "",
+                           nearest ? "?" : "");
     }
     if (status != XLSTM_OK)
         cli_fail(status);
