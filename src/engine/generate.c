@@ -147,7 +147,8 @@ static xlstm_status run(xlstm_session *session, xlstm_sampler *sampler, outlet *
 xlstm_status generate(xlstm_session *session, xlstm_sampler *sampler,
                       const xlstm_tokenizer *tokenizer, const int32_t *ids, int64_t count,
                       const generate_options *options, generate_result *result) {
-    *result = (generate_result){.end = GENERATE_LENGTH, .prompt_tokens = count, .last_id = -1};
+    /* Apart from *result until the end: the caller may feed its last_id. */
+    generate_result made = {.end = GENERATE_LENGTH, .prompt_tokens = count, .last_id = -1};
     outlet out = {.options = options, .active = options->on_text || options->stop_string_count > 0};
     if (out.active && !tokenizer)
         return error_set(XLSTM_INVALID_ARGUMENT,
@@ -159,11 +160,12 @@ xlstm_status generate(xlstm_session *session, xlstm_sampler *sampler,
         text_stream_init(&out.stream, tokenizer, true);
     for (int64_t i = 0; ids && i < count; i++)
         xlstm_sampler_accept(sampler, ids[i]);
-    xlstm_status status = run(session, sampler, &out, ids, count, result);
+    xlstm_status status = run(session, sampler, &out, ids, count, &made);
     if (status == XLSTM_CANCELLED) {
-        result->end = GENERATE_CANCELLED; /* during the prefill */
+        made.end = GENERATE_CANCELLED; /* during the prefill */
         status = XLSTM_OK;
     }
-    outlet_close(&out, result->end);
+    outlet_close(&out, made.end);
+    *result = made;
     return status;
 }

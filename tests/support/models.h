@@ -12,7 +12,7 @@ xlstm_model *test_model(const char *path, const xlstm_model_options *options);
 xlstm_session *test_session(xlstm_model *model);
 
 /* A folder in test_folder() with the weights and tokenizer of TEST_MODEL (links) and its config
- * changed: each key of `changes`, a JSON object, replaces the config's; null removes it. Returns
+ * changed: each key of `changes`, a JSON object, replaces the config's. Returns
  * its path, valid until the sixteenth call. */
 const char *test_variant(const char *name, const char *changes);
 
