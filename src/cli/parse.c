@@ -51,8 +51,8 @@ static bool parse_bytes(const char *text, double most, int64_t *value) {
     static const struct {
         const char *name;
         double size;
-    } units[] = {{"", 1},      {"B", 1},      {"KB", 1e3},      {"MB", 1e6},        {"GB", 1e9},
-                 {"TB", 1e12}, {"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824}};
+    } units[] = {{"", 1},     {"B", 1},     {"kB", 1e3},   {"KB", 1e3},      {"MB", 1e6},
+                 {"GB", 1e9}, {"TB", 1e12}, {"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824}};
     if (!isdigit((unsigned char)*text))
         return false;
     size_t digits = strspn(text, ".0123456789");
