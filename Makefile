@@ -23,8 +23,10 @@ AR ?= ar
 OBJCOPY ?= objcopy
 PKG_CONFIG ?= pkg-config
 CLANG_FORMAT ?= $(or $(shell command -v clang-format-14 2>/dev/null),clang-format)
-CFLAGS ?= -O2 -g
-WERROR ?= -Werror
+SANITIZE ?=
+CFLAGS ?= $(if $(SANITIZE),-O1,-O2) -g
+# Instrumented code confuses the warnings that follow values; those of plain builds count.
+WERROR ?= $(if $(SANITIZE),,-Werror)
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 BINDIR ?= $(PREFIX)/bin
@@ -36,7 +38,6 @@ MODEL ?= models/reference-17m
 PROMPT ?= The capital of France is
 FUZZ_SECONDS ?= 60
 FUZZ_CC ?= clang
-SANITIZE ?=
 
 comma := ,
 BUILD := build$(if $(SANITIZE),/sanitize-$(subst $(comma),-,$(SANITIZE)))
@@ -52,6 +53,8 @@ ifneq ($(SANITIZE),)
 SANITIZE_FLAGS := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 LINK_FLAGS = $(LDFLAGS) $(SANITIZE_FLAGS) -pthread
+
+OPTIMISE_OPS := $(if $(SANITIZE),,-O3) # of src/ops/cpu
 
 # The kernels of src/ops/cpu are compiled once for every instruction set; the best is chosen at start.
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
@@ -210,7 +213,7 @@ $(BUILD)/flags $(BUILD)/version: # only after `make clean all`
 define compile_kernel
 $(BUILD)/$(1:.c=)_$(2).o: $(1) $(BUILD)/flags
 	@mkdir -p $$(@D)
-	$$(call quiet,CC,$(1) ($(2)))$$(COMPILE) -O3 $(KERNEL_FLAGS_$(2)) -DKERNEL_ISA=$(2) \
+	$$(call quiet,CC,$(1) ($(2)))$$(COMPILE) $(OPTIMISE_OPS) $(KERNEL_FLAGS_$(2)) -DKERNEL_ISA=$(2) \
 	  -MMD -MP -c $$< -o $$@
 endef
 $(foreach isa,$(KERNEL_ISAS),$(foreach source,$(KERNEL_SOURCES), \
@@ -223,7 +226,7 @@ $(VERSION_OBJECT): src/base/version.c $(BUILD)/flags $(BUILD)/version
 
 $(BUILD)/src/ops/cpu/%.o: src/ops/cpu/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call quiet,CC,$<)$(COMPILE) -O3 -MMD -MP -c $< -o $@
+	$(call quiet,CC,$<)$(COMPILE) $(OPTIMISE_OPS) -MMD -MP -c $< -o $@
 
 $(BUILD)/src/cli/%.o: src/cli/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
