@@ -7,6 +7,7 @@
 #include "text/tokenizer_json.h"
 
 #include "base/error.h"
+#include "format/printable.h"
 #include "text/normalize.h"
 
 #include <stdio.h>
@@ -26,16 +27,16 @@ static xlstm_status read_flags(added_entry *entry, const json_t *item) {
     xlstm_status status = XLSTM_OK;
     for (size_t i = 0; i < 3 && status == XLSTM_OK; i++) {
         bool value = false;
-        status = json_read_bool(item, entry->where, must_be_false[i], true, &value);
+        status = tokenizer_read_bool(item, entry->where, must_be_false[i], true, &value);
         if (status == XLSTM_OK && value)
             status = error_set(XLSTM_UNSUPPORTED,
                                "%s.%s true (\"%s\") is not supported; it must be false",
-                               entry->where, must_be_false[i], entry->content);
+                               entry->where, must_be_false[i], printable_of(entry->content).text);
     }
     if (status == XLSTM_OK)
-        status = json_read_bool(item, entry->where, "normalized", true, &entry->normalized);
+        status = tokenizer_read_bool(item, entry->where, "normalized", true, &entry->normalized);
     if (status == XLSTM_OK)
-        status = json_read_bool(item, entry->where, "special", true, &entry->special);
+        status = tokenizer_read_bool(item, entry->where, "special", true, &entry->special);
     return status;
 }
 
@@ -43,13 +44,13 @@ static xlstm_status read_entry(added_entry *entry, const json_t *item, size_t in
     snprintf(entry->where, sizeof entry->where, "added_tokens[%zu]", index);
     if (!json_is_object(item))
         return error_set(XLSTM_FORMAT_ERROR, "%s must be an object, but is %s", entry->where,
-                         json_kind(item));
+                         tokenizer_kind(item));
     const json_t *content = json_object_get(item, "content");
     entry->content = json_string_value(content);
     entry->length = json_string_length(content);
     if (!entry->content)
         return error_set(XLSTM_FORMAT_ERROR, "%s.content must be a string, but is %s", entry->where,
-                         json_kind(content));
+                         tokenizer_kind(content));
     if (entry->length == 0 || entry->length > ADDED_LENGTH_MAX)
         return error_set(XLSTM_UNSUPPORTED, "%s.content has %zu bytes; 1 to %d are possible",
                          entry->where, entry->length, ADDED_LENGTH_MAX);
@@ -69,10 +70,10 @@ static xlstm_status check_numbering(const added_entry *entry, const json_t *voca
                               : NULL;
     json_int_t expected = known ? json_integer_value(known) : (*next)++;
     if (entry->id != expected)
-        return error_set(XLSTM_FORMAT_ERROR, "%s.id of \"%s\" is %lld, but must be %lld: %s",
-                         entry->where, entry->content, (long long)entry->id, (long long)expected,
-                         known ? "model.vocab says so"
-                               : "new tokens are numbered after model.vocab, in order");
+        return error_set(
+            XLSTM_FORMAT_ERROR, "%s.id of \"%s\" is %lld, but must be %lld: %s", entry->where,
+            printable_of(entry->content).text, (long long)entry->id, (long long)expected,
+            known ? "model.vocab says so" : "new tokens are numbered after model.vocab, in order");
     return XLSTM_OK;
 }
 
@@ -104,7 +105,7 @@ static xlstm_status store_entry(xlstm_tokenizer *tokenizer, const added_entry *e
         else if (existing >= 0)
             status = error_set(XLSTM_FORMAT_ERROR,
                                "%s: \"%s\" is matched by the same text as the token with id %ld",
-                               entry->where, entry->content, (long)existing);
+                               entry->where, printable_of(entry->content).text, (long)existing);
     }
     buffer_free(&normal);
     return status;
@@ -124,7 +125,7 @@ static xlstm_status read_one(xlstm_tokenizer *tokenizer, const json_t *vocabular
         return error_memory(entry.length * sizeof(added_node), "added tokens");
     if (existing >= 0)
         return error_set(XLSTM_FORMAT_ERROR, "%s: \"%s\" is also added_tokens[%ld]", entry.where,
-                         entry.content, (long)existing);
+                         printable_of(entry.content).text, (long)existing);
     status = check_numbering(&entry, vocabulary, next);
     if (status == XLSTM_OK)
         status = store_entry(tokenizer, &entry);
@@ -144,7 +145,7 @@ xlstm_status tokenizer_read_added(xlstm_tokenizer *tokenizer, const json_t *voca
         return XLSTM_OK;
     if (!json_is_array(list))
         return error_set(XLSTM_FORMAT_ERROR, "added_tokens must be an array, but is %s",
-                         json_kind(list));
+                         tokenizer_kind(list));
     size_t count = json_array_size(list);
     if (count == 0)
         return XLSTM_OK;

@@ -7,13 +7,13 @@
 #include <jansson.h>
 
 /* The field, or NULL if it is missing or null. */
-json_t *json_field(const json_t *object, const char *key);
+json_t *tokenizer_field(const json_t *object, const char *key);
 /* "an object", "a string" …, for messages. */
-const char *json_kind(const json_t *value);
+const char *tokenizer_kind(const json_t *value);
 /* Reads a boolean; `where` is the path of `object`. Missing: `*value` stays, unless it is required.
  */
-xlstm_status json_read_bool(const json_t *object, const char *where, const char *key, bool required,
-                            bool *value);
+xlstm_status tokenizer_read_bool(const json_t *object, const char *where, const char *key,
+                                 bool required, bool *value);
 
 /* Reads "model": vocabulary and merges. */
 xlstm_status tokenizer_read_model(xlstm_tokenizer *tokenizer, const json_t *model);

@@ -7,20 +7,21 @@
  */
 #include "text/tokenizer_json.h"
 
-#include "base/error.h"
 #include "base/file.h"
+#include "format/json.h"
+#include "format/printable.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { JSON_SIZE_LIMIT = 1 << 30 };
 
-json_t *json_field(const json_t *object, const char *key) {
+json_t *tokenizer_field(const json_t *object, const char *key) {
     json_t *value = json_object_get(object, key);
     return json_is_null(value) ? NULL : value;
 }
 
-const char *json_kind(const json_t *value) {
+const char *tokenizer_kind(const json_t *value) {
     if (!value)
         return "missing";
     switch (json_typeof(value)) {
@@ -43,14 +44,14 @@ const char *json_kind(const json_t *value) {
     }
 }
 
-xlstm_status json_read_bool(const json_t *object, const char *where, const char *key, bool required,
-                            bool *value) {
+xlstm_status tokenizer_read_bool(const json_t *object, const char *where, const char *key,
+                                 bool required, bool *value) {
     const json_t *field = json_object_get(object, key);
     if (!field && !required)
         return XLSTM_OK;
     if (!json_is_boolean(field))
         return error_set(XLSTM_FORMAT_ERROR, "%s.%s must be true or false, but is %s", where, key,
-                         json_kind(field));
+                         tokenizer_kind(field));
     *value = json_is_true(field);
     return XLSTM_OK;
 }
@@ -58,11 +59,14 @@ xlstm_status json_read_bool(const json_t *object, const char *where, const char 
 xlstm_status tokenizer_reserve(xlstm_tokenizer *tokenizer, json_int_t id) {
     if (id < tokenizer->size)
         return XLSTM_OK;
-    size_t size = (size_t)id + 1;
-    text_token *tokens = realloc(tokenizer->tokens, size * sizeof *tokens);
+    size_t size = (size_t)id + 1, old = (size_t)tokenizer->size;
+    /* calloc, since a file with few tokens but a high id should cost what it uses. */
+    text_token *tokens =
+        old ? realloc(tokenizer->tokens, size * sizeof *tokens) : calloc(size, sizeof *tokens);
     if (!tokens)
         return error_memory(size * sizeof *tokens, "tokens");
-    memset(tokens + tokenizer->size, 0, (size - (size_t)tokenizer->size) * sizeof *tokens);
+    if (old)
+        memset(tokens + old, 0, (size - old) * sizeof *tokens);
     tokenizer->tokens = tokens;
     tokenizer->size = (int32_t)size;
     return XLSTM_OK;
@@ -79,11 +83,11 @@ uint32_t tokenizer_store(xlstm_tokenizer *tokenizer, const void *bytes, size_t s
 static xlstm_status read_type(const json_t *part, const char *where, const char **type) {
     if (!json_is_object(part))
         return error_set(XLSTM_FORMAT_ERROR, "%s must be an object, but is %s", where,
-                         json_kind(part));
+                         tokenizer_kind(part));
     *type = json_string_value(json_object_get(part, "type"));
     if (!*type)
         return error_set(XLSTM_FORMAT_ERROR, "%s.type must be a string, but is %s", where,
-                         json_kind(json_object_get(part, "type")));
+                         tokenizer_kind(json_object_get(part, "type")));
     return XLSTM_OK;
 }
 
@@ -109,7 +113,8 @@ static xlstm_status read_normalizer(xlstm_tokenizer *tokenizer, const json_t *pa
     xlstm_status status = unwrap(&part, "normalizer", "normalizers", &type);
     if (status == XLSTM_OK && strcmp(type, "NFC") != 0)
         status = error_set(XLSTM_UNSUPPORTED,
-                           "normalizer \"%s\" is not supported; it must be \"NFC\" or null", type);
+                           "normalizer \"%s\" is not supported; it must be \"NFC\" or null",
+                           printable_of(type).text);
     tokenizer->normalize_nfc = status == XLSTM_OK;
     return status;
 }
@@ -119,13 +124,15 @@ static xlstm_status read_pre_tokenizer(xlstm_tokenizer *tokenizer, const json_t 
     xlstm_status status = unwrap(&part, "pre_tokenizer", "pretokenizers", &type);
     if (status == XLSTM_OK && strcmp(type, "ByteLevel") != 0)
         status = error_set(XLSTM_UNSUPPORTED,
-                           "pre_tokenizer \"%s\" is not supported; it must be \"ByteLevel\"", type);
+                           "pre_tokenizer \"%s\" is not supported; it must be \"ByteLevel\"",
+                           printable_of(type).text);
     if (status == XLSTM_OK)
-        status = json_read_bool(part, "pre_tokenizer", "add_prefix_space", true,
-                                &tokenizer->add_prefix_space);
+        status = tokenizer_read_bool(part, "pre_tokenizer", "add_prefix_space", true,
+                                     &tokenizer->add_prefix_space);
     tokenizer->use_pattern = true;
     if (status == XLSTM_OK)
-        status = json_read_bool(part, "pre_tokenizer", "use_regex", false, &tokenizer->use_pattern);
+        status =
+            tokenizer_read_bool(part, "pre_tokenizer", "use_regex", false, &tokenizer->use_pattern);
     return status;
 }
 
@@ -145,7 +152,7 @@ static xlstm_status check_post_processor(const json_t *part) {
     return error_set(XLSTM_UNSUPPORTED,
                      "post_processor \"%s\" is not supported; it must be \"ByteLevel\", "
                      "\"TemplateProcessing\" or null",
-                     type);
+                     printable_of(type).text);
 }
 
 static xlstm_status check_decoder(const json_t *part) {
@@ -153,22 +160,24 @@ static xlstm_status check_decoder(const json_t *part) {
     xlstm_status status = unwrap(&part, "decoder", "decoders", &type);
     if (status == XLSTM_OK && strcmp(type, "ByteLevel") != 0)
         status = error_set(XLSTM_UNSUPPORTED,
-                           "decoder \"%s\" is not supported; it must be \"ByteLevel\"", type);
+                           "decoder \"%s\" is not supported; it must be \"ByteLevel\"",
+                           printable_of(type).text);
     return status;
 }
 
 static xlstm_status check_root(const json_t *root) {
     if (!json_is_object(root))
         return error_set(XLSTM_FORMAT_ERROR, "the file must hold an object, but holds %s",
-                         json_kind(root));
+                         tokenizer_kind(root));
     const json_t *version = json_object_get(root, "version");
     const char *text = json_string_value(version);
     if (version && (!text || strcmp(text, "1.0") != 0))
         return error_set(XLSTM_UNSUPPORTED, "version %s%s%s is not supported; it must be \"1.0\"",
-                         text ? "\"" : "", text ? text : json_kind(version), text ? "\"" : "");
+                         text ? "\"" : "", text ? printable_of(text).text : tokenizer_kind(version),
+                         text ? "\"" : "");
     static const char *const must_be_null[] = {"truncation", "padding"};
     for (size_t i = 0; i < sizeof must_be_null / sizeof *must_be_null; i++) {
-        if (json_field(root, must_be_null[i]))
+        if (tokenizer_field(root, must_be_null[i]))
             return error_set(XLSTM_UNSUPPORTED, "%s is not supported; it must be null",
                              must_be_null[i]);
     }
@@ -178,19 +187,19 @@ static xlstm_status check_root(const json_t *root) {
 static xlstm_status read_root(xlstm_tokenizer *tokenizer, const json_t *root) {
     xlstm_status status = check_root(root);
     if (status == XLSTM_OK)
-        status = read_normalizer(tokenizer, json_field(root, "normalizer"));
+        status = read_normalizer(tokenizer, tokenizer_field(root, "normalizer"));
     if (status == XLSTM_OK)
-        status = read_pre_tokenizer(tokenizer, json_field(root, "pre_tokenizer"));
+        status = read_pre_tokenizer(tokenizer, tokenizer_field(root, "pre_tokenizer"));
     if (status == XLSTM_OK)
-        status = check_post_processor(json_field(root, "post_processor"));
+        status = check_post_processor(tokenizer_field(root, "post_processor"));
     if (status == XLSTM_OK)
-        status = check_decoder(json_field(root, "decoder"));
+        status = check_decoder(tokenizer_field(root, "decoder"));
     if (status == XLSTM_OK)
-        status = tokenizer_read_model(tokenizer, json_field(root, "model"));
+        status = tokenizer_read_model(tokenizer, tokenizer_field(root, "model"));
     if (status == XLSTM_OK)
-        status =
-            tokenizer_read_added(tokenizer, json_object_get(json_field(root, "model"), "vocab"),
-                                 json_field(root, "added_tokens"));
+        status = tokenizer_read_added(tokenizer,
+                                      json_object_get(tokenizer_field(root, "model"), "vocab"),
+                                      tokenizer_field(root, "added_tokens"));
     if (status == XLSTM_OK && tokenizer->bytes.failed)
         status = error_memory(tokenizer->bytes.size, "token texts");
     return status;
@@ -202,14 +211,12 @@ xlstm_status tokenizer_load_memory(const char *json, size_t size, const char *na
     if (size > JSON_SIZE_LIMIT)
         return error_set(XLSTM_FORMAT_ERROR, "%s has %zu bytes; at most %d are read of a tokenizer",
                          name, size, JSON_SIZE_LIMIT);
-    json_error_t error;
-    json_t *root =
-        json_loadb(json ? json : "", size, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
-    if (!root)
-        return error_set(XLSTM_FORMAT_ERROR, "%s: line %d, column %d: %s", name, error.line,
-                         error.column, error.text);
+    json_t *root;
+    xlstm_status status = json_parse(json ? json : "", size, name, &root);
+    if (status != XLSTM_OK)
+        return status;
     xlstm_tokenizer *loaded = calloc(1, sizeof *loaded);
-    xlstm_status status = loaded ? XLSTM_OK : error_memory(sizeof *loaded, "tokenizer");
+    status = loaded ? XLSTM_OK : error_memory(sizeof *loaded, "tokenizer");
     if (loaded) {
         added_trie_init(&loaded->literal);
         added_trie_init(&loaded->normalized);

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "format/printable.h"
 #include "text/normalize.h"
 
 #include <stdlib.h>
@@ -47,12 +48,12 @@ static size_t alphabet_to_bytes(const int16_t alphabet[ALPHABET_SIZE], const uin
 static xlstm_status check_id(const json_t *id, const char *where, const char *token) {
     if (!json_is_integer(id))
         return error_set(XLSTM_FORMAT_ERROR, "%s: the id of \"%s\" must be an integer, but is %s",
-                         where, token, json_kind(id));
+                         where, printable_of(token).text, tokenizer_kind(id));
     json_int_t value = json_integer_value(id);
     if (value < 0 || value >= TOKENIZER_ID_LIMIT)
         return error_set(XLSTM_FORMAT_ERROR,
-                         "%s: the id of \"%s\" is %lld; ids must be from 0 to %d", where, token,
-                         (long long)value, TOKENIZER_ID_LIMIT - 1);
+                         "%s: the id of \"%s\" is %lld; ids must be from 0 to %d", where,
+                         printable_of(token).text, (long long)value, TOKENIZER_ID_LIMIT - 1);
     return XLSTM_OK;
 }
 
@@ -74,7 +75,7 @@ static xlstm_status reserve_vocabulary(xlstm_tokenizer *tokenizer, json_t *vocab
 static xlstm_status read_vocabulary(xlstm_tokenizer *tokenizer, json_t *vocabulary) {
     if (!json_is_object(vocabulary))
         return error_set(XLSTM_FORMAT_ERROR, "model.vocab must be an object, but is %s",
-                         json_kind(vocabulary));
+                         tokenizer_kind(vocabulary));
     xlstm_status status = reserve_vocabulary(tokenizer, vocabulary);
     if (status != XLSTM_OK)
         return status;
@@ -87,8 +88,8 @@ static xlstm_status read_vocabulary(xlstm_tokenizer *tokenizer, json_t *vocabula
         text_token *token = &tokenizer->tokens[id];
         if (token->known)
             return error_set(XLSTM_FORMAT_ERROR,
-                             "model.vocab: \"%s\" has id %ld, which another token has too", name,
-                             (long)id);
+                             "model.vocab: \"%s\" has id %ld, which another token has too",
+                             printable_of(name).text, (long)id);
         size_t size = strlen(name);
         uint32_t offset = tokenizer_store(tokenizer, name, size);
         if (tokenizer->bytes.failed)
@@ -148,7 +149,7 @@ static xlstm_status find_named(merge_reader *reader, size_t index, int32_t *id) 
     *id = find_token(reader->vocabulary, reader->name.data, reader->name.size);
     if (*id < 0)
         return error_set(XLSTM_FORMAT_ERROR, "model.merges[%zu]: \"%s\" is not in model.vocab",
-                         index, reader->name.data);
+                         index, printable_of(reader->name.data).text);
     return XLSTM_OK;
 }
 
@@ -181,7 +182,7 @@ static xlstm_status read_merges(xlstm_tokenizer *tokenizer, const json_t *vocabu
                                 const json_t *merges) {
     if (!json_is_array(merges))
         return error_set(XLSTM_FORMAT_ERROR, "model.merges must be an array, but is %s",
-                         json_kind(merges));
+                         tokenizer_kind(merges));
     size_t count = json_array_size(merges);
     if (!bpe_merges_create(&tokenizer->merges, count))
         return error_memory(count * 2 * sizeof(bpe_merge), "merges");
@@ -192,7 +193,7 @@ static xlstm_status read_merges(xlstm_tokenizer *tokenizer, const json_t *vocabu
         if (json_typeof(merge) != json_typeof(json_array_get(merges, 0))) {
             status =
                 error_set(XLSTM_FORMAT_ERROR, "model.merges[%zu] is %s, but the first merge is %s",
-                          i, json_kind(merge), json_kind(json_array_get(merges, 0)));
+                          i, tokenizer_kind(merge), tokenizer_kind(json_array_get(merges, 0)));
             break;
         }
         /* A list of strings may carry the heading of a merges.txt file. */
@@ -206,9 +207,9 @@ static xlstm_status read_merges(xlstm_tokenizer *tokenizer, const json_t *vocabu
 }
 
 /* The table of whole pieces, for ignore_merges. */
-static xlstm_status index_pieces(xlstm_tokenizer *tokenizer) {
+static xlstm_status index_pieces(xlstm_tokenizer *tokenizer, size_t vocabulary_size) {
     size_t places = 16;
-    while (places / 2 < (size_t)tokenizer->size)
+    while (places / 2 < vocabulary_size)
         places *= 2;
     tokenizer->pieces = malloc(places * sizeof *tokenizer->pieces);
     if (!tokenizer->pieces)
@@ -236,30 +237,30 @@ static xlstm_status read_unknown(xlstm_tokenizer *tokenizer, const json_t *vocab
     const char *name = json_string_value(unknown);
     if (!name)
         return error_set(XLSTM_FORMAT_ERROR, "model.unk_token must be a string or null, but is %s",
-                         json_kind(unknown));
+                         tokenizer_kind(unknown));
     tokenizer->unknown_id = find_token(vocabulary, name, json_string_length(unknown));
     return tokenizer->unknown_id >= 0
                ? XLSTM_OK
                : error_set(XLSTM_FORMAT_ERROR, "model.unk_token \"%s\" is not in model.vocab",
-                           name);
+                           printable_of(name).text);
 }
 
 /* Options that would change ids in ways this library does not have. */
 static xlstm_status check_options(const json_t *model) {
-    const json_t *dropout = json_field(model, "dropout");
+    const json_t *dropout = tokenizer_field(model, "dropout");
     if (dropout && !(json_is_number(dropout) && !(json_number_value(dropout) != 0)))
         return error_set(XLSTM_UNSUPPORTED, "model.dropout is not supported; it must be null");
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < 2; i++) {
-        const json_t *affix = json_field(model, affixes[i]);
+        const json_t *affix = tokenizer_field(model, affixes[i]);
         if (affix && !(json_is_string(affix) && json_string_length(affix) == 0))
             return error_set(XLSTM_UNSUPPORTED, "model.%s is not supported; it must be null",
                              affixes[i]);
     }
     bool byte_fallback = false;
     xlstm_status status = XLSTM_OK;
-    if (json_field(model, "byte_fallback"))
-        status = json_read_bool(model, "model", "byte_fallback", true, &byte_fallback);
+    if (tokenizer_field(model, "byte_fallback"))
+        status = tokenizer_read_bool(model, "model", "byte_fallback", true, &byte_fallback);
     if (status == XLSTM_OK && byte_fallback)
         status = error_set(XLSTM_UNSUPPORTED,
                            "model.byte_fallback true is not supported; it must be false");
@@ -269,12 +270,13 @@ static xlstm_status check_options(const json_t *model) {
 xlstm_status tokenizer_read_model(xlstm_tokenizer *tokenizer, const json_t *model) {
     if (!json_is_object(model))
         return error_set(XLSTM_FORMAT_ERROR, "model must be an object, but is %s",
-                         json_kind(model));
+                         tokenizer_kind(model));
     const json_t *type = json_object_get(model, "type"); /* missing in old files */
     if (type && (!json_is_string(type) || strcmp(json_string_value(type), "BPE") != 0))
         return error_set(XLSTM_UNSUPPORTED,
                          "model.type \"%s\" is not supported; it must be \"BPE\"",
-                         json_is_string(type) ? json_string_value(type) : json_kind(type));
+                         json_is_string(type) ? printable_of(json_string_value(type)).text
+                                              : tokenizer_kind(type));
     for (int i = 0; i < 256; i++)
         tokenizer->byte_ids[i] = -1;
     json_t *vocabulary = json_object_get(model, "vocab");
@@ -284,12 +286,13 @@ xlstm_status tokenizer_read_model(xlstm_tokenizer *tokenizer, const json_t *mode
     if (status == XLSTM_OK)
         status = read_merges(tokenizer, vocabulary, json_object_get(model, "merges"));
     if (status == XLSTM_OK)
-        status = read_unknown(tokenizer, vocabulary, json_field(model, "unk_token"));
-    if (status == XLSTM_OK && json_field(model, "fuse_unk"))
-        status = json_read_bool(model, "model", "fuse_unk", true, &tokenizer->fuse_unknown);
-    if (status == XLSTM_OK && json_field(model, "ignore_merges"))
-        status = json_read_bool(model, "model", "ignore_merges", true, &tokenizer->ignore_merges);
+        status = read_unknown(tokenizer, vocabulary, tokenizer_field(model, "unk_token"));
+    if (status == XLSTM_OK && tokenizer_field(model, "fuse_unk"))
+        status = tokenizer_read_bool(model, "model", "fuse_unk", true, &tokenizer->fuse_unknown);
+    if (status == XLSTM_OK && tokenizer_field(model, "ignore_merges"))
+        status =
+            tokenizer_read_bool(model, "model", "ignore_merges", true, &tokenizer->ignore_merges);
     if (status == XLSTM_OK && tokenizer->ignore_merges)
-        status = index_pieces(tokenizer);
+        status = index_pieces(tokenizer, json_object_size(vocabulary));
     return status;
 }
