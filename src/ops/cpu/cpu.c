@@ -221,6 +221,7 @@ static void carve_gates(carver *c, const ops_limits *limits, cpu_gates *g) {
     g->row = carve(c, sizeof(double), tokens, heads, 1);
     g->column = carve(c, sizeof(double), tokens, heads, 1);
     g->floor = carve(c, sizeof(double), tokens, heads, 1);
+    g->share = carve(c, sizeof(double), tokens, heads, 1);
     g->begin = carve(c, sizeof(int32_t), tokens, heads, 1);
     g->p = carve(c, sizeof(float), tokens, heads, CPU_LONGEST_CHUNK);
     g->pieces = carve(c, sizeof(cpu_piece), tokens, 1, 1);

@@ -23,7 +23,6 @@ enum {
 typedef struct cpu_piece {
     int64_t first; /* token of the batch */
     int tokens;
-    bool step; /* token by token */
 } cpu_piece;
 
 typedef struct cpu_candidate {
@@ -44,12 +43,12 @@ typedef struct cpu_worker {
 /* Tables of one mLSTM call; those of gates are [token][head]. */
 typedef struct cpu_gates {
     float *keep, *write, *inter, *denominator;
-    double *row, *column, *floor;
+    double *row, *column, *floor, *share;
     int32_t *begin;
     float *p;             /* [token][head][CPU_LONGEST_CHUNK] */
     cpu_piece *pieces;    /* [tokens], by sequence */
     int32_t *first_piece; /* [sequences + 1] */
-    int32_t *chunks;      /* [tokens]: the pieces that are not taken token by token */
+    int32_t *chunks;      /* [tokens]: the pieces of more than one token */
 } cpu_gates;
 
 typedef struct cpu_stream {

@@ -141,11 +141,16 @@ static void sigmoid_gate(const float *z, int64_t count, float *y) {
     }
 }
 
-static float dot(const float *x, const float *y, int64_t count) {
-    vec total = {0};
+/* Products of floats are exact in double, and so nearly is their sum. */
+static double dot(const float *x, const float *y, int64_t count) {
+    vec_double lanes = {0};
     for (int64_t i = 0; i < count; i += LANES)
-        total = fused(load_optional(x, i, count - i), load_optional(y, i, count - i), total);
-    return fold(total);
+        lanes += __builtin_convertvector(load_optional(x, i, count - i), vec_double) *
+                 __builtin_convertvector(load_optional(y, i, count - i), vec_double);
+    double total = 0;
+    for (int i = 0; i < LANES; i++)
+        total += lanes[i];
+    return total;
 }
 
 static void blend(float a, float b, const float *x, int64_t count, float *y) {

@@ -36,9 +36,9 @@ typedef struct cpu_product {
     float *scratch;   /* [CPU_PRODUCT_SCRATCH], aligned to 64 bytes */
 } cpu_product;
 
-/* One token of the mLSTM for `columns` of the value dimension, in one pass over C:
- * C = keep C + (write k) v^T, then h = (q^T C) scale / denominator. With write 0 nothing is added,
- * whatever k and v hold. */
+/* One token of the mLSTM for `columns` of the value dimension, in one pass over C; what a chunk of
+ * one token gives, to the bit: h = (inter q^T C + p v) / denominator, C = keep C + (write k) v^T.
+ * With write 0 nothing is added to C, whatever k and v hold. */
 typedef struct cpu_step {
     float *c; /* [d_qk][columns], row stride c_stride */
     int64_t c_stride;
@@ -46,7 +46,7 @@ typedef struct cpu_step {
     const float *v;     /* [columns] */
     float *h;           /* [columns] */
     int64_t d_qk, columns;
-    float keep, write, scale, denominator;
+    float keep, write, inter, p, denominator;
 } cpu_step;
 
 /* A piece of a chunk of the mLSTM for `columns` of the value dimension.
@@ -98,7 +98,7 @@ typedef struct cpu_kernels {
                 float *y);
     /* y *= sigmoid(z) */
     void (*sigmoid_gate)(const float *z, int64_t count, float *y);
-    float (*dot)(const float *x, const float *y, int64_t count);
+    double (*dot)(const float *x, const float *y, int64_t count); /* summed in double */
     /* y = a * y + b * x */
     void (*blend)(float a, float b, const float *x, int64_t count, float *y);
     void (*step)(const cpu_step *);

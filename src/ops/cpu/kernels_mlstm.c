@@ -33,13 +33,13 @@ ALWAYS_INLINE void step_vector(const cpu_step *a, const int rows, const enum cha
     UNROLL for (int r = 0; r < rows; r++) {
         float *p = a->c + (row + r) * a->c_stride + column;
         vec c = load_some(p, part, count);
+        h = fused(splat(a->q[row + r]), c, h);
         if (change != NONE)
             c = splat(a->keep) * c;
         if (change == KEEP_AND_WRITE)
             c = fused(splat(a->write * a->k[row + r]), v, c);
         if (change != NONE)
             store_some(p, c, part, count);
-        h = fused(splat(a->q[row + r]), c, h);
     }
     store_some(a->h + column, h, part, count);
 }
@@ -69,8 +69,13 @@ void PER_ISA(cpu_step)(const cpu_step *a) {
         step_all(a, KEEP);
     else
         step_all(a, NONE);
-    for (int64_t i = 0; i < a->columns; i++)
-        a->h[i] = a->h[i] * a->scale / a->denominator;
+    for (int64_t column = 0; column < a->columns; column += LANES) {
+        const bool part = column + LANES > a->columns;
+        int64_t count = a->columns - column;
+        vec h = load_some(a->h + column, part, count) * splat(a->inter);
+        h = fused(splat(a->p), load_some(a->v + column, part, count), h);
+        store_some(a->h + column, h / splat(a->denominator), part, count);
+    }
 }
 
 /* ---- A piece of a chunk ---- */

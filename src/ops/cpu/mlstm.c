@@ -1,9 +1,8 @@
 /* The mLSTM over a batch: C is cut into columns, the tokens into pieces.
  *
- * A piece is a stretch of tokens of one sequence within one chunk; short ones are taken token by
- * token, the others in the chunkwise form (kernels_mlstm, section 4), where C is read and written
- * once a piece. Which it is depends on nothing but the position and length of the piece. Three
- * jobs:
+ * A piece is a stretch of tokens of one sequence within one chunk. Every piece takes the chunkwise
+ * form (kernels_mlstm, section 4), in which C is read and written once; for a piece of one token
+ * that is the recurrence, and reading and writing are one pass. Three jobs:
  *
  * 1. Gates, a task a sequence and head: everything that is known without touching C. The maximum m
  * runs through the tokens as in the recurrence, log F = log_f + m - m' <= 0 and log I = i - m' <= 0
@@ -11,17 +10,14 @@
  * B_l + log I_l), B the running sum. Where F is 0 the sum begins anew, so that an infinite gate
  * never meets another in a difference. All of this in double; only m is stored as f32, rounded up,
  *    and what is weighed by it is weighed by the rounded value. n is carried along.
- * 2. Scores, a task a piece and head: P = (q k^T) with the weights, and the denominators.
+ * 2. Scores, a task a piece and head (with the gates if it is one token): P = (q k^T) with the
+ *    weights, and the denominators.
  * 3. Columns, a task a sequence, head and slice of columns: C and h. */
 #include "ops/cpu/internal.h"
 
 #include <math.h>
 
-enum {
-    SHORTEST_PIECE = 8, /* tokens for the chunkwise form */
-    NARROWEST_SLICE = 64,
-    TASKS_PER_THREAD = 4
-};
+enum { NARROWEST_SLICE = 64, TASKS_PER_THREAD = 4 };
 /* exp of less is 0 in double, and keeps running sums small enough for their differences. */
 static const double nothing = -1000;
 
@@ -77,11 +73,6 @@ static float rounded_up(double m) {
     return (double)value < m ? nextafterf(value, INFINITY) : value;
 }
 
-/* exp(exponent - maximum), 0 where nothing is stored. */
-static double weight(double exponent, double maximum) {
-    return maximum == -INFINITY ? 0 : exp(exponent - maximum);
-}
-
 static float denominator(const mlstm_job *job, double qn, double m_floor) {
     return cpu_to_float(larger(fabs(qn), m_floor) + job->op->eps);
 }
@@ -112,24 +103,10 @@ static void update_n(const mlstm_job *job, float *n, float keep, int64_t token, 
             n[i] *= keep;
 }
 
-static void step_gates(const mlstm_job *job, const cpu_piece *piece, int head, float *m, float *n) {
-    const cpu_gates *g = job->g;
-    for (int64_t token = piece->first; token < piece->first + piece->tokens; token++) {
-        int64_t at = token * job->heads + head;
-        double forgotten = log_forget(job, token, head) + (double)*m, i = input(job, token, head);
-        *m = rounded_up(larger(forgotten, i));
-        g->keep[at] = (float)weight(forgotten, (double)*m);
-        g->write[at] = (float)weight(i, (double)*m);
-        update_n(job, n, g->keep[at], token, 1, head);
-        double qn = (double)job->s->kernels->dot(of_token(&job->op->q, token, head), n, job->d_qk);
-        g->denominator[at] = denominator(job, qn * job->scale, exp(-(double)*m));
-    }
-}
-
 /* Leaves in the tables, for each token: row B_j; column B_l - log I_l; begin, the first token whose
- * weight is not 0; inter, the weight of the state before the piece; floor; and in denominator that
- * state's share of q n. For the whole piece: keep, in the place of its first token, and write. */
-static void chunk_gates(const mlstm_job *job, const cpu_piece *piece, int head, float *m,
+ * weight is not 0; inter, the weight of the state before the piece; floor, exp(-m); and share, what
+ * that state adds to q n. For the whole piece: keep, in the place of its first token, and write. */
+static void piece_gates(const mlstm_job *job, const cpu_piece *piece, int head, float *m,
                         float *n) {
     const cpu_gates *g = job->g;
     double top = (double)*m, sum = 0;
@@ -152,11 +129,10 @@ static void chunk_gates(const mlstm_job *job, const cpu_piece *piece, int head, 
         g->column[at] = empty ? INFINITY : sum - (i - top);
         g->begin[at] = begin;
         g->floor[at] = exp(-top);
-        g->inter[at] = carried ? (float)exp(sum) : 0;
-        g->denominator[at] =
-            carried ? g->inter[at] *
-                          job->s->kernels->dot(of_token(&job->op->q, token, head), n, job->d_qk)
-                    : 0;
+        double inter = carried ? exp(sum) : 0;
+        g->inter[at] = (float)inter;
+        g->share[at] =
+            inter * job->s->kernels->dot(of_token(&job->op->q, token, head), n, job->d_qk);
     }
     *m = rounded_up(top);
     double rounding = isinf(top) ? 0 : top - (double)*m;
@@ -167,21 +143,6 @@ static void chunk_gates(const mlstm_job *job, const cpu_piece *piece, int head, 
         g->write[at] = l >= begin ? (float)exp(sum - g->column[at] + rounding) : 0;
     }
     update_n(job, n, g->keep[first], piece->first, piece->tokens, head);
-}
-
-static void gates_task(void *context, int64_t task, int worker) {
-    (void)worker;
-    const mlstm_job *job = context;
-    int64_t sequence = task / job->heads;
-    int head = (int)(task % job->heads);
-    float *m = m_of(job, sequence, head), *n = n_of(job, sequence, head);
-    for (int p = job->g->first_piece[sequence]; p < job->g->first_piece[sequence + 1]; p++) {
-        const cpu_piece *piece = &job->g->pieces[p];
-        if (piece->step)
-            step_gates(job, piece, head, m, n);
-        else
-            chunk_gates(job, piece, head, m, n);
-    }
 }
 
 /* ---- 2. Scores ---- */
@@ -229,12 +190,9 @@ static void raw_scores(const mlstm_job *job, const cpu_piece *piece, int head, c
         }
 }
 
-static void scores_task(void *context, int64_t task, int worker) {
-    const mlstm_job *job = context;
+static void weigh_scores(const mlstm_job *job, const cpu_piece *piece, int head,
+                         const cpu_worker *w) {
     const cpu_gates *g = job->g;
-    const cpu_piece *piece = &g->pieces[g->chunks[task / job->heads]];
-    int head = (int)(task % job->heads);
-    const cpu_worker *w = &job->s->workers[worker];
     int64_t first = piece->first * job->heads + head,
             p_stride = (int64_t)job->heads * CPU_LONGEST_CHUNK;
     float *p = g->p + first * CPU_LONGEST_CHUNK;
@@ -246,40 +204,59 @@ static void scores_task(void *context, int64_t task, int worker) {
             w->decay[l] = (float)(g->row[at] - g->column[first + (int64_t)l * job->heads]);
         job->s->kernels->exponential(w->decay + begin, end - begin, w->decay + begin);
         memset(p, 0, (size_t)begin * sizeof(float));
-        double qn = 0;
+        double qn = g->share[at];
         for (int l = begin; l < end; l++) {
             p[l] *= w->decay[l];
             qn += (double)p[l];
             p[l] *= (float)job->scale;
         }
-        qn += (double)g->denominator[at];
         g->denominator[at] = denominator(job, qn * job->scale, g->floor[at]);
         g->inter[at] *= (float)job->scale;
     }
 }
 
+static void gates_task(void *context, int64_t task, int worker) {
+    const mlstm_job *job = context;
+    int64_t sequence = task / job->heads;
+    int head = (int)(task % job->heads);
+    float *m = m_of(job, sequence, head), *n = n_of(job, sequence, head);
+    for (int p = job->g->first_piece[sequence]; p < job->g->first_piece[sequence + 1]; p++) {
+        const cpu_piece *piece = &job->g->pieces[p];
+        piece_gates(job, piece, head, m, n);
+        if (piece->tokens == 1)
+            weigh_scores(job, piece, head, &job->s->workers[worker]);
+    }
+}
+
+static void scores_task(void *context, int64_t task, int worker) {
+    const mlstm_job *job = context;
+    const cpu_piece *piece = &job->g->pieces[job->g->chunks[task / job->heads]];
+    weigh_scores(job, piece, (int)(task % job->heads), &job->s->workers[worker]);
+}
+
 /* ---- 3. Columns ---- */
 
+/* A piece of one token: C is read and written in one pass. */
 static void step_columns(const mlstm_job *job, const cpu_piece *piece, int head, float *c,
                          int64_t column, int64_t columns) {
     const struct ops_mlstm *op = job->op;
-    for (int64_t token = piece->first; token < piece->first + piece->tokens; token++) {
-        int64_t at = token * job->heads + head;
-        job->s->kernels->step(&(cpu_step){
-            .c = c,
-            .c_stride = op->c.stride[2],
-            .q = of_token(&op->q, token, head),
-            .k = of_token(&op->k, token, head),
-            .v = of_token(&op->v, token, head) + column,
-            .h = of_token(&op->h, token, head) + column,
-            .d_qk = job->d_qk,
-            .columns = columns,
-            .keep = job->g->keep[at],
-            .write = job->g->write[at],
-            .scale = (float)job->scale,
-            .denominator = job->g->denominator[at],
-        });
-    }
+    const cpu_gates *g = job->g;
+    int64_t at = piece->first * job->heads + head;
+    job->s->kernels->step(&(cpu_step){
+        .c = c,
+        .c_stride = op->c.stride[2],
+        .q = of_token(&op->q, piece->first, head),
+        .k = of_token(&op->k, piece->first, head),
+        .v = of_token(&op->v, piece->first, head) + column,
+        .h = of_token(&op->h, piece->first, head) + column,
+        .d_qk = job->d_qk,
+        .columns = columns,
+        .keep = g->keep[at],
+        .write = g->write[at],
+        .inter = g->inter[at],
+        .p = g->p[at * CPU_LONGEST_CHUNK],
+        .denominator = g->denominator[at],
+    });
 }
 
 /* wk[l] = write[l] k[l]; returns whether any write is not 0. */
@@ -295,7 +272,7 @@ static bool weigh_keys(const mlstm_job *job, const cpu_piece *piece, int head, f
     return any;
 }
 
-static void chunk_columns(const mlstm_job *job, const cpu_piece *piece, int head, float *c,
+static void piece_columns(const mlstm_job *job, const cpu_piece *piece, int head, float *c,
                           int64_t column, int64_t columns, const cpu_worker *w) {
     const struct ops_mlstm *op = job->op;
     const cpu_gates *g = job->g;
@@ -338,10 +315,10 @@ static void columns_task(void *context, int64_t task, int worker) {
     float *c = c_of(job, sequence, head) + column;
     for (int p = g->first_piece[sequence]; p < g->first_piece[sequence + 1]; p++) {
         const cpu_piece *piece = &g->pieces[p];
-        if (piece->step)
+        if (piece->tokens == 1)
             step_columns(job, piece, head, c, column, columns);
         else
-            chunk_columns(job, piece, head, c, column, columns, &job->s->workers[worker]);
+            piece_columns(job, piece, head, c, column, columns, &job->s->workers[worker]);
     }
 }
 
@@ -403,7 +380,7 @@ static bool check(cpu_stream *s, const struct ops_mlstm *op) {
     return check_shapes(s, op) && check_batch(s, op);
 }
 
-/* Cuts the batch at chunk borders; returns how many pieces are not taken token by token. */
+/* Cuts the batch at chunk borders; returns how many pieces have more than one token. */
 static int64_t cut(const struct ops_mlstm *op, const cpu_gates *g) {
     const int32_t *start = ops_data(&op->batch.start);
     const int64_t *position = ops_data(&op->batch.position);
@@ -414,9 +391,8 @@ static int64_t cut(const struct ops_mlstm *op, const cpu_gates *g) {
         for (int64_t token = start[i], end = start[i + 1]; token < end; count++) {
             int64_t room = length - (position[i] + token - start[i]) % length;
             int64_t tokens = room < end - token ? room : end - token;
-            bool step = tokens < SHORTEST_PIECE;
-            g->pieces[count] = (cpu_piece){.first = token, .tokens = (int)tokens, .step = step};
-            if (!step)
+            g->pieces[count] = (cpu_piece){.first = token, .tokens = (int)tokens};
+            if (tokens > 1)
                 g->chunks[chunks++] = count;
             token += tokens;
         }
