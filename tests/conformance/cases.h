@@ -26,6 +26,7 @@ typedef struct conformance_case {
 
 /* Rounding of f64, a few hundred additions deep. */
 #define CONFORMANCE_F64 1e-13
+#define MLSTM_TOLERANCE 5e-6
 
 extern const conformance_case conformance_cases[];
 extern const int conformance_case_count;

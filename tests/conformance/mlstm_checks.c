@@ -1,5 +1,6 @@
 /* What must hold for the mLSTM of every device, beyond single values: chunk sizes, splits, threads
  * and batches do not change the result, and gates may be as extreme as infinity. */
+#include "conformance/cases.h"
 #include "conformance/checks.h"
 #include "conformance/mlstm_problem.h"
 
@@ -13,8 +14,7 @@
 
 #include "support/support.h"
 
-/* As in the table of cases. */
-static const double tolerance = 5e-6;
+static const double tolerance = MLSTM_TOLERANCE;
 
 static const int chunk_sizes[] = {1, 16, 32, 64, 128};
 enum { CHUNKS = sizeof chunk_sizes / sizeof *chunk_sizes };
@@ -237,31 +237,41 @@ void check_gate_extremes(ops_device *device) {
 
 /* ---- Padding ---- */
 
-/* Sequence 0 is followed by padding up to `length`: its states keep their bits, and so does h
- * before. */
+/* `kept` tokens and then padding up to `length`, cut where the padding begins or not, against the
+ * kept tokens alone. Where the padding begins a chunk or a call, bits are equal; within a chunk the
+ * device may take the tokens before it in another way than without. */
+static void check_padded(ops_device *device, int chunk_size, int64_t kept, int64_t length,
+                         bool cut) {
+    int64_t border = chunk_size ? chunk_size : device->chunk_size;
+    mlstm_shape shape = {1, {length}, {0}, 2, 9, 20};
+    mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 51);
+    for (int64_t at = kept * 2; at < length * 2; at++) {
+        p.i[at] = -INFINITY;
+        p.f[at] = INFINITY;
+    }
+    setting as = f32_on(device, 2);
+    mlstm_plan plan = {.chunk_size = chunk_size, .only = -1, .cuts = &kept, .cut_count = cut};
+    mlstm_result padded = mlstm_run(&as, false, &p, &plan);
+    p.shape.length[0] = p.start[1] = kept;
+    mlstm_result plain = run_whole(device, &p, chunk_size);
+    double error = mlstm_error(&p, &padded, &plain);
+    if (!(error <= tolerance) ||
+        ((cut || kept % border == 0) && !mlstm_equal(&p, &padded, &plain, -1)))
+        fail_msg("mlstm on %s, chunks of %d: %d tokens of padding after %d%s: relative error %.1e "
+                 "where bits or nearly all must be the same",
+                 device->name, (int)border, (int)(length - kept), (int)kept,
+                 cut ? " in a call of their own" : "", error);
+    mlstm_result_free(&padded);
+    mlstm_result_free(&plain);
+    mlstm_problem_free(&p);
+}
+
 void check_padding(ops_device *device) {
-    static const int64_t kept[] = {1, 15, 64, 70};
+    static const int64_t kept[] = {1, 15, 64, 70, 128};
     for (int c = -1; c < CHUNKS; c++)
-        for (int i = 0; i < 4; i++) {
-            int chunk_size = c < 0 ? 0 : chunk_sizes[c];
-            int64_t length = i % 2 ? kept[i] + 1 : 200;
-            int64_t border = chunk_size ? chunk_size : device->chunk_size;
-            mlstm_shape shape = {1, {length}, {0}, 2, 9, 20};
-            mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 51);
-            for (int64_t at = kept[i] * 2; at < length * 2; at++) {
-                p.i[at] = -INFINITY;
-                p.f[at] = INFINITY;
-            }
-            mlstm_result padded = run_whole(device, &p, chunk_size);
-            p.shape.length[0] = p.start[1] = kept[i];
-            mlstm_result plain = run_whole(device, &p, chunk_size);
-            if (!mlstm_equal(&p, &padded, &plain, -1))
-                fail_msg("mlstm on %s, chunks of %d: padding after %d tokens changed bits",
-                         device->name, (int)border, (int)kept[i]);
-            mlstm_result_free(&padded);
-            mlstm_result_free(&plain);
-            mlstm_problem_free(&p);
-        }
+        for (int i = 0; i < 4 * 5; i++)
+            check_padded(device, c < 0 ? 0 : chunk_sizes[c], kept[i / 4],
+                         i % 2 ? kept[i / 4] + 1 : 200, i % 4 > 1);
 }
 
 /* ---- NaN and +inf ---- */

@@ -52,8 +52,7 @@ mlstm_result mlstm_run(const setting *as, bool exact, const mlstm_problem *p,
                        const mlstm_plan *plan);
 void mlstm_result_free(mlstm_result *r);
 
-/* The largest relative error over h, c, n, m. Where both hold the same infinity, or both are tiny
- * (norms below `floor` a value), there is no error. */
+/* The largest relative error over h, c, n, m. */
 double mlstm_error(const mlstm_problem *p, const mlstm_result *r, const mlstm_result *exact);
 /* Bit by bit; sequence -1: all. */
 bool mlstm_equal(const mlstm_problem *p, const mlstm_result *a, const mlstm_result *b,

@@ -54,10 +54,11 @@ void sample_case_run(side *s, int variant) {
         listed[i] = (int32_t)draw_integer(s->seed, 5000 + (uint64_t)i, vocab + 2) - 1;
     for (int64_t row = 0; row < rows; row++) {
         rules[row] = draw_rule(s->seed, row, vocab);
+        double *z = logits + row * vocab;
+        draw_normal(s->seed, (uint64_t)row, 0, vocab, 0, 3, z);
         for (int64_t id = 0; id < vocab; id++) {
-            double z = 3 * random_normal(s->seed, (uint64_t)row, (uint64_t)id);
-            z = row % 2 ? rint(4 * z) / 4 : z;
-            logits[row * vocab + id] = row % 5 == 4 && id % 3 == 1 ? -INFINITY : z;
+            z[id] = row % 2 ? rint(4 * z[id]) / 4 : z[id];
+            z[id] = row % 5 == 4 && id % 3 == 1 ? -INFINITY : z[id];
         }
     }
     struct ops_sample op = {

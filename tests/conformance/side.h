@@ -31,7 +31,8 @@ typedef struct side {
     struct side_output {
         const char *name;
         ops_tensor tensor;
-        double *values; /* dense, after side_finish */
+        double smallest; /* norm a value that an error is relative to, at least */
+        double *values;  /* dense, after side_finish */
     } * outputs;
     int output_count;
 } side;
@@ -60,6 +61,8 @@ int64_t side_first_row(const side *s);
 
 /* Says that an op writes `t`, and that it is to be compared. */
 void side_output(side *s, const char *name, const ops_tensor *t);
+/* The same for exponents (m): their error counts relative to 1 where they are smaller. */
+void side_output_exponent(side *s, const char *name, const ops_tensor *t);
 /* Waits, reads the outputs, and looks at every byte that no output owns. Fails the test if the
  * stream failed or such a byte has changed. */
 void side_finish(side *s, const char *what);
@@ -74,6 +77,13 @@ bool side_equal(const side *s, const side *other, int64_t row);
 
 /* A uniform pseudo-random integer in [0, below). */
 int64_t draw_integer(uint64_t seed, uint64_t counter, int64_t below);
+/* Normal numbers `first` … of a stream: a place in one stored sequence, cheap and the same
+ * everywhere. */
+void draw_normal(uint64_t seed, uint64_t stream, int64_t first, int64_t count, double mean,
+                 double spread, double *values);
+/* ||a - b|| / ||b||, where b counts as `smallest` a value at least. Equal infinities are equal; any
+ * other value that is not finite in one of them is an infinite error. */
+double distance(const double *a, const double *b, int64_t count, double smallest);
 double round_to(dtype type, double value);
 /* malloc that fails the test instead of returning NULL. */
 void *must_allocate(size_t size);
