@@ -8,7 +8,7 @@ greedy() { # of prompt N
 prompt=$(npy_line "$golden/p0_ids.npy" | tr ' ' ',')
 
 # ---- The reference's ids ----
-for n in 0 1 2 3; do
+for n in $prompts; do
     for profile in fast exact; do
         run generate -m $model --ids-file "$golden/p${n}_ids.npy" -n 48 --ignore-eos --print-ids \
             --profile $profile

@@ -49,8 +49,8 @@ same 'init: status' 130 $status
 [ ! -e "$work/folder" ] || bad 'init: nothing stays' "$(ls -la "$work/folder")"
 
 # Logits of a long prompt.
-for _ in 1 2 3 4 5 6; do cat src/cli/*.c; done >"$work/long"
-"$XLSTM" logits -m $model -f "$work/long" -o "$work/l.npy" >"$work/out" 2>"$work/err" </dev/null &
+cat src/cli/*.c >"$work/long"
+"$XLSTM" logits -m $model -f "$work/long" --batch-tokens 64 -o "$work/l.npy" >"$work/out" 2>"$work/err" </dev/null &
 child=$!
 writing() {
     [ -n "$(find "$work" -name '.xlstm*.tmp')" ]
@@ -62,7 +62,7 @@ same 'logits: status' 130 $?
 same 'logits: nothing stays' '' "$(find "$work" -name '*.npy' -o -name '.xlstm*')"
 
 # Perplexity of the same.
-"$XLSTM" perplexity -m $model -f "$work/long" >"$work/out" 2>"$work/err" </dev/null &
+"$XLSTM" perplexity -m $model -f "$work/long" --batch-tokens 64 >"$work/out" 2>"$work/err" </dev/null &
 child=$!
 sleep 1
 kill -INT $child
