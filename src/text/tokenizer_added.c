@@ -115,7 +115,7 @@ static xlstm_status store_entry(xlstm_tokenizer *tokenizer, const added_entry *e
 static xlstm_status read_one(xlstm_tokenizer *tokenizer, const json_t *vocabulary,
                              const json_t *item, size_t index, added_trie *contents,
                              json_int_t *next) {
-    added_entry entry;
+    added_entry entry = {0};
     xlstm_status status = read_entry(&entry, item, index);
     if (status != XLSTM_OK)
         return status;
