@@ -36,9 +36,9 @@ static char *read_file(const char *path, size_t *size) {
     return text;
 }
 
-static int failed(void) {
+static _Noreturn void fail(void) {
     fprintf(stderr, "bench_tokenizer: %s\n", xlstm_last_error());
-    return 1;
+    exit(1);
 }
 
 int main(int argc, char **argv) {
@@ -58,7 +58,7 @@ int main(int argc, char **argv) {
     xlstm_tokenizer *tokenizer;
     double start = seconds();
     if (xlstm_tokenizer_load(argv[1], &tokenizer) != XLSTM_OK)
-        return failed();
+        fail();
     printf("%s: loaded in %.1f ms\n", argv[1], 1e3 * (seconds() - start));
     int64_t count = 0;
     for (int i = -1; i < runs; i++) { /* -1: the warm-up */
@@ -67,10 +67,10 @@ int main(int argc, char **argv) {
         size_t decoded_size;
         start = seconds();
         if (xlstm_encode(tokenizer, text, size, 0, &ids, &count) != XLSTM_OK)
-            return failed();
+            fail();
         double middle = seconds();
         if (xlstm_decode(tokenizer, ids, count, 0, &decoded, &decoded_size) != XLSTM_OK)
-            return failed();
+            fail();
         if (i >= 0) {
             encoding[i] = middle - start;
             decoding[i] = seconds() - middle;
