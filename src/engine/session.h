@@ -19,6 +19,10 @@ xlstm_status session_eval_sample(xlstm_session *session, const int32_t *ids, int
                                  xlstm_sampler *sampler, int32_t *id, xlstm_progress progress,
                                  void *context);
 
+/* As xlstm_session_load, from a state file in memory; `name` stands for it in errors. */
+xlstm_status session_load_bytes(xlstm_session *session, const uint8_t *bytes, size_t size,
+                                const char *name);
+
 /* What the sampler asks of the sample op at `position`; `*penalised` belongs to the sampler. */
 struct ops_sample_row sampler_row(const xlstm_sampler *sampler, int64_t position,
                                   const int32_t **penalised);

@@ -316,18 +316,25 @@ static xlstm_status load(xlstm_session *session, const char *path, const file_ma
     return status;
 }
 
+xlstm_status session_load_bytes(xlstm_session *session, const uint8_t *bytes, size_t size,
+                                const char *name) {
+    safetensors file = {0};
+    file_map map = {.data = bytes, .size = size};
+    xlstm_status status = safetensors_parse(bytes, size, name, &file);
+    if (status == XLSTM_OK)
+        status = load(session, name, &map, &file);
+    safetensors_close(&file);
+    return status;
+}
+
 xlstm_status xlstm_session_load(xlstm_session *session, const char *path) {
     file_map map = {0};
-    safetensors file = {0};
     if (!path || !*path)
         return error_set(XLSTM_INVALID_ARGUMENT, "no path to load the state from was given");
     xlstm_status status = file_map_open(path, &map);
     if (status != XLSTM_OK)
         return status;
-    status = safetensors_parse(map.data, map.size, path, &file);
-    if (status == XLSTM_OK)
-        status = load(session, path, &map, &file);
-    safetensors_close(&file);
+    status = session_load_bytes(session, map.data, map.size, path);
     file_map_close(&map);
     return status;
 }
