@@ -203,7 +203,9 @@ static xlstm_status report_decode(bench *b, report *r, int batch) {
         "decode x %-6d%10.1f tok/s %10.4f GB/step     %9.2f GB/s    %5.1f %% of limit, %.1f %% "
         "of read bandwidth%s\n",
         batch, batch / per_step, bytes / 1e9, bytes / per_step / 1e9, 100 * least / per_step,
-        of_read, of_read > 100 ? " (from the caches)" : "");
+        of_read,
+        of_read > 100 ? "; above 100 %: from the caches, or the machine was busy when measured"
+                      : "");
     return say(r, &line);
 }
 
