@@ -24,6 +24,8 @@ ops_limits mlstm_case_limits(int variant) {
 void mlstm_case_run(side *s, int variant) {
     mlstm_problem p = mlstm_problem_make(&shapes[variant / CHUNKS], s->as.activation,
                                          1000 + (uint64_t)(variant / CHUNKS));
+    if (variant / CHUNKS % 2) /* one that can be seen in f32 */
+        p.eps = 0.1;
     mlstm_place_and_run(s, &p, s->exact ? 1 : chunk_sizes[variant % CHUNKS]);
     mlstm_problem_free(&p);
 }

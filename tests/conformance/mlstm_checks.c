@@ -188,6 +188,15 @@ static void sunk(int64_t t, int64_t a, double *i, double *f) {
     *f = -20;
 }
 
+/* Forget gates whose naive log sigmoid overflows; nothing new is stored while m follows them down.
+ */
+static void deep(int64_t t, int64_t a, double *i, double *f) {
+    if (t % 9 > 3) {
+        *i = -INFINITY;
+        *f = a ? -150 : -1000;
+    }
+}
+
 static void steep(int64_t t, int64_t a, double *i, double *f) {
     *i = (t + a) % 2 ? 100 : -100;
     *f = t % 3 ? 100 : -100;
@@ -214,8 +223,8 @@ void check_gate_extremes(ops_device *device) {
         double tolerance; /* exponents up to 2^k are off by 2^(k - 24) in f32 */
     } rules[] = {{"forget -inf", all_forgotten, 5e-6}, {"forget +inf", all_kept, 5e-6},
                  {"input -inf", some_closed, 5e-6},    {"both -inf", wiped, 5e-6},
-                 {"m below -88", sunk, 1e-4},          {"gates of 100", steep, 2e-5},
-                 {"gates at the cap", capped, 1e-5}};
+                 {"m below -88", sunk, 1e-4},          {"forget -1000", deep, 1e-4},
+                 {"gates of 100", steep, 2e-5},        {"gates at the cap", capped, 1e-5}};
     mlstm_shape shape = {2, {150, 70}, {0, 9}, 3, 12, 10};
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 41);
@@ -238,11 +247,9 @@ void check_gate_extremes(ops_device *device) {
 /* ---- Padding ---- */
 
 /* `kept` tokens and then padding up to `length`, cut where the padding begins or not, against the
- * kept tokens alone. Where the padding begins a chunk or a call, bits are equal; within a chunk the
- * device may take the tokens before it in another way than without. */
+ * kept tokens alone: not a bit of h before or of the states may differ. */
 static void check_padded(ops_device *device, int chunk_size, int64_t kept, int64_t length,
                          bool cut) {
-    int64_t border = chunk_size ? chunk_size : device->chunk_size;
     mlstm_shape shape = {1, {length}, {0}, 2, 9, 20};
     mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 51);
     for (int64_t at = kept * 2; at < length * 2; at++) {
@@ -254,13 +261,10 @@ static void check_padded(ops_device *device, int chunk_size, int64_t kept, int64
     mlstm_result padded = mlstm_run(&as, false, &p, &plan);
     p.shape.length[0] = p.start[1] = kept;
     mlstm_result plain = run_whole(device, &p, chunk_size);
-    double error = mlstm_error(&p, &padded, &plain);
-    if (!(error <= tolerance) ||
-        ((cut || kept % border == 0) && !mlstm_equal(&p, &padded, &plain, -1)))
-        fail_msg("mlstm on %s, chunks of %d: %d tokens of padding after %d%s: relative error %.1e "
-                 "where bits or nearly all must be the same",
-                 device->name, (int)border, (int)(length - kept), (int)kept,
-                 cut ? " in a call of their own" : "", error);
+    if (!mlstm_equal(&p, &padded, &plain, -1))
+        fail_msg("mlstm on %s, chunks of %d: %d tokens of padding after %d%s changed bits",
+                 device->name, chunk_size, (int)(length - kept), (int)kept,
+                 cut ? ", in a call of their own," : "");
     mlstm_result_free(&padded);
     mlstm_result_free(&plain);
     mlstm_problem_free(&p);

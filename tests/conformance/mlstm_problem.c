@@ -8,7 +8,6 @@
 
 #include <cmocka.h>
 
-static const double eps = 1e-6;
 static const double tiny = 1e-30; /* about what f32 can hold */
 
 /* ---- Problems ---- */
@@ -36,7 +35,7 @@ static void give_signs(double *values, int64_t rows, int64_t heads, int64_t d, b
  * and not the op. Gates are about those of a trained model: |q n| and exp(-m) each are the larger
  * one somewhere. */
 mlstm_problem mlstm_problem_make(const mlstm_shape *shape, dtype type, uint64_t seed) {
-    mlstm_problem p = {.shape = *shape, .slots = shape->sequences + 1};
+    mlstm_problem p = {.shape = *shape, .slots = shape->sequences + 1, .eps = 1e-6};
     for (int s = 0; s < shape->sequences; s++) {
         p.start[s + 1] = p.start[s] + shape->length[s];
         p.slot[s] = (int32_t)(s % 2 ? s / 2 : p.slots - 1 - s / 2);
@@ -172,7 +171,7 @@ static bool run_part(side *s, const mlstm_problem *p, const pool *states, int ch
                                .c = states->c,
                                .n = states->n,
                                .m = states->m,
-                               .eps = eps,
+                               .eps = p->eps,
                                .chunk_size = chunk_size,
                                .h = ops_tensor_split(&out, heads, d_v)};
         side_output(s, "h", &out);

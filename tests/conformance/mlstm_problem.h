@@ -20,6 +20,7 @@ typedef struct mlstm_problem {
     int64_t start[MLSTM_MAX_SEQUENCES + 1];
     int slots;
     int32_t slot[MLSTM_MAX_SEQUENCES];
+    double eps;
     double *q, *k, *v; /* [tokens][heads][d] */
     double *i, *f;     /* [tokens][heads] */
     double *c, *n, *m; /* [slots][heads]… */

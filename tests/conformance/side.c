@@ -86,12 +86,21 @@ void side_close(side *s) {
     s->as.device->stream_free(s->stream);
 }
 
-/* Byte offset, within the buffer, of the element with dense number `index`. */
-static size_t place_of(const ops_tensor *t, int64_t index) {
+/* A tensor as rows of contiguous elements: how long they are, how many, and where one begins
+ * (bytes). */
+static int64_t row_length(const ops_tensor *t) {
+    return t->shape[t->rank - 1];
+}
+
+static int64_t row_count(const ops_tensor *t) {
+    return ops_tensor_elements(t) / row_length(t);
+}
+
+static size_t row_place(const ops_tensor *t, int64_t row) {
     int64_t element = 0;
-    for (int i = t->rank - 1; i >= 0; i--) {
-        element += index % t->shape[i] * t->stride[i];
-        index /= t->shape[i];
+    for (int i = t->rank - 2; i >= 0; i--) {
+        element += row % t->shape[i] * t->stride[i];
+        row /= t->shape[i];
     }
     return t->offset + (size_t)element * dtype_size(t->dtype);
 }
@@ -126,8 +135,17 @@ ops_tensor side_place(side *s, dtype type, int rank, const int64_t *shape, const
     side_block *block;
     dtype stored = s->exact ? DTYPE_F64 : type;
     ops_tensor t = make(s, stored, rank, shape, &block);
-    for (int64_t i = 0; values && i < ops_tensor_elements(&t); i++)
-        dtype_store(stored, block->bytes + place_of(&t, i), 0, round_to(type, values[i]));
+    int64_t length = row_length(&t);
+    double *rounded = must_allocate((size_t)length * sizeof *rounded);
+    for (int64_t r = 0; values && r < row_count(&t); r++) {
+        unsigned char *row = block->bytes + row_place(&t, r);
+        dtype_convert(DTYPE_F64, values + r * length, type, rounded, length);
+        if (s->exact)
+            dtype_convert(type, rounded, DTYPE_F64, row, length);
+        else
+            memcpy(row, rounded, (size_t)length * dtype_size(type));
+    }
+    free(rounded);
     upload(s, block);
     return t;
 }
@@ -213,10 +231,14 @@ double *side_read(side *s, const ops_tensor *t) {
     unsigned char *bytes = download(s, t->buffer, "reading");
     int64_t count = ops_tensor_elements(t);
     double *values = must_allocate((size_t)count * sizeof *values);
-    for (int64_t i = 0; i < count; i++) {
-        const void *place = bytes + place_of(t, i);
-        values[i] = t->dtype == DTYPE_I32 ? (double)*(const int32_t *)place
-                                          : dtype_load(t->dtype, place, 0);
+    int64_t length = row_length(t);
+    for (int64_t r = 0; r < row_count(t); r++) {
+        const void *row = bytes + row_place(t, r);
+        if (t->dtype == DTYPE_I32)
+            for (int64_t i = 0; i < length; i++)
+                values[r * length + i] = (double)((const int32_t *)row)[i];
+        else
+            dtype_convert(t->dtype, row, DTYPE_F64, values + r * length, length);
     }
     free(bytes);
     return values;
@@ -228,10 +250,9 @@ void side_finish(side *s, const char *what) {
         unsigned char *now = download(s, block->buffer, what);
         for (int o = 0; o < s->output_count; o++) {
             const ops_tensor *t = &s->outputs[o].tensor;
-            for (int64_t i = 0; t->buffer == block->buffer && i < ops_tensor_elements(t); i++) {
-                size_t place = place_of(t, i);
-                memcpy(block->bytes + place, now + place, dtype_size(t->dtype));
-            }
+            for (int64_t r = 0; t->buffer == block->buffer && r < row_count(t); r++)
+                memcpy(block->bytes + row_place(t, r), now + row_place(t, r),
+                       (size_t)row_length(t) * dtype_size(t->dtype));
         }
         if (memcmp(now, block->bytes, block->buffer->size) != 0)
             fail_msg("%s on %s: bytes of buffer %d that no output owns were changed", what,
