@@ -23,10 +23,11 @@ typedef struct tally {
 } tally;
 
 static double minus_log_p(const float *logits, int64_t vocab, int32_t id) {
-    double highest = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < vocab; i++)
+    double highest = logits[0];
+    for (int64_t i = 1; i < vocab; i++)
         highest = logits[i] > highest ? logits[i] : highest;
-    for (int64_t i = 0; i < vocab; i++)
+    double sum = exp(logits[0] - highest);
+    for (int64_t i = 1; i < vocab; i++)
         sum += exp(logits[i] - highest);
     return log(sum) + highest - logits[id];
 }

@@ -120,13 +120,13 @@ for shell in bash zsh; do
 done
 if command -v bash >/dev/null 2>&1; then
     "$XLSTM" --completion bash >"$work/completion"
-    complete() { # WORDS…: what is offered for the last one
+    offer() { # WORDS…: what is offered for the last one
         bash -c '. "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _xlstm; echo "${COMPREPLY[*]}"' \
             - "$work/completion" "$@"
     }
-    same 'bash completes commands' 'generate' "$(complete xlstm gen)"
-    same 'bash completes options' '--temperature' "$(complete xlstm generate --temp)"
-    same 'bash completes choices' 'fast' "$(complete xlstm generate --profile fa)"
-    same 'bash offers no option of another command' '' "$(complete xlstm info --temp)"
+    same 'bash completes commands' 'generate' "$(offer xlstm gen)"
+    same 'bash completes options' '--temperature' "$(offer xlstm generate --temp)"
+    same 'bash completes choices' 'fast' "$(offer xlstm generate --profile fa)"
+    same 'bash offers no option of another command' '' "$(offer xlstm info --temp)"
 fi
 finish
