@@ -1,7 +1,8 @@
 /* A randomly initialised checkpoint of any shape: config.json and safetensors shards, streamed, so
  * that its size is not bound by memory. Initialisers as in the reference (docs/MODEL.md): N(0,
- * sqrt(2 / (5 D))) for embedding, head, q, k, v, o, gate and up, N(0, 2 / (blocks sqrt(D))) for the
- * output projections; gate weights 0, input gate bias -10, forget gate bias from 3 to 6; norms 1.
+ * sqrt(2 / (5 D))) for embedding, head, q, k, v, o, gate and up, N(0, 2 / (blocks sqrt(K))) for the
+ * output projections, K their inputs; gate weights 0, input gate bias -10, forget gate bias from 3
+ * to 6; norms 1.
  */
 #ifndef MODEL_INIT_H
 #define MODEL_INIT_H
