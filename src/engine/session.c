@@ -304,10 +304,12 @@ xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count) {
     if (status != XLSTM_OK)
         return status;
     xlstm_model *model = items[0].session->model;
-    int64_t *done = calloc((size_t)count * 2, sizeof *done), *taken = done + count;
+    int64_t *done = calloc((size_t)count * 2, sizeof *done), *taken = NULL;
     forward_sequence *sequences = calloc((size_t)count, sizeof *sequences);
     if (!done || !sequences)
         status = error_memory((size_t)count * sizeof *sequences, "a batch");
+    else
+        taken = done + count;
     for (bool more = true; status == XLSTM_OK && more;) {
         pthread_mutex_lock(&model->lock);
         status = run_round(items, count, done, taken, sequences);
