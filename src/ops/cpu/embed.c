@@ -52,8 +52,8 @@ static void sum_row(void *context, int64_t row, int worker) {
     const rows_job *job = context;
     const struct ops_sum *op = job->sum;
     int64_t width = op->out.shape[1];
-    const float *input[OPS_MAX_TERMS];
-    float sign[OPS_MAX_TERMS];
+    const float *input[OPS_MAX_TERMS] = {0};
+    float sign[OPS_MAX_TERMS] = {0};
     for (int i = 0; i < op->count; i++) {
         input[i] = cpu_row(&op->input[i], row);
         sign[i] = (float)op->sign[i];

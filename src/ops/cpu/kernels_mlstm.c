@@ -30,7 +30,8 @@ ALWAYS_INLINE void step_vector(const cpu_step *a, const int rows, const enum cha
                                const bool part, int64_t row, int64_t column) {
     int64_t count = a->columns - column;
     vec v = load_some(a->v + column, part, count), h = load_some(a->h + column, part, count);
-    UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL
+    for (int r = 0; r < rows; r++) {
         float *p = a->c + (row + r) * a->c_stride + column;
         vec c = load_some(p, part, count);
         h = fused(splat(a->q[row + r]), c, h);
@@ -87,10 +88,15 @@ ALWAYS_INLINE void tile_add(tile_sums sums, const int first, const int rows, con
                             const bool part, int64_t count, const float *p, const float *factor,
                             int64_t factor_stride) {
     vec x[TILE_VECTORS];
-    UNROLL for (int i = 0; i < vectors; i++) x[i] = load_some(p + i * LANES, part, count);
-    UNROLL for (int r = first; r < rows; r++) {
+    UNROLL
+    for (int i = 0; i < vectors; i++)
+        x[i] = load_some(p + i * LANES, part, count);
+    UNROLL
+    for (int r = first; r < rows; r++) {
         vec f = splat(factor[r * factor_stride]);
-        UNROLL for (int i = 0; i < vectors; i++) sums[r][i] = fused(f, x[i], sums[r][i]);
+        UNROLL
+        for (int i = 0; i < vectors; i++)
+            sums[r][i] = fused(f, x[i], sums[r][i]);
     }
 }
 
@@ -100,23 +106,36 @@ ALWAYS_INLINE void read_tile(const cpu_chunk *a, const int rows, const int vecto
                              int token, int64_t column) {
     int64_t count = a->columns - column;
     tile_sums sums;
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) sums[r][i] =
-        (vec){0};
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        UNROLL
+    for (int i = 0; i < vectors; i++)
+        sums[r][i] = (vec){0};
     const float *q = a->q + token * a->q_stride;
     for (int64_t j = 0; j < a->d_qk; j++)
         tile_add(sums, 0, rows, vectors, part, count, a->c + j * a->c_stride + column, q + j,
                  a->q_stride);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) sums[r][i] *=
-        splat(a->inter[(token + r) * a->gate_stride]);
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int i = 0; i < vectors; i++)
+            sums[r][i] *= splat(a->inter[(token + r) * a->gate_stride]);
+    }
     const float *p = a->p + token * a->p_stride, *v = a->v + column;
     for (int l = 0; l <= token; l++)
         tile_add(sums, 0, rows, vectors, part, count, v + l * a->v_stride, p + l, a->p_stride);
-    UNROLL for (int late = 1; late < rows; late++)
+    UNROLL
+    for (int late = 1; late < rows; late++)
         tile_add(sums, late, rows, vectors, part, count, v + (token + late) * a->v_stride,
                  p + token + late, a->p_stride);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
-        store_some(a->h + (token + r) * a->h_stride + column + i * LANES,
-                   sums[r][i] / splat(a->denominator[(token + r) * a->gate_stride]), part, count);
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int i = 0; i < vectors; i++)
+            store_some(a->h + (token + r) * a->h_stride + column + i * LANES,
+                       sums[r][i] / splat(a->denominator[(token + r) * a->gate_stride]), part,
+                       count);
+    }
 }
 
 /* Rows [row, row + rows) of C. */
@@ -125,14 +144,22 @@ ALWAYS_INLINE void update_tile(const cpu_chunk *a, const int rows, const int vec
     int64_t count = a->columns - column;
     float *c = a->c + row * a->c_stride + column;
     tile_sums sums;
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++) sums[r][i] =
-        splat(a->keep) * load_some(c + r * a->c_stride + i * LANES, part, count);
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int i = 0; i < vectors; i++)
+            sums[r][i] = splat(a->keep) * load_some(c + r * a->c_stride + i * LANES, part, count);
+    }
     for (int l = 0; l < a->tokens; l++)
         if (a->write[l * a->gate_stride] != 0)
             tile_add(sums, 0, rows, vectors, part, count, a->v + l * a->v_stride + column,
                      a->wk + l * a->d_qk + row, 1);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int i = 0; i < vectors; i++)
-        store_some(c + r * a->c_stride + i * LANES, sums[r][i], part, count);
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int i = 0; i < vectors; i++)
+            store_some(c + r * a->c_stride + i * LANES, sums[r][i], part, count);
+    }
 }
 
 typedef void tile_function(const cpu_chunk *, const int rows, const int vectors, const bool part,

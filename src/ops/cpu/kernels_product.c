@@ -47,14 +47,21 @@ ALWAYS_INLINE void direct_span(dtype type, const int tokens, const int step, con
                                const char **rows, int64_t from, int64_t to, int64_t ahead,
                                vec sums[GROUP_ROWS][DIRECT_TOKENS]) {
     for (int64_t k = from; k < to; k += step) {
-        UNROLL for (int r = 0; r < GROUP_ROWS; r++)
+        UNROLL
+        for (int r = 0; r < GROUP_ROWS; r++)
             __builtin_prefetch(rows[r] + k * size_as(type) + ahead);
-        UNROLL for (int s = 0; s < step; s += LANES) {
+        UNROLL
+        for (int s = 0; s < step; s += LANES) {
             vec x[DIRECT_TOKENS];
-            UNROLL for (int t = 0; t < tokens; t++) x[t] = load(a->x + t * a->x_stride + k + s);
-            UNROLL for (int r = 0; r < GROUP_ROWS; r++) {
+            UNROLL
+            for (int t = 0; t < tokens; t++)
+                x[t] = load(a->x + t * a->x_stride + k + s);
+            UNROLL
+            for (int r = 0; r < GROUP_ROWS; r++) {
                 vec w = load_as(type, rows[r] + (k + s) * size_as(type));
-                UNROLL for (int t = 0; t < tokens; t++) sums[r][t] = fused(w, x[t], sums[r][t]);
+                UNROLL
+                for (int t = 0; t < tokens; t++)
+                    sums[r][t] = fused(w, x[t], sums[r][t]);
             }
         }
     }
@@ -65,8 +72,12 @@ ALWAYS_INLINE void direct_group(dtype type, const int tokens, const cpu_product 
     const char *rows[GROUP_ROWS];
     group_rows(a, row, rows);
     vec sums[GROUP_ROWS][DIRECT_TOKENS];
-    UNROLL for (int r = 0; r < GROUP_ROWS; r++) UNROLL for (int t = 0; t < tokens; t++) sums[r][t] =
-        (vec){0};
+    UNROLL
+    for (int r = 0; r < GROUP_ROWS; r++) {
+        UNROLL
+        for (int t = 0; t < tokens; t++)
+            sums[r][t] = (vec){0};
+    }
     int64_t whole = a->width / step * step;
     int64_t turn =
         whole > AHEAD / size_as(type) ? (whole - AHEAD / size_as(type)) / step * step : 0;
@@ -78,13 +89,17 @@ ALWAYS_INLINE void direct_group(dtype type, const int tokens, const cpu_product 
     int64_t k = whole;
     for (; k + LANES <= a->width; k += LANES)
         direct_span(type, tokens, LANES, a, rows, k, k + LANES, 0, sums);
-    if (k < a->width)
-        UNROLL for (int r = 0; r < GROUP_ROWS; r++) {
+    if (k < a->width) {
+        UNROLL
+        for (int r = 0; r < GROUP_ROWS; r++) {
             vec w = load_part_as(type, rows[r] + k * size_as(type), a->width - k);
-            UNROLL for (int t = 0; t < tokens; t++) sums[r][t] =
-                fused(w, load(a->x + t * a->x_stride + k), sums[r][t]);
+            UNROLL
+            for (int t = 0; t < tokens; t++)
+                sums[r][t] = fused(w, load(a->x + t * a->x_stride + k), sums[r][t]);
         }
-    UNROLL for (int t = 0; t < tokens; t++) {
+    }
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
         float *z = a->z + t * a->z_stride + row;
         *(quad_anywhere *)z = fold4(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
         *(quad_anywhere *)(z + 4) = fold4(sums[4][t], sums[5][t], sums[6][t], sums[7][t]);
@@ -112,12 +127,13 @@ ALWAYS_INLINE void convert_slice(dtype type, const cpu_product *a, int64_t from,
         float *target = panel + row * SLICE_STRIDE;
         int64_t k = 0;
         for (; k + LANES <= count; k += LANES)
-            UNROLL for (int r = 0; r < GROUP_ROWS; r++) {
-                const char *p = rows[r] + (from + k) * size_as(type);
-                if (k % (LINE / size_as(type)) == 0)
-                    __builtin_prefetch(p + AHEAD);
-                store(target + r * SLICE_STRIDE + k, load_as(type, p));
-            }
+            UNROLL
+        for (int r = 0; r < GROUP_ROWS; r++) {
+            const char *p = rows[r] + (from + k) * size_as(type);
+            if (k % (LINE / size_as(type)) == 0)
+                __builtin_prefetch(p + AHEAD);
+            store(target + r * SLICE_STRIDE + k, load_as(type, p));
+        }
         if (k < count)
             for (int r = 0; r < GROUP_ROWS; r++)
                 store(target + r * SLICE_STRIDE + k,
@@ -146,24 +162,39 @@ static void convert(const cpu_product *a, int64_t from, int64_t count, float *pa
 ALWAYS_INLINE void tile(const int tokens, const float *panel, const float *x, int64_t x_stride,
                         int64_t count, bool first, bool last, vec *sums, float *z,
                         int64_t z_stride) {
+    const vec zero = {0};
     vec sum[TILE_ROWS][MOST_TILE_TOKENS];
-    UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int t = 0; t < tokens; t++) sum[r][t] =
-        first ? (vec){0} : sums[r * TILE_TOKENS + t];
+    UNROLL
+    for (int r = 0; r < TILE_ROWS; r++) {
+        UNROLL
+        for (int t = 0; t < tokens; t++)
+            sum[r][t] = first ? zero : sums[r * TILE_TOKENS + t];
+    }
     for (int64_t k = 0; k < count; k += LANES) {
         vec xs[MOST_TILE_TOKENS];
-        UNROLL for (int t = 0; t < tokens; t++) xs[t] = load(x + t * x_stride + k);
-        UNROLL for (int r = 0; r < TILE_ROWS; r++) {
+        UNROLL
+        for (int t = 0; t < tokens; t++)
+            xs[t] = load(x + t * x_stride + k);
+        UNROLL
+        for (int r = 0; r < TILE_ROWS; r++) {
             vec w = load(panel + r * SLICE_STRIDE + k);
-            UNROLL for (int t = 0; t < tokens; t++) sum[r][t] = fused(w, xs[t], sum[r][t]);
+            UNROLL
+            for (int t = 0; t < tokens; t++)
+                sum[r][t] = fused(w, xs[t], sum[r][t]);
         }
     }
     if (!last) {
-        UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int t = 0; t < tokens; t++)
-            sums[r * TILE_TOKENS + t] = sum[r][t];
+        UNROLL
+        for (int r = 0; r < TILE_ROWS; r++) {
+            UNROLL
+            for (int t = 0; t < tokens; t++)
+                sums[r * TILE_TOKENS + t] = sum[r][t];
+        }
         return;
     }
-    UNROLL for (int t = 0; t < tokens; t++) * (quad_anywhere *)(z + t * z_stride) =
-        fold4(sum[0][t], sum[1][t], sum[2][t], sum[3][t]);
+    UNROLL
+    for (int t = 0; t < tokens; t++)
+        *(quad_anywhere *)(z + t * z_stride) = fold4(sum[0][t], sum[1][t], sum[2][t], sum[3][t]);
 }
 
 static void tile_of(int tokens, const float *panel, const float *x, int64_t x_stride, int64_t count,
