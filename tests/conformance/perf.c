@@ -1,6 +1,7 @@
-/* Speed of every op with the shapes of xLSTM-7B in bf16, one token (GB/s of weights and state that
- * it must move) and many (GFLOP/s that it must do); the median of several runs after one to warm
- * up. What the machine could reach is measured by `xlstm bench`. */
+/* Speed of every op with the shapes of xLSTM-7B in bf16: GB/s of the weights and states that it
+ * must move, GFLOP/s that it must do, and both as percentages of what this machine's processors
+ * were measured to reach in the same run (more than 100 %: the data fit into a cache). The median
+ * of several runs after one to warm up. */
 #include "conformance/checks.h"
 #include "conformance/side.h"
 
@@ -13,6 +14,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "engine/machine.h"
 
 enum { WIDTH = 4096, FFN = 10944, VOCAB = 50304, HEADS = 8, D_QK = 256, D_V = 512, RUNS = 9 };
 
@@ -220,23 +222,34 @@ static double seconds_of(workbench *w, const struct measured *m) {
     return times[RUNS / 2];
 }
 
+static void print_line(const struct measured *m, int64_t tokens, double seconds,
+                       const machine_limits *limits) {
+    double bytes = (2 * m->weights + m->state) / seconds;
+    double flops = 2 * m->products * (double)tokens / seconds;
+    double most = m->weights > 0 ? limits->read_bytes_per_second : limits->update_bytes_per_second;
+    printf("%-22s %7d %10.3f %9.2f %5.1f %% %10.2f %5.1f %%\n", m->name, (int)tokens, seconds * 1e3,
+           bytes / 1e9, 100 * bytes / most, flops / 1e9,
+           100 * flops / limits->fma_flops_per_second);
+    fflush(stdout);
+}
+
 void measure_speed(ops_device *device) {
     static const int64_t tokens[] = {1, 4, 64, 256};
     char text[300];
+    machine_limits limits;
     device->describe(device, text, sizeof text);
-    printf("%s: %s\n%-22s %7s %10s %9s %10s\n", device->name, text, "op, xLSTM-7B in bf16",
-           "tokens", "ms", "GB/s", "GFLOP/s");
+    if (machine_measure(0, 0, &limits) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+    printf("%s: %s\n%d threads: reads %.1f GB/s, updates %.1f GB/s, %.1f GFLOP/s\n", device->name,
+           text, limits.threads, limits.read_bytes_per_second / 1e9,
+           limits.update_bytes_per_second / 1e9, limits.fma_flops_per_second / 1e9);
+    printf("%-22s %7s %10s %9s %7s %10s %7s\n", "op, xLSTM-7B in bf16", "tokens", "ms", "GB/s", "",
+           "GFLOP/s", "");
     for (int i = 0; i < 4; i++) {
         workbench w;
         open_workbench(&w, device, tokens[i]);
-        for (size_t j = 0; j < sizeof all_measured / sizeof *all_measured; j++) {
-            const struct measured *m = &all_measured[j];
-            double seconds = seconds_of(&w, m);
-            printf("%-22s %7d %10.3f %9.2f %10.2f\n", m->name, (int)tokens[i], seconds * 1e3,
-                   (2 * m->weights + m->state) / seconds / 1e9,
-                   2 * m->products * (double)tokens[i] / seconds / 1e9);
-            fflush(stdout);
-        }
+        for (size_t j = 0; j < sizeof all_measured / sizeof *all_measured; j++)
+            print_line(&all_measured[j], tokens[i], seconds_of(&w, &all_measured[j]), &limits);
         close_workbench(&w);
     }
 }
