@@ -126,13 +126,14 @@ ALWAYS_INLINE void convert_slice(dtype type, const cpu_product *a, int64_t from,
         group_rows(a, row, rows);
         float *target = panel + row * SLICE_STRIDE;
         int64_t k = 0;
-        for (; k + LANES <= count; k += LANES)
+        for (; k + LANES <= count; k += LANES) {
             UNROLL
-        for (int r = 0; r < GROUP_ROWS; r++) {
-            const char *p = rows[r] + (from + k) * size_as(type);
-            if (k % (LINE / size_as(type)) == 0)
-                __builtin_prefetch(p + AHEAD);
-            store(target + r * SLICE_STRIDE + k, load_as(type, p));
+            for (int r = 0; r < GROUP_ROWS; r++) {
+                const char *p = rows[r] + (from + k) * size_as(type);
+                if (k % (LINE / size_as(type)) == 0)
+                    __builtin_prefetch(p + AHEAD);
+                store(target + r * SLICE_STRIDE + k, load_as(type, p));
+            }
         }
         if (k < count)
             for (int r = 0; r < GROUP_ROWS; r++)
