@@ -1,10 +1,11 @@
 /* What this machine can do, measured.
  *
- * Reading: every thread sums memory through eight address streams at once, which is what keeps the
- * hardware prefetchers and the memory channels busiest; the memory is far larger than the caches,
- * or the number would be that of a cache. Updating: x = a x + b over the same memory, as a decode
- * step does with its state; bytes read plus bytes written. Arithmetic: independent chains of fused
- * multiply-adds in registers, enough of them to hide the latency.
+ * Reading: every thread walks sixteen address streams at once, prefetching a little ahead on each
+ * and with distances that are no power of two, so that neither cache sets nor memory banks collide:
+ * the fastest of the patterns tried (docs/SPEED.md). The memory is far larger than the
+ * caches, or the number would be that of a cache. Updating: x = a x + b over the same memory, as a
+ * decode step does with its state; bytes read plus bytes written. Arithmetic: independent chains of
+ * fused multiply-adds in registers, enough of them to hide the latency.
  *
  * The loops are written with the widest vectors the processor has, chosen at run time. Their
  * results go into a volatile variable, so that no compiler can leave them out. */
@@ -25,9 +26,11 @@
 #include "base/threads.h"
 
 enum {
-    STREAMS = 8, /* addresses that a thread reads at once */
-    CHAINS = 16, /* independent multiply-adds; 2 units of 4 cycles need 8 */
-    LANES = 16,  /* floats of one step of a stream: 64 bytes */
+    STREAMS = 16,  /* addresses that a thread reads at once */
+    AHEAD = 128,   /* floats to prefetch ahead of each */
+    UNEVEN = 1040, /* floats by which a stream is no multiple of 8 KiB */
+    CHAINS = 16,   /* independent multiply-adds; 2 units of 4 cycles need 8 */
+    LANES = 16,    /* floats of one step of a stream: 64 bytes */
     FMA_STEPS = 1 << 17,
     MOST_RUNS = 25
 };
@@ -46,9 +49,10 @@ typedef struct machine_kernels {
 static float read_generic(const float *data, size_t count) {
     uint32_t sum[LANES] = {0};
     for (size_t i = 0; i < count; i += LANES) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int s = 0; s < STREAMS; s++) {
             uint32_t words[LANES];
+            __builtin_prefetch(data + (size_t)s * count + i + AHEAD);
             memcpy(words, data + (size_t)s * count + i, sizeof words);
             for (int l = 0; l < LANES; l++)
                 sum[l] ^= words[l];
@@ -62,9 +66,10 @@ static float read_generic(const float *data, size_t count) {
 
 static void update_generic(float *data, size_t count) {
     for (size_t i = 0; i < count; i += LANES) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int s = 0; s < STREAMS; s++) {
             float *at = data + (size_t)s * count + i;
+            __builtin_prefetch(at + AHEAD);
             for (int l = 0; l < LANES; l++)
                 at[l] = at[l] * 0.5f + 1.0f;
         }
@@ -90,9 +95,10 @@ __attribute__((target("avx2,fma"))) static float read_avx2(const float *data, si
     for (int s = 0; s < STREAMS; s++)
         sum[s] = _mm256_setzero_si256();
     for (size_t i = 0; i < count; i += LANES) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int s = 0; s < STREAMS; s++) {
             const __m256i *at = (const __m256i *)(const void *)(data + (size_t)s * count + i);
+            __builtin_prefetch(data + (size_t)s * count + i + AHEAD);
             sum[s] = _mm256_xor_si256(sum[s], _mm256_load_si256(at));
             sum[s] = _mm256_xor_si256(sum[s], _mm256_load_si256(at + 1));
         }
@@ -105,9 +111,10 @@ __attribute__((target("avx2,fma"))) static float read_avx2(const float *data, si
 __attribute__((target("avx2,fma"))) static void update_avx2(float *data, size_t count) {
     const __m256 half = _mm256_set1_ps(0.5f), one = _mm256_set1_ps(1.0f);
     for (size_t i = 0; i < count; i += LANES) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int s = 0; s < STREAMS; s++) {
             float *at = data + (size_t)s * count + i;
+            __builtin_prefetch(at + AHEAD);
             _mm256_store_ps(at, _mm256_fmadd_ps(_mm256_load_ps(at), half, one));
             _mm256_store_ps(at + 8, _mm256_fmadd_ps(_mm256_load_ps(at + 8), half, one));
         }
@@ -137,9 +144,12 @@ __attribute__((target("avx512f"))) static float read_avx512(const float *data, s
     for (int s = 0; s < STREAMS; s++)
         sum[s] = _mm512_setzero_si512();
     for (size_t i = 0; i < count; i += LANES) {
-#pragma GCC unroll 8
-        for (int s = 0; s < STREAMS; s++)
-            sum[s] = _mm512_xor_si512(sum[s], _mm512_load_si512(data + (size_t)s * count + i));
+#pragma GCC unroll 16
+        for (int s = 0; s < STREAMS; s++) {
+            const float *at = data + (size_t)s * count + i;
+            __builtin_prefetch(at + AHEAD);
+            sum[s] = _mm512_xor_si512(sum[s], _mm512_load_si512(at));
+        }
     }
     for (int s = 1; s < STREAMS; s++)
         sum[0] = _mm512_xor_si512(sum[0], sum[s]);
@@ -149,9 +159,10 @@ __attribute__((target("avx512f"))) static float read_avx512(const float *data, s
 __attribute__((target("avx512f"))) static void update_avx512(float *data, size_t count) {
     const __m512 half = _mm512_set1_ps(0.5f), one = _mm512_set1_ps(1.0f);
     for (size_t i = 0; i < count; i += LANES) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int s = 0; s < STREAMS; s++) {
             float *at = data + (size_t)s * count + i;
+            __builtin_prefetch(at + AHEAD);
             _mm512_store_ps(at, _mm512_fmadd_ps(_mm512_load_ps(at), half, one));
         }
     }
@@ -177,9 +188,10 @@ static float read_neon(const float *data, size_t count) {
     for (int s = 0; s < STREAMS; s++)
         sum[s] = vdupq_n_u32(0);
     for (size_t i = 0; i < count; i += LANES) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int s = 0; s < STREAMS; s++) {
             const float *at = data + (size_t)s * count + i;
+            __builtin_prefetch(at + AHEAD);
             for (int l = 0; l < LANES; l += 4)
                 sum[s] = veorq_u32(sum[s], vreinterpretq_u32_f32(vld1q_f32(at + l)));
         }
@@ -192,9 +204,10 @@ static float read_neon(const float *data, size_t count) {
 static void update_neon(float *data, size_t count) {
     const float32x4_t half = vdupq_n_f32(0.5f), one = vdupq_n_f32(1.0f);
     for (size_t i = 0; i < count; i += LANES) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int s = 0; s < STREAMS; s++) {
             float *at = data + (size_t)s * count + i;
+            __builtin_prefetch(at + AHEAD);
             for (int l = 0; l < LANES; l += 4)
                 vst1q_f32(at + l, vfmaq_f32(one, vld1q_f32(at + l), half));
         }
@@ -295,7 +308,8 @@ static size_t choose_size(int threads) {
 static xlstm_status map_memory(measurement *m, int threads, size_t *size) {
     size_t tasks = (size_t)threads * 8;
     *size = choose_size(threads);
-    m->chunk = *size / sizeof(float) / tasks / (STREAMS * LANES) * (STREAMS * LANES);
+    size_t stream = *size / sizeof(float) / tasks / STREAMS / 2048 * 2048 - 2048 + UNEVEN;
+    m->chunk = stream * STREAMS;
     m->chunks = (int64_t)tasks;
     void *data = mmap(NULL, *size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
     if (data == MAP_FAILED)
