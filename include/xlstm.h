@@ -6,7 +6,11 @@
  *
  * Every function that can fail returns an xlstm_status; xlstm_last_error() then tells, for the
  * calling thread, what was wrong, where, and what would be right. On failure, output parameters
- * are set to NULL or left untouched, and a session stays at the position it had.
+ * are set to NULL or left untouched. When an evaluation fails or is cancelled, the position of the
+ * session tells what it has taken in; after XLSTM_DEVICE_ERROR it must be reset or loaded.
+ *
+ * Pointers must not be NULL unless it is said that they may. Callbacks run while the model is in
+ * use: they must not call functions of the same model or its sessions.
  *
  * Token ids are int32_t. Logits are float after the model's soft cap, one row of vocab_size values
  * a position. Paths and text are UTF-8; text is (pointer, length) and may hold any byte.
@@ -36,7 +40,8 @@ typedef enum xlstm_status {
     XLSTM_UNSUPPORTED,      /* right, but not available in this build or on this device */
     XLSTM_OUT_OF_MEMORY,
     XLSTM_DEVICE_ERROR, /* the device failed while working */
-    XLSTM_CANCELLED     /* the progress callback asked to stop */
+    XLSTM_CANCELLED,    /* a callback asked to stop */
+    XLSTM_BUSY          /* all sessions of the model are in use */
 } xlstm_status;
 
 /* The message of the last failure in this thread; lines are separated by '\n'. Never NULL. Valid
@@ -55,7 +60,7 @@ typedef struct xlstm_tokenizer xlstm_tokenizer;
 typedef struct xlstm_sampler xlstm_sampler;
 
 typedef struct xlstm_model_options {
-    const char *device;   /* "cpu" (default), "reference" (plain and slow) */
+    const char *device;   /* "cpu" (default), "reference" (plain and slow), "reference:f64" */
     const char *profile;  /* "fast" (default), "exact" */
     int threads;          /* 0: one for every processor this process may use */
     int max_sessions;     /* slots of the state pool; 0: 4. More sessions than slots is an error */
@@ -76,8 +81,10 @@ typedef struct xlstm_model_info {
     const char *device, *profile;
     int32_t vocab_size; /* rows of the embedding; the logits have this length */
     int32_t embedding_dim, num_heads, head_dim_qk, head_dim_v, num_blocks, ffn_dim;
-    int32_t bos_id, eos_id; /* -1: none */
-    bool force_bos;         /* the config asks for BOS in front of every text */
+    int32_t bos_id; /* -1: none */
+    int32_t eos_id; /* where generation ends: the tokenizer's end of text, else the config's; -1:
+                       none */
+    bool force_bos; /* the config asks for BOS in front of every text */
     int threads, max_sessions, max_batch_tokens;
     int64_t parameters;
     int64_t weight_bytes; /* as stored */
@@ -85,12 +92,15 @@ typedef struct xlstm_model_info {
 } xlstm_model_info;
 
 XLSTM_API void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info);
+/* A text where the model's files disagree on the end of text (and what was done), else NULL. Owned
+ * by the model. */
+XLSTM_API const char *xlstm_model_warning(const xlstm_model *model);
 /* The model's own tokenizer, or NULL with the reason in xlstm_last_error(). Owned by the model. */
 XLSTM_API const xlstm_tokenizer *xlstm_model_tokenizer(const xlstm_model *model);
 
 /* ---- Sessions ---- */
 
-/* A new session at position 0. Fails if the pool has no free slot. */
+/* A new session at position 0. XLSTM_BUSY if the pool has no free slot. */
 XLSTM_API xlstm_status xlstm_session_create(xlstm_model *model, xlstm_session **session);
 XLSTM_API void xlstm_session_free(xlstm_session *session);
 /* Back to position 0. */
@@ -147,6 +157,16 @@ XLSTM_API xlstm_status xlstm_encode(const xlstm_tokenizer *tokenizer, const char
 
 enum { XLSTM_SKIP_SPECIAL = 1 }; /* decode: leave out special tokens */
 
+typedef enum xlstm_bos { XLSTM_BOS_AUTO, XLSTM_BOS_ALWAYS, XLSTM_BOS_NEVER } xlstm_bos;
+
+/* The ids of a prompt. BOS goes in front if the config has force_bos_token_insert (or always, or
+ * never, as asked), unless the first id already is BOS or the text `continues` another (a loaded
+ * state, a later turn); an empty text that does not continue starts from BOS. `*ids` as in
+ * xlstm_encode. */
+XLSTM_API xlstm_status xlstm_encode_prompt(const xlstm_model *model, const char *text,
+                                           size_t length, xlstm_bos bos, bool continues,
+                                           int32_t **ids, int64_t *count);
+
 /* Decodes to bytes; ids without text give nothing. `*text` ends with a NUL that `*length` does not
  * count, and is released with xlstm_free. */
 XLSTM_API xlstm_status xlstm_decode(const xlstm_tokenizer *tokenizer, const int32_t *ids,
@@ -156,11 +176,12 @@ XLSTM_API void xlstm_free(void *memory);
 /* ---- Generation ---- */
 
 typedef struct xlstm_sampling {
-    float temperature;        /* <= 0: greedy, the default */
-    int32_t top_k;            /* 0: off */
-    float top_p;              /* >= 1 or 0: off; the token that crosses is kept */
-    float min_p;              /* 0: off; relative to the most probable token */
-    float repetition_penalty; /* 1 or 0: off; > 1 makes tokens seen in this session less likely */
+    float temperature; /* <= 0: greedy, the default */
+    int32_t top_k;     /* 0: off */
+    float top_p;       /* 1 or 0: off; the token that crosses is kept */
+    float min_p;       /* 0: off; relative to the most probable token */
+    float
+        repetition_penalty; /* 1 or 0: off; > 1: ids that the sampler was told of are less likely */
     uint64_t seed;
 } xlstm_sampling;
 
@@ -175,6 +196,46 @@ XLSTM_API void xlstm_sampler_accept(xlstm_sampler *sampler, int32_t id);
  * not know are never chosen. */
 XLSTM_API xlstm_status xlstm_sample(xlstm_sampler *sampler, const float *logits, int64_t position,
                                     int32_t *id);
+
+typedef enum xlstm_end {
+    XLSTM_END_LENGTH,   /* max_tokens were made */
+    XLSTM_END_OF_TEXT,  /* the model ended the text */
+    XLSTM_END_STOP,     /* a stop id or stop string */
+    XLSTM_END_CANCELLED /* a callback returned false */
+} xlstm_end;
+
+typedef struct xlstm_generate_options {
+    int64_t max_tokens; /* -1: until something ends it */
+    bool ignore_eos;
+    const int32_t *stop_ids;
+    int stop_id_count;
+    const char *const *stop_strings; /* not empty; they are not part of the text that comes out */
+    int stop_string_count;
+    xlstm_progress prefill_progress; /* may be NULL */
+    /* The next bytes of text: never half a character, never the beginning of a stop string that may
+     * still complete. Needs a tokenizer. May be NULL; returning false cancels. */
+    bool (*on_text)(void *context, const char *bytes, size_t count);
+    /* Each new id after its text, the end of text and stop ids excepted. May be NULL; false
+     * cancels. */
+    bool (*on_id)(void *context, int32_t id);
+    void *context;
+} xlstm_generate_options;
+
+typedef struct xlstm_generate_result {
+    xlstm_end end;
+    int64_t prompt_tokens; /* taken in: all, unless cancelled on the way */
+    int64_t new_tokens;
+    double prefill_seconds, decode_seconds; /* decode: new_tokens - 1 evaluations */
+    int32_t last_id; /* the last sampled id, not yet taken in by the session; -1: none */
+} xlstm_generate_result;
+
+/* Feeds `ids` (at least one) to the session, then samples and feeds one id at a time. The last
+ * sampled id is not taken in, as in the reference: going on means feeding it. The sampler is told
+ * of all ids. */
+XLSTM_API xlstm_status xlstm_generate(xlstm_session *session, xlstm_sampler *sampler,
+                                      const int32_t *ids, int64_t count,
+                                      const xlstm_generate_options *options,
+                                      xlstm_generate_result *result);
 
 #ifdef __cplusplus
 }

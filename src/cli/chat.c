@@ -1,7 +1,7 @@
 /* xlstm chat: a conversation, line by line.
  *
  * One session lives through all turns. What an answer ended with has not been taken in by the state
- * (see engine/generate.h), so that id is fed in front of the next turn, and before saving: nothing
+ * (see xlstm_generate), so that id is fed in front of the next turn, and before saving: nothing
  * is lost. Ctrl-C stops an answer, not the program. */
 #include <inttypes.h>
 #include <signal.h>
@@ -14,7 +14,6 @@
 #include "cli/input.h"
 #include "cli/lines.h"
 #include "cli/terminal.h"
-#include "engine/generate.h"
 
 typedef struct chat {
     const options *options;
@@ -25,7 +24,7 @@ typedef struct chat {
     progress prefill;
     char last_byte;
     xlstm_status output; /* of printing */
-    generate_result last;
+    xlstm_generate_result last;
     int64_t turns, prompt_tokens, new_tokens;
     double prefill_seconds, decode_seconds;
 } chat;
@@ -68,14 +67,13 @@ static xlstm_status turn_ids(const chat *c, const char *line, size_t length, int
     if (text.failed)
         return error_memory(length, "the text of a turn");
     bool continues = c->pending >= 0 || xlstm_session_position(c->session) > 0;
-    enum prompt_bos bos = option_given(o, OPTION_BOS)      ? PROMPT_BOS_ALWAYS
-                          : option_given(o, OPTION_NO_BOS) ? PROMPT_BOS_NEVER
-                                                           : PROMPT_BOS_AUTO;
+    xlstm_bos bos = option_given(o, OPTION_BOS)      ? XLSTM_BOS_ALWAYS
+                    : option_given(o, OPTION_NO_BOS) ? XLSTM_BOS_NEVER
+                                                     : XLSTM_BOS_AUTO;
     int32_t *plain = NULL;
     int64_t tokens = 0;
-    xlstm_status status =
-        prompt_encode(c->model, xlstm_model_tokenizer(c->model), text.data ? text.data : "",
-                      text.size, bos, continues, &plain, &tokens);
+    xlstm_status status = xlstm_encode_prompt(c->model, text.data ? text.data : "", text.size, bos,
+                                              continues, &plain, &tokens);
     buffer_free(&text);
     if (status != XLSTM_OK)
         return status;
@@ -108,7 +106,7 @@ static xlstm_status take_turn(chat *c, const char *line, size_t length) {
     xlstm_status status = turn_ids(c, line, length, &ids, &count);
     if (status != XLSTM_OK)
         return status;
-    generate_options wanted = {
+    xlstm_generate_options wanted = {
         .max_tokens = option_integer(o, OPTION_MAX_TOKENS, 128),
         .ignore_eos = option_given(o, OPTION_IGNORE_EOS),
         .stop_ids = o->values[OPTION_STOP_ID].ids,
@@ -123,8 +121,7 @@ static xlstm_status take_turn(chat *c, const char *line, size_t length) {
     int64_t before = xlstm_session_position(c->session);
     c->last_byte = '\n';
     progress_begin(&c->prefill, "reading", "tok");
-    status = generate(c->session, c->sampler, xlstm_model_tokenizer(c->model), ids, count, &wanted,
-                      &c->last);
+    status = xlstm_generate(c->session, c->sampler, ids, count, &wanted, &c->last);
     progress_end(&c->prefill);
     free(ids);
     if (status != XLSTM_OK)
@@ -137,7 +134,7 @@ static xlstm_status take_turn(chat *c, const char *line, size_t length) {
         c->output = output_write("\n", 1);
     if (c->output == XLSTM_OK)
         c->output = output_flush();
-    if (c->last.end == GENERATE_CANCELLED && interrupt_signal() != 0)
+    if (c->last.end == XLSTM_END_CANCELLED && interrupt_signal() != 0)
         cli_note("(stopped)");
     return c->output;
 }
@@ -315,8 +312,7 @@ int command_chat(const options *o) {
     if (status == XLSTM_OK)
         status = lines_open(&in);
     if (status == XLSTM_OK) {
-        const char *warning = NULL;
-        prompt_end_of_text(c.model, &warning);
+        const char *warning = xlstm_model_warning(c.model);
         if (warning && !option_given(o, OPTION_IGNORE_EOS))
             cli_warn("%s", warning);
         if (lines_edited(in))

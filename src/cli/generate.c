@@ -9,12 +9,11 @@
 #include "cli/commands.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
-#include "engine/generate.h"
 
 /* One run, from the callbacks' point of view. */
 typedef struct generation {
     progress prefill;
-    bool as_json, as_ids, stopping;
+    bool as_json, as_ids;
     buffer text; /* with --json, what was made */
     int32_t *ids;
     int64_t id_count, id_capacity;
@@ -64,11 +63,7 @@ static bool on_id(void *context, int32_t id) {
         if (!keep_error(g, output_write(word, (size_t)length)) || !keep_error(g, output_flush()))
             return false;
     }
-    if (interrupt_signal() == 0)
-        return true;
-    bool again = g->stopping || g->as_ids;
-    g->stopping = true; /* the text of this id still comes out; the next id ends it */
-    return !again;
+    return interrupt_signal() == 0;
 }
 
 static bool print_text(generation *g, const char *bytes, size_t count) {
@@ -87,15 +82,15 @@ static bool on_text(void *context, const char *bytes, size_t count) {
 
 /* ---- The end ---- */
 
-static const char *end_name(enum generate_end end) {
+static const char *end_name(xlstm_end end) {
     switch (end) {
-    case GENERATE_LENGTH:
+    case XLSTM_END_LENGTH:
         return "length";
-    case GENERATE_EOS:
+    case XLSTM_END_OF_TEXT:
         return "end_of_text";
-    case GENERATE_STOP:
+    case XLSTM_END_STOP:
         return "stop";
-    case GENERATE_CANCELLED:
+    case XLSTM_END_CANCELLED:
         return "cancelled";
     }
     return "";
@@ -106,11 +101,11 @@ static double rate(int64_t count, double seconds) {
 }
 
 /* Evaluations between the first and the last new id: what decode_seconds measures. */
-static int64_t decoded(const generate_result *r) {
+static int64_t decoded(const xlstm_generate_result *r) {
     return r->new_tokens > 1 ? r->new_tokens - 1 : 0;
 }
 
-static xlstm_status print_json(const generation *g, const generate_result *r, bool has_text) {
+static xlstm_status print_json(const generation *g, const xlstm_generate_result *r, bool has_text) {
     json_t *ids = json_array();
     for (int64_t i = 0; i < g->id_count; i++)
         json_array_append_new(ids, json_integer(g->ids[i]));
@@ -126,7 +121,10 @@ static xlstm_status print_json(const generation *g, const generate_result *r, bo
                   "decode_tokens_per_second", rate(decoded(r), r->decode_seconds)));
 }
 
-static void print_statistics(const generate_result *r) {
+static void print_statistics(const xlstm_generate_result *r, int64_t prompt) {
+    if (r->prompt_tokens < prompt)
+        cli_note("stopped after %" PRId64 " of the prompt's %" PRId64 " tokens", r->prompt_tokens,
+                 prompt);
     cli_note("prompt: %" PRId64 " tokens in %.3f s (%.1f tok/s)", r->prompt_tokens,
              r->prefill_seconds, rate(r->prompt_tokens, r->prefill_seconds));
     if (r->new_tokens > 0)
@@ -136,7 +134,8 @@ static void print_statistics(const generate_result *r) {
 }
 
 /* Finishes the line and says how it went. */
-static xlstm_status conclude(generation *g, const generate_result *r, bool has_text) {
+static xlstm_status conclude(generation *g, const xlstm_generate_result *r, int64_t prompt,
+                             bool has_text) {
     xlstm_status status = XLSTM_OK;
     if (g->as_json)
         status = print_json(g, r, has_text);
@@ -144,14 +143,14 @@ static xlstm_status conclude(generation *g, const generate_result *r, bool has_t
         status = output_write("\n", 1);
     if (status == XLSTM_OK)
         status = output_flush();
-    print_statistics(r);
+    print_statistics(r, prompt);
     return status;
 }
 
 /* ---- The run ---- */
 
-static generate_options make_options(const options *o, bool needs_text, generation *g) {
-    return (generate_options){
+static xlstm_generate_options make_options(const options *o, bool needs_text, generation *g) {
+    return (xlstm_generate_options){
         .max_tokens = option_integer(o, OPTION_MAX_TOKENS, 128),
         .ignore_eos = option_given(o, OPTION_IGNORE_EOS),
         .stop_ids = o->values[OPTION_STOP_ID].ids,
@@ -206,27 +205,26 @@ static int run(const options *o, const input_prompt *prompt, xlstm_model *model,
     if ((needs_text || option_given(o, OPTION_STOP)) && !tokenizer)
         return cli_fail(
             error_prefix(XLSTM_UNSUPPORTED, "text needs a tokenizer (--print-ids does not)"));
-    const char *warning = NULL;
-    prompt_end_of_text(model, &warning);
+    const char *warning = xlstm_model_warning(model);
     if (warning && !option_given(o, OPTION_IGNORE_EOS))
         cli_warn("%s", warning);
 
     int32_t *ids = NULL;
     int64_t count;
-    generate_result result = {.last_id = -1};
+    xlstm_generate_result result = {.last_id = -1};
     xlstm_status status =
         input_prompt_ids(o, prompt, model, option_given(o, OPTION_LOAD_STATE), &ids, &count);
     if (status == XLSTM_OK)
         status = echo(o, prompt, &g, tokenizer, ids, count);
     if (status == XLSTM_OK) {
-        generate_options wanted = make_options(o, needs_text, &g);
+        xlstm_generate_options wanted = make_options(o, needs_text, &g);
         interrupt_catch(false);
         progress_begin(&g.prefill, "reading the prompt", "tok");
-        status = generate(session, sampler, tokenizer, ids, count, &wanted, &result);
+        status = xlstm_generate(session, sampler, ids, count, &wanted, &result);
         progress_end(&g.prefill);
     }
     if (status == XLSTM_OK && g.status == XLSTM_OK)
-        keep_error(&g, conclude(&g, &result, needs_text));
+        keep_error(&g, conclude(&g, &result, count, needs_text));
     int exit_status = status == XLSTM_OK ? 0 : cli_fail(status);
     if (status == XLSTM_OK && (status = save_state(o, session, result.last_id)) != XLSTM_OK)
         exit_status = cli_fail(status);

@@ -8,7 +8,6 @@
 #include "cli/commands.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
-#include "engine/generate.h"
 #include "model/model.h"
 
 /* ---- Facts ---- */
@@ -99,7 +98,7 @@ static json_t *tokenizer_fields(const xlstm_model *model) {
     const xlstm_tokenizer *tokenizer = xlstm_model_tokenizer(model);
     if (!tokenizer)
         return json_null();
-    int32_t end = prompt_end_of_text(model, NULL);
+    int32_t end = model_end_of_text(model);
     return json_pack("{s:i, s:o}", "size", xlstm_tokenizer_size(tokenizer), "end_of_text",
                      known_id(end));
 }
@@ -227,8 +226,8 @@ int command_info(const options *o) {
     xlstm_status status = model_open(option_text(o, OPTION_MODEL, ""), &wanted, &model);
     if (status != XLSTM_OK)
         return cli_fail(status);
-    const char *style = option_text(o, OPTION_WIRING, NULL), *warning = NULL;
-    prompt_end_of_text(model, &warning);
+    const char *style = option_text(o, OPTION_WIRING, NULL);
+    const char *warning = xlstm_model_warning(model);
     if (warning)
         cli_warn("%s", warning);
     status = style ? print_wiring(&model->graph, style)

@@ -9,7 +9,6 @@
 
 #include "base/error.h"
 #include "cli/terminal.h"
-#include "engine/generate.h"
 #include "format/npy.h"
 
 static const size_t text_limit = (size_t)1 << 31; /* ids and offsets of a text fit in 32 bits */
@@ -153,12 +152,11 @@ xlstm_status input_prompt_ids(const options *o, const input_prompt *prompt,
     if (!tokenizer)
         return error_prefix(XLSTM_UNSUPPORTED,
                             "a text needs a tokenizer (ids can be given with --ids)");
-    enum prompt_bos bos = option_given(o, OPTION_BOS)      ? PROMPT_BOS_ALWAYS
-                          : option_given(o, OPTION_NO_BOS) ? PROMPT_BOS_NEVER
-                                                           : PROMPT_BOS_AUTO;
-    xlstm_status status =
-        prompt_encode(model, tokenizer, prompt->text.data ? prompt->text.data : "",
-                      prompt->text.size, bos, continues, ids, count);
+    xlstm_bos bos = option_given(o, OPTION_BOS)      ? XLSTM_BOS_ALWAYS
+                    : option_given(o, OPTION_NO_BOS) ? XLSTM_BOS_NEVER
+                                                     : XLSTM_BOS_AUTO;
+    xlstm_status status = xlstm_encode_prompt(model, prompt->text.data ? prompt->text.data : "",
+                                              prompt->text.size, bos, continues, ids, count);
     if (status == XLSTM_OK && *count == 0) {
         xlstm_free(*ids);
         *ids = NULL;

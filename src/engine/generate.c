@@ -1,4 +1,4 @@
-#include "engine/generate.h"
+/* The generation loop: a prompt goes in, ids and text come out, until an end is reached. */
 
 #include <string.h>
 
@@ -10,7 +10,7 @@
 
 /* Bytes are held back while they may be the beginning of a stop string. */
 typedef struct outlet {
-    const generate_options *options;
+    const xlstm_generate_options *options;
     bool active; /* somebody wants text */
     text_stream stream;
     buffer pending;
@@ -58,7 +58,7 @@ static bool give_out(outlet *o, size_t count) {
 }
 
 /* Takes in one id. *end is set when a stop string or the receiver ends the text. */
-static xlstm_status outlet_id(outlet *o, int32_t id, bool *ended, enum generate_end *end) {
+static xlstm_status outlet_id(outlet *o, int32_t id, bool *ended, xlstm_end *end) {
     if (!o->active)
         return XLSTM_OK;
     text_stream_feed(&o->stream, id, &o->pending);
@@ -68,28 +68,28 @@ static xlstm_status outlet_id(outlet *o, int32_t id, bool *ended, enum generate_
     bool stopped = stop < o->pending.size;
     if (!give_out(o, stopped ? stop : o->pending.size - held_back(o))) {
         *ended = true;
-        *end = GENERATE_CANCELLED;
+        *end = XLSTM_END_CANCELLED;
     } else if (stopped) {
         o->pending.size = 0; /* the stop string and what the same id brought after it */
         *ended = true;
-        *end = GENERATE_STOP;
+        *end = XLSTM_END_STOP;
     }
     return XLSTM_OK;
 }
 
 /* Gives out what is left; after a stop string or a cancellation, what was held back within a
  * character is dropped. */
-static void outlet_close(outlet *o, enum generate_end end) {
-    if (o->active && end != GENERATE_STOP && end != GENERATE_CANCELLED)
+static void outlet_close(outlet *o, xlstm_end end) {
+    if (o->active && end != XLSTM_END_STOP && end != XLSTM_END_CANCELLED)
         text_stream_flush(&o->stream, &o->pending);
-    if (o->active && end != GENERATE_CANCELLED)
+    if (o->active && end != XLSTM_END_CANCELLED)
         (void)give_out(o, o->pending.size);
     buffer_free(&o->pending);
 }
 
 /* ---- The loop ---- */
 
-static bool is_stop_id(const generate_options *options, int32_t id) {
+static bool is_stop_id(const xlstm_generate_options *options, int32_t id) {
     for (int i = 0; i < options->stop_id_count; i++)
         if (options->stop_ids[i] == id)
             return true;
@@ -98,29 +98,30 @@ static bool is_stop_id(const generate_options *options, int32_t id) {
 
 /* One sampled id becomes part of the text, or ends it. */
 static xlstm_status take_id(xlstm_sampler *sampler, outlet *out, int32_t eos,
-                            generate_result *result, bool *ended) {
-    const generate_options *options = out->options;
+                            xlstm_generate_result *result, bool *ended) {
+    const xlstm_generate_options *options = out->options;
     int32_t id = result->last_id;
     bool is_end = !options->ignore_eos && id == eos;
     if (is_end || is_stop_id(options, id)) {
-        result->end = is_end ? GENERATE_EOS : GENERATE_STOP;
+        result->end = is_end ? XLSTM_END_OF_TEXT : XLSTM_END_STOP;
         *ended = true;
         return XLSTM_OK;
     }
     result->new_tokens++;
     xlstm_sampler_accept(sampler, id);
-    if (options->on_id && !options->on_id(options->context, id)) {
-        result->end = GENERATE_CANCELLED;
+    xlstm_status status = outlet_id(out, id, ended, &result->end);
+    if (status == XLSTM_OK && options->on_id && !options->on_id(options->context, id) && !*ended) {
+        result->end = XLSTM_END_CANCELLED;
         *ended = true;
-        return XLSTM_OK;
     }
-    return outlet_id(out, id, ended, &result->end);
+    return status;
 }
 
 static xlstm_status run(xlstm_session *session, xlstm_sampler *sampler, outlet *out,
-                        const int32_t *ids, int64_t count, generate_result *result) {
-    const generate_options *options = out->options;
-    int32_t eos = prompt_end_of_text(session->model, NULL);
+                        const int32_t *ids, int64_t count, xlstm_generate_result *result) {
+    const xlstm_generate_options *options = out->options;
+    int32_t eos = model_end_of_text(session->model);
+    int64_t before = session->position;
     double start = clock_seconds();
     xlstm_status status;
     if (options->max_tokens == 0)
@@ -130,6 +131,7 @@ static xlstm_status run(xlstm_session *session, xlstm_sampler *sampler, outlet *
                                      options->prefill_progress, options->context);
     double prefilled = clock_seconds();
     result->prefill_seconds = prefilled - start;
+    result->prompt_tokens = session->position - before;
     bool ended = options->max_tokens == 0;
     while (status == XLSTM_OK && !ended) {
         status = take_id(sampler, out, eos, result, &ended);
@@ -144,15 +146,15 @@ static xlstm_status run(xlstm_session *session, xlstm_sampler *sampler, outlet *
     return status;
 }
 
-xlstm_status generate(xlstm_session *session, xlstm_sampler *sampler,
-                      const xlstm_tokenizer *tokenizer, const int32_t *ids, int64_t count,
-                      const generate_options *options, generate_result *result) {
+xlstm_status xlstm_generate(xlstm_session *session, xlstm_sampler *sampler, const int32_t *ids,
+                            int64_t count, const xlstm_generate_options *options,
+                            xlstm_generate_result *result) {
     /* Apart from *result until the end: the caller may feed its last_id. */
-    generate_result made = {.end = GENERATE_LENGTH, .prompt_tokens = count, .last_id = -1};
+    xlstm_generate_result made = {.end = XLSTM_END_LENGTH, .last_id = -1};
     outlet out = {.options = options, .active = options->on_text || options->stop_string_count > 0};
+    const xlstm_tokenizer *tokenizer = out.active ? xlstm_model_tokenizer(session->model) : NULL;
     if (out.active && !tokenizer)
-        return error_set(XLSTM_INVALID_ARGUMENT,
-                         "text and stop strings need a tokenizer; this model has none");
+        return error_prefix(XLSTM_UNSUPPORTED, "text and stop strings need a tokenizer");
     for (int i = 0; i < options->stop_string_count; i++)
         if (!options->stop_strings[i][0])
             return error_set(XLSTM_INVALID_ARGUMENT, "a stop string is empty");
@@ -162,7 +164,7 @@ xlstm_status generate(xlstm_session *session, xlstm_sampler *sampler,
         xlstm_sampler_accept(sampler, ids[i]);
     xlstm_status status = run(session, sampler, &out, ids, count, &made);
     if (status == XLSTM_CANCELLED) {
-        made.end = GENERATE_CANCELLED; /* during the prefill */
+        made.end = XLSTM_END_CANCELLED; /* during the prefill */
         status = XLSTM_OK;
     }
     outlet_close(&out, made.end);

@@ -60,7 +60,12 @@ xlstm_status xlstm_sampler_create(const xlstm_model *model, const xlstm_sampling
     }
     sampler->model = (xlstm_model *)(uintptr_t)model; /* its stream is used under its lock */
     sampler->options = *options;
+    /* Without a tokenizer every id is possible; with a broken one nobody knows which are. */
     const xlstm_tokenizer *tokenizer = xlstm_model_tokenizer(model);
+    if (!tokenizer && model_has_tokenizer(model)) {
+        xlstm_sampler_free(sampler);
+        return XLSTM_FORMAT_ERROR;
+    }
     int32_t known = tokenizer ? xlstm_tokenizer_size(tokenizer) : model->config.vocab_size;
     sampler->limit = known < model->config.vocab_size ? known : model->config.vocab_size;
     *out = sampler;

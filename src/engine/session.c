@@ -24,6 +24,8 @@ xlstm_status xlstm_session_create(xlstm_model *model, xlstm_session **out) {
     xlstm_status status = state_acquire(&model->pool, model->stream, &session->slot);
     if (status == XLSTM_OK)
         status = model->device->wait(model->stream);
+    if (status != XLSTM_OK && status != XLSTM_BUSY)
+        state_release(&model->pool, session->slot);
     pthread_mutex_unlock(&model->lock);
     if (status != XLSTM_OK) {
         free(session);
@@ -137,7 +139,7 @@ static xlstm_status run_pieces(xlstm_session *session, const int32_t *ids, int64
         status =
             run_piece(session, ids, done, tokens, done + tokens == count, after, after_context);
         done += tokens;
-        if (status == XLSTM_OK && progress && !progress(context, done, count))
+        if (status == XLSTM_OK && progress && !progress(context, done, count) && done < count)
             return error_set(XLSTM_CANCELLED, "stopped after %lld of %lld tokens", (long long)done,
                              (long long)count);
     }
@@ -252,7 +254,7 @@ static int64_t share(const xlstm_session *session, int64_t left, int64_t room) {
     tokens = tokens < left ? tokens : left;
     if (tokens <= room)
         return tokens;
-    int64_t border = (session->position + room) / 64 * 64;
+    int64_t border = (session->position + room) / session->model->granule * session->model->granule;
     return border > session->position ? border - session->position : 0;
 }
 

@@ -83,11 +83,11 @@ static xlstm_status read_options(const xlstm_model_options *options, xlstm_model
     /* Every chunk length that a device chooses divides the batch, and a batch holds every session's
      * next token. */
     int chunk = model->device->chunk_size > 0 ? model->device->chunk_size : 1;
-    int granule = chunk / gcd(chunk, 64) * 64;
+    model->granule = chunk / gcd(chunk, FORWARD_LOGIT_ROWS) * FORWARD_LOGIT_ROWS;
     int tokens = o->max_batch_tokens ? o->max_batch_tokens : DEFAULT_BATCH_TOKENS;
     if (tokens < model->max_sessions)
         tokens = model->max_sessions;
-    model->max_batch_tokens = (tokens + granule - 1) / granule * granule;
+    model->max_batch_tokens = (tokens + model->granule - 1) / model->granule * model->granule;
     return XLSTM_OK;
 }
 
@@ -245,7 +245,7 @@ void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info) {
         .num_blocks = c->num_blocks,
         .ffn_dim = c->ffn_dim,
         .bos_id = c->bos_token_id,
-        .eos_id = c->eos_token_id,
+        .eos_id = model_end_of_text(model),
         .force_bos = c->force_bos_token_insert,
         .threads = model->threads,
         .max_sessions = model->max_sessions,
@@ -268,6 +268,13 @@ const xlstm_tokenizer *xlstm_model_tokenizer(const xlstm_model *constant) {
     }
     pthread_mutex_unlock(&model->tokenizer_lock);
     return model->tokenizer;
+}
+
+bool model_has_tokenizer(const xlstm_model *model) {
+    char *path = path_join(model->folder, "tokenizer.json");
+    bool there = path && file_exists(path);
+    free(path);
+    return there;
 }
 
 /* ---- Fingerprint ---- */

@@ -24,6 +24,7 @@ struct xlstm_model {
     ops_profile profile;
     dtype activation; /* f32; f64 with device "reference:f64" */
     int threads, max_sessions, max_batch_tokens;
+    int granule; /* prompts are cut at multiples of this: every chunk length divides it */
 
     /* What runs: one stream and one forward program, used by one caller at a time. NULL after
      * model_open. */
@@ -36,7 +37,7 @@ struct xlstm_model {
     pthread_mutex_t tokenizer_lock;
     xlstm_tokenizer *tokenizer;
     char *tokenizer_error;
-    bool end_known; /* the two fields below are filled (engine/prompt.c) */
+    bool end_known; /* the two fields below are filled (end_of_text.c) */
     int32_t end_of_text;
     char *end_warning;
 };
@@ -49,6 +50,10 @@ xlstm_status model_prepare(xlstm_model *model);
 /* Of config, wiring and weights: the same for every file layout of the same weights. Reads a little
  * of every tensor. */
 uint64_t model_fingerprint(const xlstm_model *model);
+/* Whether there is a tokenizer.json beside the model, be it sound or not. */
+bool model_has_tokenizer(const xlstm_model *model);
+/* The id that ends a text; -1: none. */
+int32_t model_end_of_text(const xlstm_model *model);
 
 /* What running needs, in bytes. */
 typedef struct model_memory {

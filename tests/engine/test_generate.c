@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "base/random.h"
-#include "engine/generate.h"
 #include "format/npy.h"
 #include "support/models.h"
 #include "support/support.h"
@@ -23,7 +22,7 @@ typedef struct run {
     int count;
     buffer text;
     int64_t cancel_after; /* ids; 0: never */
-    generate_result result;
+    xlstm_generate_result result;
     int64_t position;
 } run;
 
@@ -40,7 +39,7 @@ static bool take_text(void *context, const char *bytes, size_t count) {
 }
 
 static void generate_with(xlstm_model *model, const xlstm_sampling *sampling, const int32_t *ids,
-                          int64_t count, generate_options options, run *r) {
+                          int64_t count, xlstm_generate_options options, run *r) {
     xlstm_session *session = test_session(model);
     xlstm_sampler *sampler;
     int64_t cancel_after = r->cancel_after;
@@ -49,8 +48,7 @@ static void generate_with(xlstm_model *model, const xlstm_sampling *sampling, co
     options.on_text = take_text;
     options.context = r;
     assert_int_equal(xlstm_sampler_create(model, sampling, &sampler), XLSTM_OK);
-    if (generate(session, sampler, xlstm_model_tokenizer(model), ids, count, &options,
-                 &r->result) != XLSTM_OK)
+    if (xlstm_generate(session, sampler, ids, count, &options, &r->result) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
     r->position = xlstm_session_position(session);
     buffer_append(&r->text, "", 0);
@@ -77,10 +75,10 @@ static void test_greedy(void **state) {
               margin = fixture("p0_margin");
     run r = {0};
     generate_with(model, NULL, ids.data, ids.count,
-                  (generate_options){.max_tokens = 48, .ignore_eos = true}, &r);
+                  (xlstm_generate_options){.max_tokens = 48, .ignore_eos = true}, &r);
     assert_int_equal(r.count, 48);
     assert_int_equal(r.result.new_tokens, 48);
-    assert_int_equal(r.result.end, GENERATE_LENGTH);
+    assert_int_equal(r.result.end, XLSTM_END_LENGTH);
     for (int i = 0; i < 48 && ((const float *)margin.data)[i] >= 1e-3f; i++)
         assert_int_equal(r.ids[i], ((const int32_t *)expected.data)[i]);
     /* The last id has not been taken in. */
@@ -111,7 +109,7 @@ static void test_seeds(void **state) {
     npy_array ids = fixture("p1_ids");
     run r = {0}, again = {0}, different = {0};
     xlstm_model *one = load(1), *seven = load(7);
-    generate_options options = {.max_tokens = 40, .ignore_eos = true};
+    xlstm_generate_options options = {.max_tokens = 40, .ignore_eos = true};
     generate_with(one, &sampling, ids.data, ids.count, options, &r);
     generate_with(seven, &sampling, ids.data, ids.count, options, &again);
     generate_with(one, &other, ids.data, ids.count, options, &different);
@@ -209,7 +207,7 @@ static void test_stops(void **state) {
     xlstm_model *model = load(2);
     npy_array ids = fixture("p0_ids");
     run plain = {0}, r = {0};
-    generate_options options = {.max_tokens = 48, .ignore_eos = true};
+    xlstm_generate_options options = {.max_tokens = 48, .ignore_eos = true};
     generate_with(model, NULL, ids.data, ids.count, options, &plain);
 
     /* Every short piece of the text as a stop string: what comes out is the text up to its first
@@ -222,7 +220,7 @@ static void test_stops(void **state) {
         options.stop_strings = stops;
         options.stop_string_count = 2;
         generate_with(model, NULL, ids.data, ids.count, options, &r);
-        assert_int_equal(r.result.end, GENERATE_STOP);
+        assert_int_equal(r.result.end, XLSTM_END_STOP);
         assert_int_equal(r.text.size, first);
         if (first > 0)
             assert_memory_equal(r.text.data, plain.text.data, first);
@@ -243,14 +241,14 @@ static void test_stops(void **state) {
     while (plain.ids[first] != plain.ids[5])
         first++;
     generate_with(model, NULL, ids.data, ids.count, options, &r);
-    assert_int_equal(r.result.end, GENERATE_STOP);
+    assert_int_equal(r.result.end, XLSTM_END_STOP);
     assert_int_equal(r.count, first);
     buffer_free(&r.text);
     options.stop_id_count = 0;
 
     r.cancel_after = 3;
     generate_with(model, NULL, ids.data, ids.count, options, &r);
-    assert_int_equal(r.result.end, GENERATE_CANCELLED);
+    assert_int_equal(r.result.end, XLSTM_END_CANCELLED);
     assert_int_equal(r.count, 3);
     buffer_free(&r.text);
     r.cancel_after = 0;
@@ -277,23 +275,24 @@ static void test_saving_in_between(void **state) {
     xlstm_model *model = load(2);
     run whole = {0}, rest = {0};
     generate_with(model, &sampling, ids.data, ids.count,
-                  (generate_options){.max_tokens = A + B, .ignore_eos = true}, &whole);
+                  (xlstm_generate_options){.max_tokens = A + B, .ignore_eos = true}, &whole);
 
     xlstm_session *session = test_session(model);
     xlstm_sampler *sampler;
-    generate_result result;
+    xlstm_generate_result result;
     assert_int_equal(xlstm_sampler_create(model, &sampling, &sampler), XLSTM_OK);
-    assert_int_equal(generate(session, sampler, NULL, ids.data, ids.count,
-                              &(generate_options){.max_tokens = A, .ignore_eos = true}, &result),
+    assert_int_equal(xlstm_generate(session, sampler, ids.data, ids.count,
+                                    &(xlstm_generate_options){.max_tokens = A, .ignore_eos = true},
+                                    &result),
                      XLSTM_OK);
     assert_int_equal(xlstm_session_save(session, path), XLSTM_OK);
     assert_int_equal(xlstm_session_reset(session), XLSTM_OK);
     assert_int_equal(xlstm_session_load(session, path), XLSTM_OK);
     assert_int_equal(
-        generate(session, sampler, NULL, &result.last_id, 1,
-                 &(generate_options){
-                     .max_tokens = B, .ignore_eos = true, .on_id = take_id, .context = &rest},
-                 &result),
+        xlstm_generate(session, sampler, &result.last_id, 1,
+                       &(xlstm_generate_options){
+                           .max_tokens = B, .ignore_eos = true, .on_id = take_id, .context = &rest},
+                       &result),
         XLSTM_OK);
     assert_int_equal(rest.count, B);
     assert_memory_equal(rest.ids, whole.ids + A, B * sizeof rest.ids[0]);
@@ -306,13 +305,12 @@ static void test_saving_in_between(void **state) {
 
 /* ---- Beginning and end of text ---- */
 
-static void expect_prompt(xlstm_model *model, const char *words, enum prompt_bos bos,
-                          bool continues, int64_t count, int32_t first) {
+static void expect_prompt(xlstm_model *model, const char *words, xlstm_bos bos, bool continues,
+                          int64_t count, int32_t first) {
     int32_t *ids;
     int64_t actual;
-    assert_int_equal(prompt_encode(model, xlstm_model_tokenizer(model), words, strlen(words), bos,
-                                   continues, &ids, &actual),
-                     XLSTM_OK);
+    assert_int_equal(
+        xlstm_encode_prompt(model, words, strlen(words), bos, continues, &ids, &actual), XLSTM_OK);
     assert_int_equal(actual, count);
     if (count > 0)
         assert_int_equal(ids[0], first);
@@ -332,17 +330,16 @@ static void test_beginning(void **state) {
     int32_t the = ids[0];
     assert_int_equal(count, 1);
     xlstm_free(ids);
-    expect_prompt(forced, "The", PROMPT_BOS_AUTO, false, 2, 0);
-    expect_prompt(forced, "The", PROMPT_BOS_NEVER, false, 1, the);
-    expect_prompt(forced, "The", PROMPT_BOS_AUTO, true, 1, the);
-    expect_prompt(forced, "<|endoftext|>The", PROMPT_BOS_AUTO, false, 2, 0); /* not twice */
-    expect_prompt(forced, "", PROMPT_BOS_AUTO, false, 1, 0);
-    expect_prompt(forced, "", PROMPT_BOS_NEVER, false, 0, 0);
-    expect_prompt(plain, "The", PROMPT_BOS_AUTO, false, 1, the);
-    expect_prompt(plain, "The", PROMPT_BOS_ALWAYS, false, 2, 0);
-    expect_prompt(plain, "", PROMPT_BOS_AUTO, false, 1, 0);
-    assert_int_equal(prompt_encode(without, xlstm_model_tokenizer(without), "The", 3,
-                                   PROMPT_BOS_AUTO, false, &ids, &count),
+    expect_prompt(forced, "The", XLSTM_BOS_AUTO, false, 2, 0);
+    expect_prompt(forced, "The", XLSTM_BOS_NEVER, false, 1, the);
+    expect_prompt(forced, "The", XLSTM_BOS_AUTO, true, 1, the);
+    expect_prompt(forced, "<|endoftext|>The", XLSTM_BOS_AUTO, false, 2, 0); /* not twice */
+    expect_prompt(forced, "", XLSTM_BOS_AUTO, false, 1, 0);
+    expect_prompt(forced, "", XLSTM_BOS_NEVER, false, 0, 0);
+    expect_prompt(plain, "The", XLSTM_BOS_AUTO, false, 1, the);
+    expect_prompt(plain, "The", XLSTM_BOS_ALWAYS, false, 2, 0);
+    expect_prompt(plain, "", XLSTM_BOS_AUTO, false, 1, 0);
+    assert_int_equal(xlstm_encode_prompt(without, "The", 3, XLSTM_BOS_AUTO, false, &ids, &count),
                      XLSTM_INVALID_ARGUMENT);
     assert_non_null(strstr(xlstm_last_error(), "bos_token_id"));
     xlstm_model_free(forced);
@@ -351,9 +348,11 @@ static void test_beginning(void **state) {
 }
 
 static void expect_end(const char *folder, int32_t id, const char *warning_part) {
-    const char *warning;
+    xlstm_model_info info;
     xlstm_model *model = test_model(folder, NULL);
-    assert_int_equal(prompt_end_of_text(model, &warning), id);
+    const char *warning = xlstm_model_warning(model);
+    xlstm_model_get_info(model, &info);
+    assert_int_equal(info.eos_id, id);
     if (warning_part)
         assert_non_null(strstr(warning, warning_part));
     else
@@ -371,6 +370,14 @@ static void test_end(void **state) {
     snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
     test_write_file(path, "{\"eos_token\": {\"content\": \"<|padding|>\"}}", 41);
     expect_end(folder, 1, "generation stops at 1");
+    folder = test_variant("unknown", "{\"eos_token_id\": 0}");
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
+    test_write_file(path, "{\"eos_token\": \"no such token\"}", 30);
+    expect_end(folder, 0, "does not know the eos_token \"no such token\"");
+    folder = test_variant("broken", "{\"eos_token_id\": 0}");
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
+    test_write_file(path, "{\"eos_token\"", 12);
+    expect_end(folder, 0, "tokenizer_config.json");
     folder = test_variant("mapped", "{\"eos_token_id\": 0}");
     snprintf(path, sizeof path, "%s/special_tokens_map.json", folder);
     test_write_file(path, "{\"eos_token\": \"<|padding|>\"}", 28);
