@@ -138,7 +138,7 @@ static bool add_nll(void *context, int64_t first, int64_t rows, const float *log
         const float *row = logits + r * VOCAB;
         double most = -INFINITY, total = 0;
         for (int i = 0; i < VOCAB; i++)
-            most = fmax(most, (double)row[i]);
+            most = (double)row[i] > most ? (double)row[i] : most;
         for (int i = 0; i < VOCAB; i++)
             total += exp((double)row[i] - most);
         sum->total += most + log(total) - (double)row[sum->ids[first + r + 1]];
@@ -168,7 +168,7 @@ static void check_device(const char *device, const char *profile, bool with_long
                          bool with_greedy) {
     xlstm_model *model = load_model(device, profile);
     for (int p = 0; p < PROMPTS; p++) {
-        char prefix[8];
+        char prefix[16];
         snprintf(prefix, sizeof prefix, "p%d", p);
         check_logits(model, prefix, 2e-5);
         if (with_greedy)

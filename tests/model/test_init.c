@@ -54,6 +54,7 @@ static xlstm_status make(const char *bias, const char *tied, init_options wanted
     xlstm_large_config config;
     assert_int_equal(json_parse(text, (size_t)length, "shape", &value), XLSTM_OK);
     assert_int_equal(config_from_json(value, "shape", false, &config), XLSTM_OK);
+    json_decref(value);
     xlstm_status status = init_checkpoint(&config, folder, &wanted);
     config_free(&config);
     return status;
