@@ -87,12 +87,13 @@ xlstm_status error_memory(size_t bytes, const char *what) {
 
 xlstm_status error_system(const char *verb, const char *path) {
     int number = errno;
-    char reason[256];
-#if defined(__GLIBC__) && defined(_GNU_SOURCE)
-    snprintf(reason, sizeof reason, "%s", strerror_r(number, reason, sizeof reason));
-#else
-    if (strerror_r(number, reason, sizeof reason) != 0)
-        snprintf(reason, sizeof reason, "error %d", number);
+    char buffer[256];
+#if defined(__GLIBC__) && defined(_GNU_SOURCE) /* returns the text, which need not be in buffer */
+    const char *reason = strerror_r(number, buffer, sizeof buffer);
+#else /* POSIX, macOS: returns 0, or an error number */
+    const char *reason = buffer;
+    if (strerror_r(number, buffer, sizeof buffer) != 0)
+        snprintf(buffer, sizeof buffer, "error %d", number);
 #endif
     return error_set(XLSTM_IO_ERROR, "cannot %s %s: %s", verb, path, reason);
 }
