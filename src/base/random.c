@@ -3,8 +3,6 @@
  * Salmon, Moraes, Dror, Shaw: "Parallel Random Numbers: As Easy as 1, 2, 3", SC11, section 4.3. */
 #include "base/random.h"
 
-#include <math.h>
-
 typedef struct philox {
     uint32_t word[4];
 } philox;
@@ -40,13 +38,4 @@ uint64_t random_bits(uint64_t seed, uint64_t stream, uint64_t counter) {
 
 double random_uniform(uint64_t seed, uint64_t stream, uint64_t counter) {
     return unit(random_bits(seed, stream, counter));
-}
-
-/* Box-Muller: the radius of a two-dimensional normal from one half of the block, its angle from the
- * other. */
-double random_normal(uint64_t seed, uint64_t stream, uint64_t counter) {
-    static const double two_pi = 6.283185307179586476925286766559;
-    philox block = philox_block(seed, stream, counter);
-    double radius = sqrt(-2.0 * log(1.0 - unit(join(block.word[0], block.word[1]))));
-    return radius * cos(two_pi * unit(join(block.word[2], block.word[3])));
 }

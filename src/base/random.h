@@ -7,6 +7,5 @@
 
 uint64_t random_bits(uint64_t seed, uint64_t stream, uint64_t counter);
 double random_uniform(uint64_t seed, uint64_t stream, uint64_t counter); /* [0, 1) with 53 bits */
-double random_normal(uint64_t seed, uint64_t stream, uint64_t counter);  /* mean 0, variance 1 */
 
 #endif

@@ -1,21 +1,13 @@
-/* A randomly initialised checkpoint.
+/* A randomly initialised checkpoint, written: the shards of the plan, streamed, then the JSON files.
  *
- * First the list of tensors, each made of parts (one, or the ones that the fused layout puts in one
- * tensor); then shards, filled greedily in that order; then the bytes, streamed. Values come in
- * blocks that are each a function of (seed, name of the part, number of the block) alone: threads
- * make blocks in any order, and neither their number, nor the shards, nor the fused layout change a
- * value.
- *
- * Normal numbers by the ziggurat method: Marsaglia and Tsang, "The Ziggurat Method for Generating
- * Random Variables", 2000, in the form of Doornik, 2005; the bits come from xoshiro256++ (Blackman
- * and Vigna), seeded a block. A checkpoint of billions of values takes less time to make than to
- * write. */
+ * Values come in blocks that are each a function of (seed, name of the part, number of the block)
+ * alone: threads make blocks in any order, and neither their number, nor the shards, nor the fused
+ * layout change a value. A checkpoint of billions of values takes less time to make than to write.
+ */
 #include "model/init.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,282 +16,21 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "base/hash.h"
-#include "base/random.h"
+#include "base/normal.h"
 #include "base/threads.h"
 #include "format/safetensors.h"
+#include "model/init_plan.h"
 
-enum { BLOCK = 1 << 14, BLOCKS_AT_ONCE = 256, LAYERS = 128, MOST_PARTS = 4, NAME_SIZE = 96 };
-
-/* ---- Normal numbers ---- */
-
-typedef struct ziggurat {
-    double edge[LAYERS + 1]; /* right edges of the layers; [0] stands for the tail's area */
-    double ratio[LAYERS];    /* edge[i + 1] / edge[i] */
-} ziggurat;
-
-static const double tail_start = 3.442619855899, layer_area = 9.91256303526217e-3;
-
-static void ziggurat_init(ziggurat *z) {
-    double f = exp(-0.5 * tail_start * tail_start);
-    z->edge[0] = layer_area / f;
-    z->edge[1] = tail_start;
-    for (int i = 2; i < LAYERS; i++) {
-        z->edge[i] = sqrt(-2 * log(layer_area / z->edge[i - 1] + f));
-        f = exp(-0.5 * z->edge[i] * z->edge[i]);
-    }
-    z->edge[LAYERS] = 0;
-    for (int i = 0; i < LAYERS; i++)
-        z->ratio[i] = z->edge[i + 1] / z->edge[i];
-}
-
-typedef struct generator {
-    uint64_t s[4];
-} generator;
-
-static uint64_t rotate(uint64_t x, int by) {
-    return (x << by) | (x >> (64 - by));
-}
-
-static uint64_t next_bits(generator *g) {
-    uint64_t *s = g->s, result = rotate(s[0] + s[3], 23) + s[0], t = s[1] << 17;
-    s[2] ^= s[0];
-    s[3] ^= s[1];
-    s[1] ^= s[2];
-    s[0] ^= s[3];
-    s[2] ^= t;
-    s[3] = rotate(s[3], 45);
-    return result;
-}
-
-static double next_uniform(generator *g) { /* (0, 1) */
-    return ((double)(next_bits(g) >> 12) + 0.5) * 0x1p-52;
-}
-
-static double next_tail(generator *g, bool negative) {
-    double x, y;
-    do {
-        x = log(next_uniform(g)) / tail_start;
-        y = log(next_uniform(g));
-    } while (-2 * y < x * x);
-    return negative ? x - tail_start : tail_start - x;
-}
-
-static double next_normal(generator *g, const ziggurat *z) {
-    for (;;) {
-        uint64_t bits = next_bits(g);
-        double u = ((double)(bits >> 11) + 0.5) * 0x1p-52 - 1; /* (-1, 1) */
-        int layer = (int)(bits & (LAYERS - 1));
-        if (fabs(u) < z->ratio[layer])
-            return u * z->edge[layer];
-        if (layer == 0)
-            return next_tail(g, u < 0);
-        double x = u * z->edge[layer];
-        double f0 = exp(-0.5 * (z->edge[layer] * z->edge[layer] - x * x));
-        double f1 = exp(-0.5 * (z->edge[layer + 1] * z->edge[layer + 1] - x * x));
-        if (f1 + next_uniform(g) * (f0 - f1) < 1.0)
-            return x;
-    }
-}
-
-/* ---- The list of tensors ---- */
-
-enum init_kind { INIT_NORMAL, INIT_CONSTANT, INIT_LINEAR };
-
-/* count values: N(0, a), or a, or evenly from a to b. */
-typedef struct part {
-    uint64_t stream; /* of random numbers: a hash of the part's own name */
-    int64_t count;
-    enum init_kind kind;
-    double a, b;
-} part;
-
-typedef struct tensor {
-    char name[NAME_SIZE];
-    int rank;
-    int64_t shape[2];
-    part parts[MOST_PARTS];
-    int part_count;
-    int64_t bytes;
-    int shard;
-} tensor;
-
-typedef struct plan {
-    const xlstm_large_config *config;
-    const init_options *options;
-    tensor *tensors;
-    size_t count, capacity;
-    int shards;
-    int64_t bytes;
-    xlstm_status status; /* of building the list */
-} plan;
-
-/* A tensor of `rows` rows ([rows] if columns is 0); its parts are added next, their rows adding up.
- */
-static tensor *add_tensor(plan *p, const char *prefix, const char *name, int64_t columns) {
-    if (p->status == XLSTM_OK && p->count == p->capacity) {
-        size_t capacity = p->capacity ? 2 * p->capacity : 64;
-        tensor *grown = realloc(p->tensors, capacity * sizeof *grown);
-        if (grown) {
-            p->tensors = grown;
-            p->capacity = capacity;
-        } else {
-            p->status = error_memory(capacity * sizeof *grown, "the list of tensors");
-        }
-    }
-    if (p->status != XLSTM_OK)
-        return NULL;
-    tensor *t = &p->tensors[p->count++];
-    *t = (tensor){.rank = columns ? 2 : 1, .shape = {0, columns}};
-    snprintf(t->name, sizeof t->name, "%s%s", prefix, name);
-    return t;
-}
-
-static void add_part(plan *p, tensor *t, const char *prefix, const char *name, int64_t rows,
-                     enum init_kind kind, double a, double b) {
-    if (!t)
-        return;
-    char full[NAME_SIZE];
-    int length = snprintf(full, sizeof full, "%s%s", prefix, name);
-    int64_t count = rows, bytes;
-    size_t size = dtype_size(p->options->dtype);
-    if ((t->rank == 2 && __builtin_mul_overflow(rows, t->shape[1], &count)) ||
-        __builtin_mul_overflow(count, (int64_t)size, &bytes) ||
-        __builtin_add_overflow(p->bytes, bytes, &p->bytes)) {
-        p->status =
-            error_set(XLSTM_INVALID_ARGUMENT, "%s has more bytes than a file can have", full);
-        return;
-    }
-    t->parts[t->part_count++] = (part){hash64_of(full, (size_t)length, 0), count, kind, a, b};
-    t->shape[0] += rows;
-    t->bytes += bytes;
-}
-
-static void add_single(plan *p, const char *prefix, const char *name, int64_t rows, int64_t columns,
-                       enum init_kind kind, double a, double b) {
-    add_part(p, add_tensor(p, prefix, name, columns), prefix, name, rows, kind, a, b);
-}
-
-typedef struct row_group {
-    const char *name;
-    int64_t rows;
-} row_group;
-
-/* Linear layers over the same input: single tensors, or one under the fused name. Biases are 0. */
-static void add_linears(plan *p, const char *prefix, const char *fused_name,
-                        const row_group *groups, int count, int64_t columns, double deviation) {
-    for (int bias = 0; bias <= (p->config->use_bias ? 1 : 0); bias++) {
-        const char *suffix = bias ? "bias" : "weight";
-        char name[NAME_SIZE];
-        tensor *t = NULL;
-        for (int i = 0; i < count; i++) {
-            if (!p->options->fused || i == 0) {
-                snprintf(name, sizeof name, "%s.%s",
-                         p->options->fused ? fused_name : groups[i].name, suffix);
-                t = add_tensor(p, prefix, name, bias ? 0 : columns);
-            }
-            snprintf(name, sizeof name, "%s.%s", groups[i].name, suffix);
-            add_part(p, t, prefix, name, groups[i].rows, bias ? INIT_CONSTANT : INIT_NORMAL,
-                     bias ? 0 : deviation, 0);
-        }
-    }
-}
-
-static void add_gates(plan *p, const char *prefix) {
-    int64_t heads = p->config->num_heads, width = p->config->embedding_dim;
-    static const char *const names[2] = {"mlstm_layer.igate_preact", "mlstm_layer.fgate_preact"};
-    for (int bias = 0; bias < 2; bias++) {
-        const char *suffix = bias ? "bias" : "weight";
-        tensor *t = NULL;
-        for (int gate = 0; gate < 2; gate++) {
-            char name[NAME_SIZE];
-            if (!p->options->fused || gate == 0) {
-                snprintf(name, sizeof name, "%s.%s",
-                         p->options->fused ? "mlstm_layer.ifgate_preact" : names[gate], suffix);
-                t = add_tensor(p, prefix, name, bias ? 0 : width);
-            }
-            snprintf(name, sizeof name, "%s.%s", names[gate], suffix);
-            bool forget = bias && gate == 1;
-            add_part(p, t, prefix, name, heads, forget ? INIT_LINEAR : INIT_CONSTANT,
-                     !bias    ? 0
-                     : forget ? 3
-                              : -10,
-                     6);
-        }
-    }
-}
-
-static void add_norm(plan *p, const char *prefix, const char *name, int64_t width) {
-    char full[NAME_SIZE];
-    snprintf(full, sizeof full, "%s.weight", name);
-    add_single(p, prefix, full, width, 0, INIT_CONSTANT, 1, 0);
-    if (!p->config->use_bias)
-        return;
-    snprintf(full, sizeof full, "%s.bias", name);
-    add_single(p, prefix, full, width, 0, INIT_CONSTANT, 0, 0);
-}
-
-/* Output projections: N(0, 2 / (blocks sqrt(inputs))). */
-static void add_output(plan *p, const char *prefix, const char *name, int64_t inputs) {
-    row_group group = {name, p->config->embedding_dim};
-    add_linears(p, prefix, name, &group, 1, inputs,
-                2 / ((double)p->config->num_blocks * sqrt((double)inputs)));
-}
-
-static void add_block(plan *p, int block) {
-    const xlstm_large_config *c = p->config;
-    char prefix[48];
-    snprintf(prefix, sizeof prefix, "backbone.blocks.%d.", block);
-    double deviation = sqrt(2.0 / (5.0 * c->embedding_dim));
-    add_norm(p, prefix, "norm_mlstm", c->embedding_dim);
-    row_group qkvo[4] = {{"mlstm_layer.q", c->qk_dim},
-                         {"mlstm_layer.k", c->qk_dim},
-                         {"mlstm_layer.v", c->v_dim},
-                         {"mlstm_layer.ogate_preact", c->v_dim}};
-    add_linears(p, prefix, "mlstm_layer.qkv_opreact", qkvo, 4, c->embedding_dim, deviation);
-    add_gates(p, prefix);
-    add_norm(p, prefix, "mlstm_layer.multihead_norm", c->v_dim);
-    add_output(p, prefix, "mlstm_layer.out_proj", c->v_dim);
-    add_norm(p, prefix, "norm_ffn", c->embedding_dim);
-    row_group up[2] = {{"ffn.proj_up_gate", c->ffn_dim}, {"ffn.proj_up", c->ffn_dim}};
-    add_linears(p, prefix, "ffn.proj_up_gate_z", up, 2, c->embedding_dim, deviation);
-    add_output(p, prefix, "ffn.proj_down", c->ffn_dim);
-}
-
-static xlstm_status list_tensors(plan *p) {
-    const xlstm_large_config *c = p->config;
-    double deviation = sqrt(2.0 / (5.0 * c->embedding_dim));
-    add_single(p, "", "backbone.embeddings.weight", c->vocab_size, c->embedding_dim, INIT_NORMAL,
-               deviation, 0);
-    for (int block = 0; block < c->num_blocks && p->status == XLSTM_OK; block++)
-        add_block(p, block);
-    if (c->add_out_norm)
-        add_norm(p, "", "backbone.out_norm", c->embedding_dim);
-    if (!c->tie_word_embeddings)
-        add_single(p, "", "lm_head.weight", c->vocab_size, c->embedding_dim, INIT_NORMAL, deviation,
-                   0);
-    int64_t limit = p->options->shard_bytes ? p->options->shard_bytes : INT64_C(5000000000),
-            used = 0;
-    p->shards = 1;
-    for (size_t i = 0; i < p->count && p->status == XLSTM_OK; i++) {
-        if (used > 0 && p->tensors[i].bytes > limit - used) {
-            p->shards++;
-            used = 0;
-        }
-        p->tensors[i].shard = p->shards - 1;
-        used += p->tensors[i].bytes;
-    }
-    return p->status;
-}
+enum { BLOCK = 1 << 14, BLOCKS_AT_ONCE = 256 };
 
 /* ---- The bytes ---- */
 
 typedef struct writing {
-    const plan *plan;
+    const init_plan *plan;
     const char *folder;
     thread_pool *pool;
-    ziggurat ziggurat;
-    const part *part;
+    normal_table normal;
+    const init_part *part;
     int64_t first_block; /* of the part, that the buffer begins with */
     uint8_t *bytes;      /* [BLOCKS_AT_ONCE * BLOCK] of the dtype */
     int64_t done;        /* bytes written */
@@ -309,19 +40,16 @@ typedef struct writing {
 
 static void fill_block(void *context, int64_t task, int worker) {
     const writing *w = context;
-    const part *t = w->part;
+    const init_part *t = w->part;
     (void)worker;
     uint64_t seed = w->plan->options->seed;
     int64_t block = w->first_block + task, first = block * BLOCK;
     int64_t count = t->count - first < BLOCK ? t->count - first : BLOCK;
     float values[BLOCK];
-    generator g;
-    for (int i = 0; i < 4; i++)
-        g.s[i] = random_bits(seed, t->stream, (uint64_t)block * 4 + (uint64_t)i);
-    g.s[0] |= 1; /* the state must not be all zero */
+    normal_generator g = normal_sequence(&w->normal, seed, t->stream, (uint64_t)block);
     double steps = t->count > 1 ? (double)(t->count - 1) : 1;
     for (int64_t i = 0; i < count; i++) {
-        double value = t->kind == INIT_NORMAL   ? t->a * next_normal(&g, &w->ziggurat)
+        double value = t->kind == INIT_NORMAL   ? t->a * normal_next(&g)
                        : t->kind == INIT_LINEAR ? t->a + (t->b - t->a) * (double)(first + i) / steps
                                                 : t->a;
         values[i] = (float)value;
@@ -331,7 +59,7 @@ static void fill_block(void *context, int64_t task, int worker) {
                   count);
 }
 
-static xlstm_status write_part(writing *w, const part *t, safetensors_writer *file) {
+static xlstm_status write_part(writing *w, const init_part *t, safetensors_writer *file) {
     const init_options *options = w->plan->options;
     int64_t blocks = (t->count + BLOCK - 1) / BLOCK;
     w->part = t;
@@ -369,7 +97,7 @@ static xlstm_status write_tensors(writing *w, size_t first, size_t last, const c
     if (!entries)
         return error_memory((last - first) * sizeof *entries, "the list of tensors");
     for (size_t i = first; i < last; i++) {
-        const tensor *t = &w->plan->tensors[i];
+        const init_tensor *t = &w->plan->tensors[i];
         entries[i - first] = (safetensors_entry){.name = t->name,
                                                  .dtype = w->plan->options->dtype,
                                                  .rank = t->rank,
@@ -381,7 +109,7 @@ static xlstm_status write_tensors(writing *w, size_t first, size_t last, const c
     if (status != XLSTM_OK)
         return status;
     for (size_t i = first; i < last && status == XLSTM_OK; i++) {
-        const tensor *t = &w->plan->tensors[i];
+        const init_tensor *t = &w->plan->tensors[i];
         for (int j = 0; j < t->part_count && status == XLSTM_OK; j++)
             status = write_part(w, &t->parts[j], file);
     }
@@ -392,7 +120,7 @@ static xlstm_status write_tensors(writing *w, size_t first, size_t last, const c
 }
 
 static xlstm_status write_shards(writing *w) {
-    const plan *p = w->plan;
+    const init_plan *p = w->plan;
     for (size_t first = 0; first < p->count; w->files++) {
         size_t last = first;
         while (last < p->count && p->tensors[last].shard == w->files)
@@ -433,7 +161,7 @@ static xlstm_status write_json(const writing *w, const char *name, json_t *value
     return status;
 }
 
-static json_t *make_index(const plan *p) {
+static json_t *make_index(const init_plan *p) {
     json_t *map = json_object();
     for (size_t i = 0; i < p->count; i++) {
         char name[64];
@@ -454,7 +182,7 @@ static json_t *number_or_null(double value) {
 
 /* The source's fields, and every field that the shape depends on: what a field defaults to differs
  * between the spellings. */
-static json_t *make_config(const plan *p) {
+static json_t *make_config(const init_plan *p) {
     static const char *const type_names[] = {
         [DTYPE_F32] = "float32", [DTYPE_BF16] = "bfloat16", [DTYPE_F16] = "float16"};
     const xlstm_large_config *c = p->config;
@@ -566,13 +294,13 @@ static xlstm_status write_files(writing *w) {
     return status;
 }
 
-static xlstm_status write_checkpoint(const plan *p, const char *folder) {
+static xlstm_status write_checkpoint(const init_plan *p, const char *folder) {
     writing w = {.plan = p, .folder = folder};
     size_t size = (size_t)BLOCKS_AT_ONCE * BLOCK * dtype_size(p->options->dtype);
     w.bytes = malloc(size);
     if (!w.bytes)
         return error_memory(size, "initial values");
-    ziggurat_init(&w.ziggurat);
+    normal_table_init(&w.normal);
     int threads = p->options->threads ? p->options->threads : threads_available();
     bool created = false;
     xlstm_status status = thread_pool_create(threads, &w.pool);
@@ -593,8 +321,8 @@ xlstm_status init_checkpoint(const xlstm_large_config *config, const char *folde
     if (options->dtype != DTYPE_F32 && options->dtype != DTYPE_BF16 && options->dtype != DTYPE_F16)
         return error_set(XLSTM_INVALID_ARGUMENT, "weights are f32, bf16 or f16, not %s",
                          dtype_name(options->dtype));
-    plan p = {.config = config, .options = options};
-    xlstm_status status = list_tensors(&p);
+    init_plan p = {.config = config, .options = options};
+    xlstm_status status = init_plan_make(&p);
     if (status == XLSTM_OK)
         status = write_checkpoint(&p, folder);
     free(p.tensors);

@@ -183,7 +183,7 @@ static void test_convert_every_pair(void **state) {
         for (int b = 0; b < 4; b++) {
             double source[COUNT], target[COUNT], expected[COUNT];
             for (int i = 0; i < COUNT; i++)
-                dtype_store(types[a], source, i, random_normal(1, 2, (uint64_t)i));
+                dtype_store(types[a], source, i, test_normal(1, 2, (uint64_t)i));
             memset(target, 0xA5, sizeof target);
             memset(expected, 0xA5, sizeof expected);
             for (int i = 0; i < COUNT; i++)

@@ -9,7 +9,6 @@
 #include <cmocka.h>
 
 #include "base/random.h"
-#include "support/support.h"
 
 static void test_known_answers(void **state) {
     (void)state;
@@ -60,31 +59,9 @@ static void test_uniform(void **state) {
     assert_true(chi < (BINS - 1) + 5 * sqrt(2.0 * (BINS - 1)));
 }
 
-static void test_normal(void **state) {
-    (void)state;
-    enum { COUNT = 200000 };
-    double sum = 0, squares = 0, cubes = 0, fourths = 0, inner = 0, streams = 0;
-    for (uint64_t i = 0; i < COUNT; i++) {
-        double x = random_normal(42, 1, i);
-        assert_true(isfinite(x));
-        sum += x;
-        squares += x * x;
-        cubes += x * x * x;
-        fourths += x * x * x * x;
-        inner += fabs(x) < 1;
-        streams += x * random_normal(42, 2, i);
-    }
-    check_mean(sum, COUNT, 0, 1);
-    check_mean(squares, COUNT, 1, sqrt(2.0));
-    check_mean(cubes, COUNT, 0, sqrt(15.0));
-    check_mean(fourths, COUNT, 3, sqrt(96.0));
-    check_mean(inner, COUNT, 0.6826894921370859, 0.4655);
-    check_mean(streams, COUNT, 0, 1);
-}
-
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_known_answers), cmocka_unit_test(test_each_argument_matters),
-        cmocka_unit_test(test_uniform), cmocka_unit_test(test_normal)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_known_answers),
+                                       cmocka_unit_test(test_each_argument_matters),
+                                       cmocka_unit_test(test_uniform)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

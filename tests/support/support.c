@@ -13,6 +13,8 @@
 
 #include <cmocka.h>
 
+#include "base/random.h"
+
 static char folder[512];
 static pid_t owner; /* a forked child must not remove the folder of its parent */
 
@@ -98,6 +100,13 @@ static double ratio(double difference, double norm) {
     if (!isfinite(difference))
         return (double)INFINITY;
     return sqrt(norm > 0 ? difference / norm : difference);
+}
+
+/* Box-Muller: the radius of a two-dimensional normal from one number, its angle from another. */
+double test_normal(uint64_t seed, uint64_t stream, uint64_t counter) {
+    static const double two_pi = 6.283185307179586476925286766559;
+    double radius = sqrt(-2 * log(1 - random_uniform(seed, stream, 2 * counter)));
+    return radius * cos(two_pi * random_uniform(seed, stream, 2 * counter + 1));
 }
 
 double test_error_f32(const float *out, const float *reference, int64_t count) {

@@ -20,6 +20,9 @@ int test_count_entries(const char *folder);
 bool test_is_quick(void); /* XLSTM_TEST_QUICK=1: small shapes, for sanitizers */
 bool test_is_large(void); /* XLSTM_TEST_LARGE=1: shapes and lengths that take minutes */
 
+/* Normally distributed numbers (mean 0, variance 1), each a function of its three arguments alone. */
+double test_normal(uint64_t seed, uint64_t stream, uint64_t counter);
+
 /* ||out - reference|| / ||reference|| in the 2-norm, summed in double; the plain norm of the
  * difference where the reference is 0. NaN or infinity anywhere in `out` gives infinity. */
 double test_error_f32(const float *out, const float *reference, int64_t count);
