@@ -8,7 +8,7 @@
  * fused multiply-adds in registers, enough of them to hide the latency.
  *
  * The loops are written with the widest vectors the processor has, chosen at run time. Their
- * results go into a volatile variable, so that no compiler can leave them out. */
+ * results go into an atomic variable, so that no compiler can leave them out. */
 #include "engine/machine.h"
 
 #include <stdlib.h>
