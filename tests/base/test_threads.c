@@ -179,6 +179,7 @@ static void test_wrong_sizes(void **state) {
 static void test_threads_that_cannot_start(void **state) {
     (void)state;
 #if defined(__linux__)
+    enum { NO_LIMIT = 77 };
     if (strlen(TEST_SANITIZE) > 0)
         skip(); /* sanitizers reserve terabytes of address space */
     pid_t child = fork();
@@ -187,6 +188,8 @@ static void test_threads_that_cannot_start(void **state) {
         alarm(30);
         struct rlimit limit = {.rlim_cur = 256 << 20, .rlim_max = 256 << 20};
         setrlimit(RLIMIT_AS, &limit);
+        if (malloc((size_t)2 << 30))
+            _exit(NO_LIMIT); /* qemu-user takes the limit and does not keep to it */
         thread_pool *pool;
         xlstm_status status = thread_pool_create(1000, &pool);
         int ok = status == XLSTM_OUT_OF_MEMORY && !pool &&
@@ -201,6 +204,8 @@ static void test_threads_that_cannot_start(void **state) {
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == NO_LIMIT)
+        skip();
     assert_int_equal(WEXITSTATUS(status), 0);
 #else
     skip();
