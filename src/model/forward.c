@@ -78,12 +78,10 @@ static void place_all(forward *f, const xlstm_large_config *c, arena *a) {
 
 ops_limits forward_ops_limits(const xlstm_large_config *c, const forward_limits *limits) {
     int64_t width = c->embedding_dim > c->v_dim ? c->embedding_dim : c->v_dim;
-    int64_t outputs = c->vocab_size > c->ffn_dim ? c->vocab_size : c->ffn_dim;
     return (ops_limits){
         .tokens = limits->tokens,
         .sequences = limits->sequences,
         .width = width > c->ffn_dim ? width : c->ffn_dim,
-        .outputs = outputs > width ? outputs : width,
         .heads = c->num_heads,
         .head_dim_qk = c->qk_dim / c->num_heads,
         .head_dim_v = c->v_dim / c->num_heads,
@@ -105,36 +103,36 @@ int64_t forward_bytes(const xlstm_large_config *config, const wiring *graph,
 
 /* ---- Creation ---- */
 
+static bool has_step(const program *p, enum step_kind kind) {
+    for (int i = 0; i < p->count; i++)
+        if (p->steps[i].kind == kind)
+            return true;
+    return false;
+}
+
+/* Ops that are called for steps of one kind; every model needs the others. */
+static bool needs_op(const program *p, const char *op) {
+    static const struct {
+        const char *op;
+        enum step_kind step;
+    } called[] = {
+        {"mlstm", STEP_MLSTM},     {"mlstm_output", STEP_MLSTM},
+        {"project_add", STEP_FFN}, {"norm_project_gated", STEP_FFN},
+        {"sum", STEP_SUM},         {"normalize", STEP_NORM},
+    };
+    for (size_t i = 0; i < sizeof called / sizeof *called; i++)
+        if (strcmp(called[i].op, op) == 0)
+            return has_step(p, called[i].step);
+    return true;
+}
+
 /* Every op that the program will call must be there. */
 static xlstm_status check_ops(const forward *f) {
-    const ops_table *have = &f->device->ops;
-    bool mlstm = false, ffn = false, sum = false, norm = false;
-    for (int i = 0; i < f->program.count; i++) {
-        mlstm |= f->program.steps[i].kind == STEP_MLSTM;
-        ffn |= f->program.steps[i].kind == STEP_FFN;
-        sum |= f->program.steps[i].kind == STEP_SUM;
-        norm |= f->program.steps[i].kind == STEP_NORM;
-    }
-    const struct {
-        const char *name;
-        bool needed, present;
-    } table[] = {
-        {"embed", true, have->embed != NULL},
-        {"take_rows", true, have->take_rows != NULL},
-        {"norm_project", true, have->norm_project != NULL},
-        {"sample", true, have->sample != NULL},
-        {"mlstm", mlstm, have->mlstm != NULL},
-        {"mlstm_output", mlstm, have->mlstm_output != NULL},
-        {"norm_project_gated", ffn, have->norm_project_gated != NULL},
-        {"project_add", ffn, have->project_add != NULL},
-        {"sum", sum, have->sum != NULL},
-        {"normalize", norm, have->normalize != NULL},
-    };
     error_list missing = {0};
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
-        if (table[i].needed && !table[i].present)
+    for (int op = 0; ops_name(op); op++)
+        if (needs_op(&f->program, ops_name(op)) && !ops_device_has(f->device, op))
             error_list_add(&missing, "device %s lacks the op %s, which this model needs",
-                           f->device->name, table[i].name);
+                           f->device->name, ops_name(op));
     return error_list_finish(&missing, XLSTM_UNSUPPORTED);
 }
 

@@ -1,5 +1,5 @@
-/* What all devices share of the seam: tensors as views, the list of devices, the names of the ops.
- */
+/* What all devices share of the seam: tensors as views, the values of a batch, the list of devices,
+ * the names of the ops. */
 #include "ops/ops.h"
 
 #include <stdio.h>
@@ -44,6 +44,24 @@ ops_tensor ops_tensor_split(const ops_tensor *t, int64_t outer, int64_t inner) {
     split.shape[2] = inner;
     split.stride[2] = 1;
     return split;
+}
+
+/* ---- Batches ---- */
+
+const char *ops_batch_fault(const ops_batch *batch, int64_t slots) {
+    const int32_t *slot = ops_data(&batch->slot), *start = ops_data(&batch->start);
+    const int64_t *position = ops_data(&batch->position);
+    if (start[0] != 0 || start[batch->sequences] != batch->tokens)
+        return "its starts must begin with 0 and end with its number of tokens";
+    for (int i = 0; i < batch->sequences; i++) {
+        if (start[i] >= start[i + 1])
+            return "its starts must rise: every sequence has a token at least";
+        if (slot[i] < 0 || slot[i] >= slots)
+            return "it names a slot that the states do not have";
+        if (position[i] < 0 || position[i] > INT64_MAX - batch->tokens)
+            return "a position is negative or too large";
+    }
+    return NULL;
 }
 
 /* ---- Devices ---- */

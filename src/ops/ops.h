@@ -62,7 +62,7 @@ static inline void *ops_data(const ops_tensor *t) {
 
 /* Packed tokens of n sequences: sequence s owns tokens [start[s], start[s + 1]) and the state in
  * slot[s]; its first token has absolute position position[s]. Every sequence has at least one
- * token, and no slot occurs twice. */
+ * token, positions are not negative, and no slot occurs twice. */
 typedef struct ops_batch {
     int sequences;
     int64_t tokens;      /* start[sequences] */
@@ -72,13 +72,20 @@ typedef struct ops_batch {
     ops_tensor position; /* i64 [n] */
 } ops_batch;
 
+/* For devices that can see the batch from the host, once its tensors are known to be there: NULL,
+ * or what is wrong with the values in it, for states of `slots` slots. Slots that occur twice are
+ * not looked for. */
+const char *ops_batch_fault(const ops_batch *batch, int64_t slots);
+
 /* ---- Ops ---- */
 
 enum ops_norm_kind { OPS_NORM_NONE, OPS_NORM_RMS, OPS_NORM_LAYER };
 
-/* y = (x [- mean]) / sqrt(mean(square) + eps) * weight [+ bias], over the last dimension cut into
- * `groups` equal parts, each with its own mean and variance (biased); weight and bias are [width].
- */
+/* Over the last dimension, cut into `groups` equal parts, each with its own mean and variance
+ * (biased: divided by the count); weight and bias are [width].
+ *   OPS_NORM_RMS:    y = x / sqrt(mean(x^2) + eps) * weight [+ bias]
+ *   OPS_NORM_LAYER:  y = (x - mean(x)) / sqrt(var(x) + eps) * weight [+ bias]
+ *   OPS_NORM_NONE:   y = x */
 typedef struct ops_norm {
     enum ops_norm_kind kind;
     int groups;
@@ -86,16 +93,15 @@ typedef struct ops_norm {
     ops_tensor weight, bias; /* bias may be absent */
 } ops_norm;
 
-/* out [T][N] = cap(x W^T + b), W [N][K]; cap(z) = soft_cap * tanh(z / soft_cap), or z when soft_cap
- * is 0. */
+/* out [T][N] = cap(x W^T + b), W [N][K]
+ *   cap(z) = soft_cap * tanh(z / soft_cap), or z when soft_cap is 0 */
 typedef struct ops_projection {
     ops_tensor weight, bias; /* bias [N] may be absent */
     double soft_cap;
     ops_tensor out;
 } ops_projection;
 
-/* out [T][D] = table[ids]: table [vocab][D], ids i32 [T], each in range (the caller has checked).
- */
+/* out [T][D] = table[ids]: table [vocab][D], ids i32 [T], each in range. */
 struct ops_embed {
     ops_tensor table, ids, out;
 };
@@ -130,8 +136,9 @@ struct ops_norm_project {
     ops_projection projection[OPS_MAX_PROJECTIONS];
 };
 
-/* out [T][F] = act(y G^T + bg) * (y U^T + bu), y = norm(x): gate G and up U [F][K]. SwiGLU: act =
- * SiLU, z sigmoid(z). GELU is z Phi(z), the form with erf. */
+/* out [T][F] = act(y G^T + bg) * (y U^T + bu),  y = norm(x): gate G and up U [F][K]
+ *   OPS_SILU:  act(z) = z sigmoid(z), which makes it SwiGLU
+ *   OPS_GELU:  act(z) = z Phi(z), the form with erf */
 enum ops_activation { OPS_SILU, OPS_GELU };
 struct ops_norm_project_gated {
     ops_tensor x;
@@ -141,15 +148,16 @@ struct ops_norm_project_gated {
     ops_tensor out;
 };
 
-/* out [T][D] = residual + sign * (x W^T + b), x [T][K], W [D][K]. An absent residual is 0; out may
- * be residual. */
+/* out [T][D] = residual + sign * (x W^T + b), x [T][K], W [D][K]
+ * An absent residual is 0; out may be residual. */
 struct ops_project_add {
     ops_tensor x, weight, bias, residual;
     int sign;
     ops_tensor out;
 };
 
-/* The end of an mLSTM layer: out [T][D] = residual + sign * ((sigmoid(o) * norm(h)) W^T + b).
+/* The end of an mLSTM layer:
+ *   out [T][D] = residual + sign * ((sigmoid(o) * norm(h)) W^T + b)
  * h [T][heads][d_v]; the norm works by head (norm.groups == heads); o [T][heads * d_v]. */
 struct ops_mlstm_output {
     ops_tensor h, output_gate;
@@ -159,15 +167,24 @@ struct ops_mlstm_output {
     ops_tensor out;
 };
 
-/* The mLSTM with exponential input gate (kernels_mlstm, section 1), for every sequence of the
- * batch, starting from and updating the state in its slot. For each token and head: log_f =
- * log_sigmoid(f);  m' = max(log_f + m, i);  F = exp(log_f + m - m');  I = exp(i - m') C' = F C + I
- * k v^T;  n' = F n + I k h = (q / sqrt(d_qk))^T C' / (max(|(q / sqrt(d_qk))^T n'|, exp(-m')) + eps)
- * i in [-inf, finite], f in [-inf, +inf]. Where m' = -inf (nothing stored), F = I = 0: h, C', n'
- * are 0. i = -inf with f = +inf (padding) leaves C, n, m bit-equal. i = +inf or NaN gives NaN in
- * that head's h, C, n there and after, never before. exp(-m') may overflow to inf: then h is 0. A
- * device may take a sequence in chunks; its chunks begin at absolute positions divisible by the
- * chunk length, so that cutting a prompt at such a position gives the same bits. */
+/* The mLSTM with exponential input gate (xLSTM, Beck et al. 2024, section 2.3), for every sequence
+ * of the batch, starting from and updating the state in its slot. For each token and head, with
+ * q' = q / sqrt(d_qk):
+ *   log_f = log(sigmoid(f))
+ *   m'    = max(log_f + m, i)
+ *   F     = exp(log_f + m - m')
+ *   I     = exp(i - m')
+ *   C'    = F C + I k v^T
+ *   n'    = F n + I k
+ *   h     = q'^T C' / (max(|q'^T n'|, exp(-m')) + eps)
+ * i in [-inf, finite], f in [-inf, +inf].
+ *   m' = -inf (nothing stored): F = I = 0, so h, C', n' are 0.
+ *   i = -inf with f = +inf (padding): C, n, m stay bit-equal.
+ *   i = +inf or NaN: NaN in that head's h, C, n there and after, never before.
+ *   exp(-m') may overflow to inf: then h is 0.
+ * A device may take a sequence in chunks; its chunks begin at absolute positions divisible by the
+ * chunk length, so that cutting a prompt at such a position gives the same bits. A batch that is
+ * not as ops_batch says (starts, slots, positions) is an error of the stream. */
 struct ops_mlstm {
     ops_batch batch;
     ops_tensor q, k;                    /* [T][heads][d_qk] */
@@ -210,10 +227,9 @@ struct ops_sample {
 
 /* The largest sizes a stream will see; scratch memory is taken for them once. */
 typedef struct ops_limits {
-    int64_t tokens;  /* T of a batch */
-    int sequences;   /* of a batch */
-    int64_t width;   /* last dimension of any input of a norm or projection */
-    int64_t outputs; /* rows of the largest weight */
+    int64_t tokens; /* T of a batch */
+    int sequences;  /* of a batch */
+    int64_t width;  /* last dimension of any input of a norm or projection */
     int heads;
     int64_t head_dim_qk, head_dim_v;
     int64_t vocab;

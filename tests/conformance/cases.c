@@ -34,7 +34,6 @@ static ops_limits size_limits(int variant) {
     return (ops_limits){.tokens = z->tokens,
                         .sequences = 1,
                         .width = width,
-                        .outputs = width > z->outputs ? width : z->outputs,
                         .heads = z->groups,
                         .head_dim_qk = z->group,
                         .head_dim_v = z->group,

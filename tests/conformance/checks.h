@@ -17,6 +17,10 @@ void check_nothing_stored(ops_device *device);
 void check_memory(ops_device *device);
 void check_sample_errors(ops_device *device);
 
+/* Calls that are wrong (wrong_calls.c). */
+void check_wrong_batches(ops_device *device);
+void check_projection_counts(ops_device *device);
+
 /* Speed of every op with the shapes of xLSTM-7B, printed (perf.c). */
 void measure_speed(ops_device *device);
 

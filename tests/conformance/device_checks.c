@@ -14,7 +14,6 @@
 static const ops_limits limits = {.tokens = 8,
                                   .sequences = 8,
                                   .width = 16,
-                                  .outputs = 16,
                                   .heads = 1,
                                   .head_dim_qk = 1,
                                   .head_dim_v = 1,

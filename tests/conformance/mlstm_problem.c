@@ -68,7 +68,6 @@ ops_limits mlstm_limits(const mlstm_shape *shape) {
                          .head_dim_v = shape->d_v,
                          .width =
                              shape->heads * (shape->d_qk > shape->d_v ? shape->d_qk : shape->d_v),
-                         .outputs = 1,
                          .vocab = 1};
     for (int s = 0; s < shape->sequences; s++)
         limits.tokens += shape->length[s];

@@ -148,7 +148,6 @@ static void open_workbench(workbench *w, ops_device *device, int64_t tokens) {
                                   .limits = {.tokens = tokens,
                                              .sequences = 1,
                                              .width = FFN,
-                                             .outputs = VOCAB,
                                              .heads = HEADS,
                                              .head_dim_qk = D_QK,
                                              .head_dim_v = D_V,

@@ -16,7 +16,6 @@ ops_limits sample_case_limits(int variant) {
     return (ops_limits){.tokens = sizes[variant].rows,
                         .sequences = (int)sizes[variant].rows,
                         .width = sizes[variant].vocab,
-                        .outputs = sizes[variant].vocab,
                         .heads = 1,
                         .head_dim_qk = 1,
                         .head_dim_v = 1,

@@ -197,6 +197,8 @@ TEST(padding)
 TEST(poisoned_gates)
 TEST(nothing_stored)
 TEST(sample_errors)
+TEST(wrong_batches)
+TEST(projection_counts)
 
 int main(int argc, char **argv) {
     const char *perf = getenv("XLSTM_PERF");
@@ -217,6 +219,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_poisoned_gates),
         cmocka_unit_test(test_nothing_stored),
         cmocka_unit_test(test_sample_errors),
+        cmocka_unit_test(test_wrong_batches),
+        cmocka_unit_test(test_projection_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

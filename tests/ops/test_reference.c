@@ -43,7 +43,6 @@ static bench open_bench(dtype type) {
                                   .limits = {.tokens = 64,
                                              .sequences = 4,
                                              .width = 64,
-                                             .outputs = 64,
                                              .heads = 4,
                                              .head_dim_qk = 16,
                                              .head_dim_v = 16,

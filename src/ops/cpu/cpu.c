@@ -250,8 +250,8 @@ static xlstm_status check_options(const ops_stream_options *options) {
         return error_set(XLSTM_UNSUPPORTED, "the cpu device computes in f32, not in %s",
                          dtype_name(l->activation));
     const int64_t most = INT32_MAX;
-    const int64_t sizes[] = {l->tokens, l->sequences,   l->width,      l->outputs,
-                             l->heads,  l->head_dim_qk, l->head_dim_v, l->vocab};
+    const int64_t sizes[] = {l->tokens,      l->sequences,  l->width, l->heads,
+                             l->head_dim_qk, l->head_dim_v, l->vocab};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i] < 1 || sizes[i] > most)
             return error_set(XLSTM_INVALID_ARGUMENT,

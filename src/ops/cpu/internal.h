@@ -117,9 +117,6 @@ typedef struct cpu_input {
 cpu_input cpu_normalized(cpu_stream *s, const ops_tensor *x, int64_t width, const ops_norm *norm,
                          const ops_tensor *gate);
 
-extern ops_device ops_cpu;
-ops_device *cpu_device(void);
-
 void cpu_embed(ops_stream *, const struct ops_embed *);
 void cpu_take_rows(ops_stream *, const struct ops_take_rows *);
 void cpu_sum(ops_stream *, const struct ops_sum *);

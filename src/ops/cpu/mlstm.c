@@ -5,11 +5,15 @@
  * that is the recurrence, and reading and writing are one pass. Three jobs:
  *
  * 1. Gates, a task a sequence and head: everything that is known without touching C. The maximum m
- * runs through the tokens as in the recurrence, log F = log_f + m - m' <= 0 and log I = i - m' <= 0
- * follow, and sums of log F replace products of F: the weight of token l in token j is exp(B_j -
- * B_l + log I_l), B the running sum. Where F is 0 the sum begins anew, so that an infinite gate
- * never meets another in a difference. All of this in double; only m is stored as f32, rounded up,
- *    and what is weighed by it is weighed by the rounded value. n is carried along.
+ *    runs through the tokens as in the recurrence, and sums of log F replace products of F:
+ *      m'    = max(log_f + m, i)
+ *      log F = log_f + m - m' <= 0
+ *      log I = i - m' <= 0
+ *      B_j   = sum of log F over tokens 1 .. j
+ *      exp(B_j - B_l + log I_l), the weight of token l in token j
+ *    Where F is 0 the sum begins anew, so that an infinite gate never meets another in a
+ *    difference. All of this in double; only m is stored as f32, rounded up, and what is weighed by
+ *    it is weighed by the rounded value. n is carried along.
  * 2. Scores, a task a piece and head (with the gates if it is one token): P = (q k^T) with the
  *    weights, and the denominators.
  * 3. Columns, a task a sequence, head and slice of columns: C and h. */
@@ -324,6 +328,7 @@ static void columns_task(void *context, int64_t task, int worker) {
 
 /* ---- The op ---- */
 
+/* After check_shapes: c is there. */
 static bool check_batch(cpu_stream *s, const struct ops_mlstm *op) {
     const ops_batch *b = &op->batch;
     const ops_limits *limits = &s->base.options.limits;
@@ -334,14 +339,8 @@ static bool check_batch(cpu_stream *s, const struct ops_mlstm *op) {
         !cpu_expect1(s, "mlstm", "the batch's starts", &b->start, CPU_I32, b->sequences + 1) ||
         !cpu_expect1(s, "mlstm", "the batch's positions", &b->position, CPU_I64, b->sequences))
         return false;
-    const int32_t *slot = ops_data(&b->slot), *start = ops_data(&b->start);
-    const int64_t *position = ops_data(&b->position);
-    bool right = start[0] == 0 && start[b->sequences] == b->tokens;
-    for (int i = 0; i < b->sequences; i++)
-        right = right && start[i] < start[i + 1] && position[i] >= 0 && slot[i] >= 0 &&
-                slot[i] < op->c.shape[0];
-    return right || cpu_fail(s, XLSTM_INVALID_ARGUMENT,
-                             "mlstm: the batch's starts, slots or positions are out of range");
+    const char *fault = ops_batch_fault(b, op->c.shape[0]);
+    return !fault || cpu_fail(s, XLSTM_INVALID_ARGUMENT, "mlstm: wrong batch: %s", fault);
 }
 
 static bool check_shapes(cpu_stream *s, const struct ops_mlstm *op) {

@@ -73,12 +73,11 @@ static void gelu_gate(const float *z, const float *bias, const float *u, const f
     }
 }
 
-static void finish_token(const project_job *job, const part *p, const cpu_worker *w,
-                         const float *bias, const float *up_bias, int64_t row, int rows,
-                         int64_t token, const float *z, const float *z_up) {
+static void finish_token(const project_job *job, const part *p, const float *bias,
+                         const float *up_bias, int64_t row, int rows, int64_t token, const float *z,
+                         const float *z_up) {
     const cpu_kernels *kernels = job->s->kernels;
     float *out = cpu_row(p->out, token) + row;
-    (void)w;
     switch (p->ending) {
     case END_CAP:
         kernels->cap(z, bias, p->soft_cap, rows, out);
@@ -115,7 +114,7 @@ static void project_panel(void *context, int64_t task, int worker) {
         if (p->ending == END_GATED)
             multiply(job, p->up_weight, row, rows, token, tokens, w->z_up, w->product);
         for (int t = 0; t < tokens; t++)
-            finish_token(job, p, w, bias, up_bias, row, rows, token + t, w->z + t * CPU_PANEL_ROWS,
+            finish_token(job, p, bias, up_bias, row, rows, token + t, w->z + t * CPU_PANEL_ROWS,
                          w->z_up + t * CPU_PANEL_ROWS);
     }
 }

@@ -40,9 +40,9 @@ bool reference_fail(reference_stream *s, xlstm_status status, const char *format
  * inside its buffer. If not, the stream fails with a message that names op and tensor. */
 bool reference_shaped(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
                       int rank, const int64_t *shape);
-/* The same for an i32 vector. */
-bool reference_indices(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
-                       int64_t count);
+/* The same for a vector of i32 or i64. */
+bool reference_integers(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
+                        dtype type, int64_t count);
 /* Whether `value` is within what the stream was created for. */
 bool reference_within(reference_stream *s, const char *op, const char *what, int64_t value,
                       int64_t limit);

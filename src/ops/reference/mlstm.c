@@ -127,9 +127,13 @@ static double log_forget_gate(const head *a, int64_t t) {
 }
 
 /* One token (Beck et al. 2024, eq. 19-27, with k unscaled and q / sqrt(d_qk)):
- *   m' = max(log_f + m, i);  F = exp(log_f + m - m');  I = exp(i - m')
- *   C' = F C + I k v^T;  n' = F n + I k
- *   h  = q^T C' / (max(|q^T n'|, exp(-m')) + eps) */
+ *   log_f = log(sigmoid(f))
+ *   m'    = max(log_f + m, i)
+ *   F     = exp(log_f + m - m')
+ *   I     = exp(i - m')
+ *   C'    = F C + I k v^T
+ *   n'    = F n + I k
+ *   h     = q^T C' / (max(|q^T n'|, exp(-m')) + eps) */
 static void step(head *a, int64_t t) {
     double log_f = log_forget_gate(a, t), i = input_gate(a, t);
     double m = storable(larger(log_f + a->m, i), a->op->m.dtype);
@@ -147,13 +151,19 @@ static void step(head *a, int64_t t) {
 }
 
 /* A chunk of L tokens (TFLA, Beck et al. 2025, the chunkwise form). C, n, m are the state before
- * it; sums of log_f over an empty span are 0. b_j    = sum of log_f over tokens 1 .. j D~_jl  = i_l
- * + sum of log_f over tokens l + 1 .. j,  l <= j mu_j   = max(b_j + m, max_l D~_jl) num_j  =
- * exp(b_j + m - mu_j) q_j^T C + sum_{l <= j} exp(D~_jl - mu_j) (q_j^T k_l) v_l qn_j   = exp(b_j + m
- * - mu_j) q_j^T n + sum_{l <= j} exp(D~_jl - mu_j) (q_j^T k_l) h_j    = num_j / (max(|qn_j|,
- * exp(-mu_j)) + eps) and after it, with the weights of the last row, m' = mu_L;  C' = exp(b_L + m -
- * m') C + sum_l exp(D~_Ll - m') k_l v_l^T;  n' likewise. The spans are summed without subtracting
- * one b from another, which would lose digits and give -inf - -inf. */
+ * it; sums of log_f over an empty span are 0; l runs over the tokens 1 .. j.
+ *   b_j   = sum of log_f over tokens 1 .. j
+ *   D~_jl = i_l + sum of log_f over tokens l + 1 .. j
+ *   mu_j  = max(b_j + m, max_l D~_jl)
+ *   num_j = exp(b_j + m - mu_j) q_j^T C + sum_l exp(D~_jl - mu_j) (q_j^T k_l) v_l
+ *   qn_j  = exp(b_j + m - mu_j) q_j^T n + sum_l exp(D~_jl - mu_j) (q_j^T k_l)
+ *   h_j   = num_j / (max(|qn_j|, exp(-mu_j)) + eps)
+ * and after it, with the weights of the last row:
+ *   m'    = mu_L
+ *   C'    = exp(b_L + m - m') C + sum_l exp(D~_Ll - m') k_l v_l^T
+ *   n'    = exp(b_L + m - m') n + sum_l exp(D~_Ll - m') k_l
+ * The spans are summed without subtracting one b from another, which would lose digits and give
+ * -inf - -inf. */
 static void chunk(head *a, int64_t first, int64_t length) {
     double exponent[REFERENCE_MAX_CHUNK]; /* D~_jl of the current row j */
     double b = -0.0;                      /* the neutral element: -0 + m is m, bit for bit */
@@ -194,12 +204,29 @@ static void chunk(head *a, int64_t first, int64_t length) {
     load_state(a);
 }
 
+/* After c is known to be there. */
+static bool batch_fits(reference_stream *s, const struct ops_mlstm *op) {
+    static const char *const name = "mlstm";
+    const ops_batch *b = &op->batch;
+    int64_t count = b->sequences;
+    if (count < 1)
+        return reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference mlstm: %d sequences",
+                              b->sequences);
+    if (!reference_within(s, name, "sequences", count, s->base.options.limits.sequences) ||
+        !reference_integers(s, name, "slot", &b->slot, DTYPE_I32, count) ||
+        !reference_integers(s, name, "start", &b->start, DTYPE_I32, count + 1) ||
+        !reference_integers(s, name, "position", &b->position, DTYPE_I64, count))
+        return false;
+    const char *fault = ops_batch_fault(b, op->c.shape[0]);
+    return !fault ||
+           reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference mlstm: wrong batch: %s", fault);
+}
+
 static bool fits(reference_stream *s, const struct ops_mlstm *op) {
     static const char *const name = "mlstm";
     const ops_limits *limits = &s->base.options.limits;
     int64_t tokens = op->batch.tokens, heads = op->q.shape[1];
     int64_t d_qk = op->q.shape[2], d_v = op->v.shape[2], slots = op->c.shape[0];
-    const ops_batch *batch = &op->batch;
     if (op->chunk_size < 0 || op->chunk_size > REFERENCE_MAX_CHUNK ||
         (op->chunk_size > 1 && op->chunk_size % 16))
         return reference_fail(
@@ -216,13 +243,7 @@ static bool fits(reference_stream *s, const struct ops_mlstm *op) {
            reference_shaped(s, name, "n", &op->n, 3, op->c.shape) &&
            reference_shaped(s, name, "m", &op->m, 2, op->c.shape) &&
            reference_within(s, name, "values a query", d_qk, limits->head_dim_qk) &&
-           reference_within(s, name, "values a head", d_v, limits->head_dim_v) &&
-           reference_indices(s, name, "slot", &batch->slot, batch->sequences) &&
-           reference_indices(s, name, "start", &batch->start, batch->sequences + 1) &&
-           (batch->position.dtype == DTYPE_I64 && batch->position.shape[0] == batch->sequences
-                ? true
-                : reference_fail(s, XLSTM_INVALID_ARGUMENT,
-                                 "reference mlstm: position must be i64 [%d]", batch->sequences));
+           reference_within(s, name, "values a head", d_v, limits->head_dim_v) && batch_fits(s, op);
 }
 
 void reference_mlstm(ops_stream *stream, const struct ops_mlstm *op) {

@@ -62,7 +62,15 @@ static bool norm_rows(reference_stream *s, const char *op, const ops_tensor *x,
 /* out = cap(norm(x) W^T + b), for each projection */
 void reference_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
     reference_stream *s = reference_begin(stream);
-    if (!s || !norm_rows(s, "norm_project", &op->x, &op->norm))
+    if (!s)
+        return;
+    if (op->count < 1 || op->count > OPS_MAX_PROJECTIONS) {
+        reference_fail(s, XLSTM_INVALID_ARGUMENT,
+                       "reference norm_project: %d projections, must be 1 to %d", op->count,
+                       OPS_MAX_PROJECTIONS);
+        return;
+    }
+    if (!norm_rows(s, "norm_project", &op->x, &op->norm))
         return;
     int64_t tokens = op->x.shape[0], inputs = op->x.shape[1];
     for (int i = 0; i < op->count; i++) {

@@ -69,12 +69,13 @@ bool reference_shaped(reference_stream *s, const char *op, const char *name, con
     return true;
 }
 
-bool reference_indices(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
-                       int64_t count) {
-    if (!ops_present(t) || t->dtype != DTYPE_I32 || t->rank != 1 || t->shape[0] != count ||
+bool reference_integers(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
+                        dtype type, int64_t count) {
+    if (!ops_present(t) || t->dtype != type || t->rank != 1 || t->shape[0] != count ||
         t->stride[0] != 1 || !inside(t))
-        return reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference %s: %s must be i32 [%lld]", op,
-                              name, (long long)count);
+        return reference_fail(s, XLSTM_INVALID_ARGUMENT,
+                              "reference %s: %s must be %s [%lld], inside its buffer", op, name,
+                              dtype_name(type), (long long)count);
     return true;
 }
 

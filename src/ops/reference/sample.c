@@ -119,7 +119,7 @@ void reference_sample(ops_stream *stream, const struct ops_sample *op) {
     if (!reference_shaped(s, "sample", "logits", &op->logits, 2, op->logits.shape) ||
         !reference_within(s, "sample", "logits a row", op->logits.shape[1],
                           s->base.options.limits.vocab) ||
-        !reference_indices(s, "sample", "out", &op->out, rows))
+        !reference_integers(s, "sample", "out", &op->out, DTYPE_I32, rows))
         return;
     for (int64_t row = 0; row < rows; row++) {
         if (!row_fits(s, op, row) || !read_logits(s, op, row))

@@ -1,0 +1,230 @@
+/* Calls that are wrong must fail the stream of every device, neither read nor write outside a
+ * tensor (the sanitizers would see it on host devices), leave the states as they are, and not keep
+ * a right call from working after the next wait. */
+#include "conformance/checks.h"
+#include "conformance/side.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+enum { SEQUENCES = 2, TOKENS = 5, SLOTS = 3, HEADS = 1, D = 4 };
+
+static const ops_limits limits = {.tokens = TOKENS,
+                                  .sequences = SEQUENCES,
+                                  .width = D,
+                                  .heads = HEADS,
+                                  .head_dim_qk = D,
+                                  .head_dim_v = D,
+                                  .vocab = 1,
+                                  .activation = DTYPE_F32};
+
+/* A right call of the mLSTM; each part of the batch has a buffer of exactly its size. */
+typedef struct call {
+    ops_device *device;
+    ops_stream *stream;
+    ops_buffer buffers[16];
+    int count;
+    struct ops_mlstm op;
+} call;
+
+static ops_tensor place(call *c, dtype type, int rank, const int64_t *shape, const void *values) {
+    ops_buffer *buffer = &c->buffers[c->count++];
+    ops_tensor t = ops_tensor_make(buffer, 0, type, rank, shape);
+    size_t size = (size_t)ops_tensor_elements(&t) * dtype_size(type);
+    assert_int_equal(c->device->buffer_create(c->device, size, buffer), XLSTM_OK);
+    if (values)
+        c->device->write(c->stream, buffer, 0, values, size);
+    return t;
+}
+
+static void open_call(call *c, ops_device *device) {
+    *c = (call){.device = device};
+    ops_stream_options options = {.threads = 2, .profile = OPS_EXACT, .limits = limits};
+    if (device->stream_create(device, &options, &c->stream) != XLSTM_OK)
+        fail_msg("%s: %s", device->name, xlstm_last_error());
+    const int64_t rows[] = {TOKENS, HEADS, D}, state[] = {SLOTS, HEADS, D, D};
+    c->op = (struct ops_mlstm){
+        .batch = {.sequences = SEQUENCES,
+                  .tokens = TOKENS,
+                  .longest = 3,
+                  .slot = place(c, DTYPE_I32, 1, (int64_t[]){SEQUENCES}, (int32_t[]){2, 0}),
+                  .start = place(c, DTYPE_I32, 1, (int64_t[]){SEQUENCES + 1}, (int32_t[]){0, 3, 5}),
+                  .position = place(c, DTYPE_I64, 1, (int64_t[]){SEQUENCES}, (int64_t[]){0, 70})},
+        .q = place(c, DTYPE_F32, 3, rows, NULL),
+        .k = place(c, DTYPE_F32, 3, rows, NULL),
+        .v = place(c, DTYPE_F32, 3, rows, NULL),
+        .input_gate = place(c, DTYPE_F32, 2, rows, (float[TOKENS * HEADS]){1, 1, 1, 1, 1}),
+        .forget_gate = place(c, DTYPE_F32, 2, rows, NULL),
+        .c = place(c, DTYPE_F32, 4, state, NULL),
+        .n = place(c, DTYPE_F32, 3, state, NULL),
+        .m = place(c, DTYPE_F32, 2, state, NULL),
+        .eps = 1e-6,
+        .h = place(c, DTYPE_F32, 3, rows, NULL)};
+}
+
+static void close_call(call *c) {
+    for (int i = 0; i < c->count; i++)
+        c->device->buffer_free(&c->buffers[i]);
+    c->device->stream_free(c->stream);
+}
+
+/* m starts as 0, and becomes at least i = 1 in a slot that is used. */
+static bool is_touched(call *c) {
+    float m[SLOTS * HEADS];
+    assert_int_equal(c->device->read(c->stream, c->op.m.buffer, 0, m, sizeof m), XLSTM_OK);
+    for (int i = 0; i < SLOTS * HEADS; i++)
+        if (m[i] > 0)
+            return true;
+    return false;
+}
+
+static void require_failure(call *c, const char *what) {
+    c->device->ops.mlstm(c->stream, &c->op);
+    if (c->device->wait(c->stream) == XLSTM_OK)
+        fail_msg("mlstm on %s took a batch with %s", c->device->name, what);
+    assert_true(strlen(xlstm_last_error()) > 0);
+    if (is_touched(c))
+        fail_msg("mlstm on %s changed states for a batch with %s", c->device->name, what);
+}
+
+/* ---- Values of a batch ---- */
+
+static void check_values(ops_device *device) {
+    static const struct {
+        const char *what;
+        int32_t slot[SEQUENCES], start[SEQUENCES + 1];
+        int64_t position[SEQUENCES];
+    } wrong[] = {
+        {"a slot past the end", {2, SLOTS}, {0, 3, 5}, {0, 70}},
+        {"a negative slot", {-1, 0}, {0, 3, 5}, {0, 70}},
+        {"a first start that is not 0", {2, 0}, {1, 3, 5}, {0, 70}},
+        {"a negative start", {2, 0}, {-1, 3, 5}, {0, 70}},
+        {"an empty sequence", {2, 0}, {0, 0, 5}, {0, 70}},
+        {"falling starts", {2, 0}, {0, 9, 5}, {0, 70}},
+        {"an end before the last token", {2, 0}, {0, 3, 4}, {0, 70}},
+        {"an end past the last token", {2, 0}, {0, 3, 1000000}, {0, 70}},
+        {"a negative position", {2, 0}, {0, 3, 5}, {0, -70}},
+        {"a position that overflows", {2, 0}, {0, 3, 5}, {0, INT64_MAX}},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        call c;
+        open_call(&c, device);
+        const ops_batch *b = &c.op.batch;
+        device->write(c.stream, b->slot.buffer, 0, wrong[i].slot, sizeof wrong[i].slot);
+        device->write(c.stream, b->start.buffer, 0, wrong[i].start, sizeof wrong[i].start);
+        device->write(c.stream, b->position.buffer, 0, wrong[i].position, sizeof wrong[i].position);
+        require_failure(&c, wrong[i].what);
+        close_call(&c);
+    }
+}
+
+/* ---- Shapes of a batch ---- */
+
+enum change { ABSENT, OTHER_RANK, OTHER_TYPE, OUTSIDE, SHORT, CHANGES };
+static const char *const change_names[] = {"is absent", "has another rank", "is f32",
+                                           "lies outside its buffer", "is too short"};
+
+static void change(ops_tensor *t, enum change how) {
+    switch (how) {
+    case ABSENT:
+        *t = (ops_tensor){0};
+        break;
+    case OTHER_RANK:
+        if (t->rank < OPS_MAX_RANK) {
+            t->shape[t->rank] = t->stride[t->rank] = 1;
+            t->rank++;
+        } else {
+            t->rank--;
+        }
+        break;
+    case OTHER_TYPE:
+        t->dtype = DTYPE_F32;
+        break;
+    case OUTSIDE:
+        t->offset = dtype_size(t->dtype);
+        break;
+    default:
+        t->shape[0]--;
+    }
+}
+
+static void check_tensors(ops_device *device) {
+    static const char *const names[] = {"slot", "start", "position", "c", "n", "m"};
+    for (int i = 0; i < 6; i++)
+        for (int how = 0; how < CHANGES; how++) {
+            if (i >= 3 && how == OTHER_TYPE) /* f32 is right for states */
+                continue;
+            call c;
+            open_call(&c, device);
+            ops_tensor *const tensors[] = {
+                &c.op.batch.slot, &c.op.batch.start, &c.op.batch.position,
+                &c.op.c,          &c.op.n,           &c.op.m};
+            ops_tensor kept = *tensors[i];
+            change(tensors[i], (enum change)how);
+            device->ops.mlstm(c.stream, &c.op);
+            if (device->wait(c.stream) == XLSTM_OK)
+                fail_msg("mlstm on %s took a call whose %s %s", device->name, names[i],
+                         change_names[how]);
+            *tensors[i] = kept;
+            assert_false(is_touched(&c));
+            close_call(&c);
+        }
+}
+
+static void check_counts(ops_device *device) {
+    static const int counts[] = {0, -1, SEQUENCES + 1, INT32_MAX};
+    for (int i = 0; i < 4; i++) {
+        call c;
+        open_call(&c, device);
+        c.op.batch.sequences = counts[i];
+        require_failure(&c, "a wrong number of sequences");
+        close_call(&c);
+    }
+}
+
+/* After a failure and a wait the same stream takes a right call. */
+static void check_recovery(ops_device *device) {
+    call c;
+    open_call(&c, device);
+    ops_tensor slot = c.op.batch.slot;
+    change(&c.op.batch.slot, SHORT);
+    require_failure(&c, "too few slots");
+    c.op.batch.slot = slot;
+    device->ops.mlstm(c.stream, &c.op);
+    assert_int_equal(device->wait(c.stream), XLSTM_OK);
+    assert_true(is_touched(&c));
+    close_call(&c);
+}
+
+void check_wrong_batches(ops_device *device) {
+    check_recovery(device);
+    check_values(device);
+    check_tensors(device);
+    check_counts(device);
+}
+
+/* ---- Projections ---- */
+
+void check_projection_counts(ops_device *device) {
+    static const int counts[] = {0, -1, OPS_MAX_PROJECTIONS + 1, INT32_MAX};
+    for (int i = 0; i < 5; i++) {
+        call c;
+        open_call(&c, device);
+        const int64_t shape[] = {2, D}, square[] = {D, D};
+        struct ops_norm_project op = {.x = place(&c, DTYPE_F32, 2, shape, NULL),
+                                      .norm = {.kind = OPS_NORM_NONE, .groups = 1},
+                                      .count = i < 4 ? counts[i] : OPS_MAX_PROJECTIONS};
+        ops_projection p = {.weight = place(&c, DTYPE_F32, 2, square, NULL),
+                            .out = place(&c, DTYPE_F32, 2, shape, NULL)};
+        for (int j = 0; j < OPS_MAX_PROJECTIONS; j++)
+            op.projection[j] = p;
+        device->ops.norm_project(c.stream, &op);
+        if ((device->wait(c.stream) == XLSTM_OK) != (i == 4))
+            fail_msg("norm_project on %s: %d projections", device->name, op.count);
+        close_call(&c);
+    }
+}
