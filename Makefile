@@ -57,10 +57,13 @@ LINK_FLAGS = $(LDFLAGS) $(SANITIZE_FLAGS) -pthread
 # The kernels of src/ops/cpu are compiled once for every instruction set; the best is chosen at start.
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
 KERNEL_ISAS := generic avx2 avx512
+else ifneq ($(filter aarch64 arm64,$(ARCH)),)
+KERNEL_ISAS := neon
 else
 KERNEL_ISAS := generic
 endif
 KERNEL_FLAGS_generic :=
+KERNEL_FLAGS_neon := # every arm64 processor has it
 KERNEL_FLAGS_avx2 := -mavx2 -mfma -mf16c
 KERNEL_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c \
                        -mprefer-vector-width=512
@@ -120,7 +123,8 @@ BUILDING := $(filter-out clean help format lint fuzz uninstall,$(GOALS))
 ifneq ($(BUILDING),)
 include $(BUILD)/packages.mk
 endif
-ifneq ($(filter test test-quick test-large test-programs,$(GOALS)),)
+ifneq ($(filter test test-quick test-large test-programs $(BUILD)/tests/%, \
+         $(filter-out $(BUILD)/tests/fuzz/%,$(GOALS))),)
 include $(BUILD)/packages-test.mk
 endif
 

@@ -6,9 +6,23 @@
 
 #include <stdlib.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#if defined(__aarch64__)
+extern const cpu_kernels cpu_kernels_neon;
+#else
 extern const cpu_kernels cpu_kernels_generic;
+#endif
 #if defined(__x86_64__)
 extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
+
+/* Conversions of f16; not every compiler lets __builtin_cpu_supports ask for it. */
+static bool has_f16c(void) {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
 #endif
 
 typedef struct choice {
@@ -23,13 +37,17 @@ static int list_choices(choice *choices) {
     int count = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     choices[count++] = (choice){&cpu_kernels_avx512, avx512};
     choices[count++] = (choice){&cpu_kernels_avx2, avx2};
 #endif
+#if defined(__aarch64__)
+    choices[count++] = (choice){&cpu_kernels_neon, true};
+#else
     choices[count++] = (choice){&cpu_kernels_generic, true};
+#endif
     return count;
 }
 

@@ -17,9 +17,6 @@
 #include <arm_neon.h>
 #endif
 
-#ifndef KERNEL_ISA
-#define KERNEL_ISA generic
-#endif
 #define JOIN_NAMES(a, b) a##_##b
 #define JOIN(a, b) JOIN_NAMES(a, b)
 #define PER_ISA(name) JOIN(name, KERNEL_ISA) /* external names differ between the compilations */
