@@ -188,7 +188,8 @@ static void test_threads_that_cannot_start(void **state) {
         alarm(30);
         struct rlimit limit = {.rlim_cur = 256 << 20, .rlim_max = 256 << 20};
         setrlimit(RLIMIT_AS, &limit);
-        if (malloc((size_t)2 << 30))
+        void *volatile more = malloc((size_t)2 << 30);
+        if (more)
             _exit(NO_LIMIT); /* qemu-user takes the limit and does not keep to it */
         thread_pool *pool;
         xlstm_status status = thread_pool_create(1000, &pool);
