@@ -209,11 +209,13 @@ typedef struct xlstm_generate_options {
     bool ignore_eos;
     const int32_t *stop_ids;
     int stop_id_count;
-    const char *const *stop_strings; /* not empty; they are not part of the text that comes out */
+    const char *const
+        *stop_strings; /* UTF-8, not empty; they are not part of the text that comes out */
     int stop_string_count;
     xlstm_progress prefill_progress; /* may be NULL */
-    /* The next bytes of text: never half a character, never the beginning of a stop string that may
-     * still complete. Needs a tokenizer. May be NULL; returning false cancels. */
+    /* The next bytes of text, always UTF-8 (U+FFFD stands for bytes that are no character): never
+     * half a character, never the beginning of a stop string that may still complete. Needs a
+     * tokenizer. May be NULL; returning false cancels. */
     bool (*on_text)(void *context, const char *bytes, size_t count);
     /* Each new id after its text, the end of text and stop ids excepted. May be NULL; false
      * cancels. */

@@ -33,10 +33,7 @@ typedef struct chat {
 
 static bool on_prefill(void *context, int64_t done, int64_t total) {
     chat *c = context;
-    bool go_on = progress_update(&c->prefill, done, total);
-    if (done >= total || !go_on)
-        progress_end(&c->prefill);
-    return go_on;
+    return progress_update(&c->prefill, done, total);
 }
 
 static bool on_id(void *context, int32_t id) {
@@ -67,13 +64,10 @@ static xlstm_status turn_ids(const chat *c, const char *line, size_t length, int
     if (text.failed)
         return error_memory(length, "the text of a turn");
     bool continues = c->pending >= 0 || xlstm_session_position(c->session) > 0;
-    xlstm_bos bos = option_given(o, OPTION_BOS)      ? XLSTM_BOS_ALWAYS
-                    : option_given(o, OPTION_NO_BOS) ? XLSTM_BOS_NEVER
-                                                     : XLSTM_BOS_AUTO;
     int32_t *plain = NULL;
     int64_t tokens = 0;
-    xlstm_status status = xlstm_encode_prompt(c->model, text.data ? text.data : "", text.size, bos,
-                                              continues, &plain, &tokens);
+    xlstm_status status = xlstm_encode_prompt(c->model, text.data ? text.data : "", text.size,
+                                              input_bos(o), continues, &plain, &tokens);
     buffer_free(&text);
     if (status != XLSTM_OK)
         return status;
@@ -100,24 +94,16 @@ static void count_turn(chat *c) {
 }
 
 static xlstm_status take_turn(chat *c, const char *line, size_t length) {
-    const options *o = c->options;
     int32_t *ids;
     int64_t count = 0;
     xlstm_status status = turn_ids(c, line, length, &ids, &count);
     if (status != XLSTM_OK)
         return status;
-    xlstm_generate_options wanted = {
-        .max_tokens = option_integer(o, OPTION_MAX_TOKENS, 128),
-        .ignore_eos = option_given(o, OPTION_IGNORE_EOS),
-        .stop_ids = o->values[OPTION_STOP_ID].ids,
-        .stop_id_count = (int)o->values[OPTION_STOP_ID].id_count,
-        .stop_strings = o->values[OPTION_STOP].texts,
-        .stop_string_count = o->values[OPTION_STOP].count,
-        .prefill_progress = on_prefill,
-        .on_id = on_id,
-        .on_text = on_text,
-        .context = c,
-    };
+    xlstm_generate_options wanted = input_generate_options(c->options);
+    wanted.prefill_progress = on_prefill;
+    wanted.on_id = on_id;
+    wanted.on_text = on_text;
+    wanted.context = c;
     int64_t before = xlstm_session_position(c->session);
     c->last_byte = '\n';
     progress_begin(&c->prefill, "reading", "tok");
@@ -174,6 +160,7 @@ static xlstm_status load(chat *c, const char *path) {
         return status;
     c->pending = -1;
     cli_note("the state of %" PRId64 " tokens is loaded", xlstm_session_position(c->session));
+    input_warn_loaded(c->options);
     return XLSTM_OK;
 }
 
@@ -188,19 +175,15 @@ static xlstm_status reset(chat *c) {
     return status;
 }
 
-static double rate(int64_t count, double seconds) {
-    return seconds > 0 ? (double)count / seconds : 0;
-}
-
 static void print_statistics(const chat *c) {
     xlstm_model_info info;
     char amount[16];
     xlstm_model_get_info(c->model, &info);
     cli_note("%" PRId64 " turns; read %" PRId64 " tokens (%.1f tok/s), wrote %" PRId64
              " (%.1f tok/s); the state holds %" PRId64 " tokens in %s",
-             c->turns, c->prompt_tokens, rate(c->prompt_tokens, c->prefill_seconds), c->new_tokens,
-             rate(c->new_tokens, c->decode_seconds), xlstm_session_position(c->session),
-             format_bytes((double)info.state_bytes, amount));
+             c->turns, c->prompt_tokens, per_second(c->prompt_tokens, c->prefill_seconds),
+             c->new_tokens, per_second(c->new_tokens, c->decode_seconds),
+             xlstm_session_position(c->session), format_bytes((double)info.state_bytes, amount));
 }
 
 static void print_help(void) {
@@ -214,16 +197,36 @@ static void print_help(void) {
              "Ctrl-C stops an answer.");
 }
 
+static const char *const commands[] = {"/reset", "/save", "/load", "/stats", "/help", "/exit"};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static bool is_known(const char *name) {
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(name, commands[i]) == 0)
+            return true;
+    return false;
+}
+
+static xlstm_status unknown_command(const char *name) {
+    const char *nearest = options_nearest(name, commands, COMMANDS);
+    if (nearest)
+        return error_set(XLSTM_INVALID_ARGUMENT, "unknown command %s: did you mean %s?", name,
+                         nearest);
+    return error_set(XLSTM_INVALID_ARGUMENT, "unknown command %s; see /help", name);
+}
+
 /* A line that begins with /. What goes wrong here does not end the conversation. */
 static void run_command(chat *c, const char *line, bool *leave) {
-    static const char *const names[] = {"/reset", "/save", "/load", "/stats", "/help", "/exit"};
-    char name[16];
+    char name[32];
     size_t length = strcspn(line, " ");
-    snprintf(name, sizeof name, "%.*s", (int)length, line);
+    snprintf(name, sizeof name, "%.*s%s", (int)(length < 24 ? length : 24), line,
+             length > 24 ? "…" : "");
     const char *argument = line + length + strspn(line + length, " ");
     bool wants_file = strcmp(name, "/save") == 0 || strcmp(name, "/load") == 0;
     xlstm_status status = XLSTM_OK;
-    if (wants_file != (*argument != '\0'))
+    if (!is_known(name))
+        status = unknown_command(name);
+    else if (wants_file != (*argument != '\0'))
         status = error_set(XLSTM_INVALID_ARGUMENT,
                            wants_file ? "%s needs the name of a file"
                                       : "%s takes nothing after it; see /help",
@@ -238,14 +241,8 @@ static void run_command(chat *c, const char *line, bool *leave) {
         print_statistics(c);
     else if (strcmp(name, "/help") == 0)
         print_help();
-    else if (strcmp(name, "/exit") == 0)
+    else
         *leave = true;
-    else {
-        const char *nearest = options_nearest(name, names, 6);
-        status = error_set(XLSTM_INVALID_ARGUMENT, "unknown command %s%s%s%s", name,
-                           nearest ? ": did you mean " : "; see /help", nearest ? nearest : "",
-                           nearest ? "?" : "");
-    }
     if (status != XLSTM_OK)
         cli_fail(status);
 }
@@ -282,8 +279,12 @@ static int converse(chat *c, lines *in) {
             run_command(c, line, &leave);
         else
             status = take_turn(c, line + is_slash, length - is_slash);
-        if (status != XLSTM_OK)
-            return cli_fail(status);
+        /* What the line itself is to blame for has changed nothing. */
+        if (status != XLSTM_OK) {
+            int failed = cli_fail(status);
+            if (status != XLSTM_INVALID_ARGUMENT)
+                return failed;
+        }
         if (ends_program(interrupt_signal()))
             return 128 + interrupt_signal();
         interrupt_clear();
@@ -296,6 +297,8 @@ static xlstm_status start(chat *c) {
     xlstm_status status = input_load_model(o, 1, &c->model);
     if (status == XLSTM_OK && !xlstm_model_tokenizer(c->model))
         status = error_prefix(XLSTM_UNSUPPORTED, "chat needs a tokenizer");
+    if (status == XLSTM_OK)
+        status = input_check_stop_ids(o, c->model);
     if (status == XLSTM_OK)
         status = xlstm_session_create(c->model, &c->session);
     if (status == XLSTM_OK)

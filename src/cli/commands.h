@@ -1,5 +1,5 @@
 /* The subcommands, one a file. Each returns the exit status: 0 success, 1 the work failed, 2 wrong
- * usage, 130 stopped by Ctrl-C. */
+ * usage, 128 + the signal stopped by one (130: Ctrl-C). */
 #ifndef CLI_COMMANDS_H
 #define CLI_COMMANDS_H
 

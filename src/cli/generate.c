@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
+#include "text/unicode.h"
 
 /* One run, from the callbacks' point of view. */
 typedef struct generation {
@@ -32,10 +33,7 @@ static bool keep_error(generation *g, xlstm_status status) {
 
 static bool on_prefill(void *context, int64_t done, int64_t total) {
     generation *g = context;
-    bool go_on = progress_update(&g->prefill, done, total);
-    if (done >= total || !go_on)
-        progress_end(&g->prefill);
-    return go_on;
+    return progress_update(&g->prefill, done, total);
 }
 
 static bool keep_id(generation *g, int32_t id) {
@@ -96,10 +94,6 @@ static const char *end_name(xlstm_end end) {
     return "";
 }
 
-static double rate(int64_t count, double seconds) {
-    return seconds > 0 ? (double)count / seconds : 0;
-}
-
 /* Evaluations between the first and the last new id: what decode_seconds measures. */
 static int64_t decoded(const xlstm_generate_result *r) {
     return r->new_tokens > 1 ? r->new_tokens - 1 : 0;
@@ -117,8 +111,8 @@ static xlstm_status print_json(const generation *g, const xlstm_generate_result 
                   "new_tokens", (json_int_t)r->new_tokens, "last_id",
                   r->last_id < 0 ? json_null() : json_integer(r->last_id), "prefill_seconds",
                   r->prefill_seconds, "decode_seconds", r->decode_seconds,
-                  "prefill_tokens_per_second", rate(r->prompt_tokens, r->prefill_seconds),
-                  "decode_tokens_per_second", rate(decoded(r), r->decode_seconds)));
+                  "prefill_tokens_per_second", per_second(r->prompt_tokens, r->prefill_seconds),
+                  "decode_tokens_per_second", per_second(decoded(r), r->decode_seconds)));
 }
 
 static void print_statistics(const xlstm_generate_result *r, int64_t prompt) {
@@ -126,11 +120,11 @@ static void print_statistics(const xlstm_generate_result *r, int64_t prompt) {
         cli_note("stopped after %" PRId64 " of the prompt's %" PRId64 " tokens", r->prompt_tokens,
                  prompt);
     cli_note("prompt: %" PRId64 " tokens in %.3f s (%.1f tok/s)", r->prompt_tokens,
-             r->prefill_seconds, rate(r->prompt_tokens, r->prefill_seconds));
+             r->prefill_seconds, per_second(r->prompt_tokens, r->prefill_seconds));
     if (r->new_tokens > 0)
         cli_note("new: %" PRId64 " tokens, %" PRId64 " decoded in %.3f s (%.1f tok/s); end: %s",
-                 r->new_tokens, decoded(r), r->decode_seconds, rate(decoded(r), r->decode_seconds),
-                 end_name(r->end));
+                 r->new_tokens, decoded(r), r->decode_seconds,
+                 per_second(decoded(r), r->decode_seconds), end_name(r->end));
 }
 
 /* Finishes the line and says how it went. */
@@ -150,18 +144,30 @@ static xlstm_status conclude(generation *g, const xlstm_generate_result *r, int6
 /* ---- The run ---- */
 
 static xlstm_generate_options make_options(const options *o, bool needs_text, generation *g) {
-    return (xlstm_generate_options){
-        .max_tokens = option_integer(o, OPTION_MAX_TOKENS, 128),
-        .ignore_eos = option_given(o, OPTION_IGNORE_EOS),
-        .stop_ids = o->values[OPTION_STOP_ID].ids,
-        .stop_id_count = (int)o->values[OPTION_STOP_ID].id_count,
-        .stop_strings = o->values[OPTION_STOP].texts,
-        .stop_string_count = o->values[OPTION_STOP].count,
-        .prefill_progress = on_prefill,
-        .on_id = on_id,
-        .on_text = needs_text ? on_text : NULL,
-        .context = g,
-    };
+    xlstm_generate_options wanted = input_generate_options(o);
+    wanted.prefill_progress = on_prefill;
+    wanted.on_id = on_id;
+    wanted.on_text = needs_text ? on_text : NULL;
+    wanted.context = g;
+    return wanted;
+}
+
+/* A path as a word of a shell: in quotes where it has more than plain characters. */
+static void print_shell_word(const char *word, buffer *out) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "/._-+,:@%=";
+    if (word[strspn(word, plain)] == '\0') {
+        buffer_print(out, "%s", word);
+        return;
+    }
+    buffer_append(out, "'", 1);
+    for (; *word; word++) {
+        if (*word == '\'')
+            buffer_print(out, "'\\''");
+        else
+            buffer_append(out, word, 1);
+    }
+    buffer_append(out, "'", 1);
 }
 
 static xlstm_status save_state(const options *o, const xlstm_session *session, int32_t last_id) {
@@ -169,30 +175,42 @@ static xlstm_status save_state(const options *o, const xlstm_session *session, i
     if (!path)
         return XLSTM_OK;
     xlstm_status status = xlstm_session_save(session, path);
-    if (status == XLSTM_OK && last_id >= 0)
-        cli_note("state saved to %s; to go on: --load-state %s --ids %" PRId32, path, path,
-                 last_id);
-    else if (status == XLSTM_OK)
-        cli_note("state saved to %s", path);
-    return status;
+    if (status != XLSTM_OK)
+        return status;
+    buffer hint = {0};
+    if (last_id >= 0) {
+        buffer_print(&hint, "; to go on: --load-state ");
+        print_shell_word(path, &hint);
+        buffer_print(&hint, " --ids %" PRId32, last_id);
+    }
+    cli_note("state saved to %s%s", path, hint.data ? hint.data : "");
+    buffer_free(&hint);
+    return XLSTM_OK;
 }
 
 static xlstm_status echo(const options *o, const input_prompt *prompt, generation *g,
                          const xlstm_tokenizer *tokenizer, const int32_t *ids, int64_t count) {
     if (!option_given(o, OPTION_ECHO))
         return XLSTM_OK;
-    if (!prompt->has_ids)
-        return print_text(g, prompt->text.data ? prompt->text.data : "", prompt->text.size)
-                   ? XLSTM_OK
-                   : g->status;
-    char *text;
-    size_t length;
-    xlstm_status status = xlstm_decode(tokenizer, ids, count, XLSTM_SKIP_SPECIAL, &text, &length);
-    if (status == XLSTM_OK) {
-        status = print_text(g, text, length) ? XLSTM_OK : g->status;
-        xlstm_free(text);
+    char *decoded = NULL;
+    const char *text = prompt->text.data;
+    size_t length = prompt->text.size;
+    if (prompt->has_ids) {
+        xlstm_status status =
+            xlstm_decode(tokenizer, ids, count, XLSTM_SKIP_SPECIAL, &decoded, &length);
+        if (status != XLSTM_OK)
+            return status;
+        text = decoded;
     }
-    return status;
+    buffer valid = {0};
+    utf8_append_valid((const uint8_t *)text, length, &valid);
+    xlstm_free(decoded);
+    if (valid.failed)
+        keep_error(g, error_memory(length, "the prompt"));
+    else
+        print_text(g, valid.data ? valid.data : "", valid.size);
+    buffer_free(&valid);
+    return g->status;
 }
 
 /* --save-state comes before the error of a failed output: the work is not lost with the pipe. */
@@ -214,6 +232,8 @@ static int run(const options *o, const input_prompt *prompt, xlstm_model *model,
     xlstm_generate_result result = {.last_id = -1};
     xlstm_status status =
         input_prompt_ids(o, prompt, model, option_given(o, OPTION_LOAD_STATE), &ids, &count);
+    if (status == XLSTM_OK)
+        status = input_check_stop_ids(o, model);
     if (status == XLSTM_OK)
         status = echo(o, prompt, &g, tokenizer, ids, count);
     if (status == XLSTM_OK) {
@@ -266,8 +286,11 @@ int command_generate(const options *o) {
         status = input_load_model(o, 1, &model);
     if (status == XLSTM_OK)
         status = xlstm_session_create(model, &session);
-    if (status == XLSTM_OK && option_given(o, OPTION_LOAD_STATE))
+    if (status == XLSTM_OK && option_given(o, OPTION_LOAD_STATE)) {
         status = xlstm_session_load(session, option_text(o, OPTION_LOAD_STATE, ""));
+        if (status == XLSTM_OK)
+            input_warn_loaded(o);
+    }
     if (status == XLSTM_OK)
         status = xlstm_sampler_create(model, &sampling, &sampler);
     int result = status == XLSTM_OK ? run(o, &prompt, model, session, sampler) : cli_fail(status);

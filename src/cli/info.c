@@ -44,9 +44,8 @@ static json_t *config_fields(const xlstm_model *model) {
     xlstm_model_info info;
     xlstm_model_get_info(model, &info);
     return json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:b, s:s, s:f, s:f, "
-        "s:o, "
-        "s:o, s:f, s:f, s:f, s:i, s:i, s:i, s:o, s:o, s:o, s:b}",
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:b, s:s, s:f, s:f,"
+        " s:o, s:o, s:f, s:f, s:f, s:i, s:i, s:i, s:o, s:o, s:o, s:b}",
         "architecture", info.architecture, "spelling", c->spelling, "embedding_dim",
         c->embedding_dim, "num_heads", c->num_heads, "num_blocks", c->num_blocks, "vocab_size",
         c->vocab_size, "qk_dim", c->qk_dim, "v_dim", c->v_dim, "head_dim_qk", info.head_dim_qk,

@@ -1,6 +1,8 @@
 /* xlstm init: a randomly initialised checkpoint. */
 #include "model/init.h"
 
+#include <unistd.h>
+
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
@@ -15,10 +17,16 @@ int command_init(const options *o) {
                            .context = &bar};
     if (!dtype_from_name(option_text(o, OPTION_DTYPE, "bf16"), &wanted.dtype))
         return cli_fail_usage("init", "--dtype: takes one of f32, bf16, f16");
+    /* A file that is missing is the first thing to know, whatever its name ends in. */
+    const char *path = option_text(o, OPTION_CONFIG, "");
+    if (access(path, F_OK) != 0)
+        return cli_fail(error_system("open", path));
     xlstm_large_config config;
-    xlstm_status status = config_open(option_text(o, OPTION_CONFIG, ""), &config);
-    if (status != XLSTM_OK)
+    xlstm_status status = config_open(path, &config);
+    if (status != XLSTM_OK) {
+        config_free(&config);
         return cli_fail(status);
+    }
     const char *folder = option_text(o, OPTION_OUTPUT_FOLDER, "");
     interrupt_catch(false);
     progress_begin(&bar, "writing weights", "B");

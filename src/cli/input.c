@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "cli/terminal.h"
+#include "engine/session.h"
 #include "format/npy.h"
 
 static const size_t text_limit = (size_t)1 << 31; /* ids and offsets of a text fit in 32 bits */
@@ -119,25 +120,17 @@ void input_prompt_free(input_prompt *prompt) {
     *prompt = (input_prompt){0};
 }
 
-xlstm_status input_check_ids(const xlstm_model *model, const int32_t *ids, int64_t count) {
-    xlstm_model_info info;
-    xlstm_model_get_info(model, &info);
-    for (int64_t i = 0; i < count; i++) {
-        if (ids[i] < 0 || ids[i] >= info.vocab_size)
-            return error_set(XLSTM_INVALID_ARGUMENT,
-                             "id %" PRId32 " (number %" PRId64
-                             ") is out of range: the model has ids 0 "
-                             "to %" PRId32,
-                             ids[i], i, info.vocab_size - 1);
-    }
-    return XLSTM_OK;
+xlstm_bos input_bos(const options *o) {
+    return option_given(o, OPTION_BOS)      ? XLSTM_BOS_ALWAYS
+           : option_given(o, OPTION_NO_BOS) ? XLSTM_BOS_NEVER
+                                            : XLSTM_BOS_AUTO;
 }
 
 xlstm_status input_prompt_ids(const options *o, const input_prompt *prompt,
                               const xlstm_model *model, bool continues, int32_t **ids,
                               int64_t *count) {
     if (prompt->has_ids) {
-        xlstm_status status = input_check_ids(model, prompt->ids, prompt->count);
+        xlstm_status status = session_check_ids(model, prompt->ids, prompt->count);
         if (status != XLSTM_OK)
             return status;
         size_t size = sizeof(int32_t) * (size_t)prompt->count;
@@ -152,11 +145,9 @@ xlstm_status input_prompt_ids(const options *o, const input_prompt *prompt,
     if (!tokenizer)
         return error_prefix(XLSTM_UNSUPPORTED,
                             "a text needs a tokenizer (ids can be given with --ids)");
-    xlstm_bos bos = option_given(o, OPTION_BOS)      ? XLSTM_BOS_ALWAYS
-                    : option_given(o, OPTION_NO_BOS) ? XLSTM_BOS_NEVER
-                                                     : XLSTM_BOS_AUTO;
-    xlstm_status status = xlstm_encode_prompt(model, prompt->text.data ? prompt->text.data : "",
-                                              prompt->text.size, bos, continues, ids, count);
+    xlstm_status status =
+        xlstm_encode_prompt(model, prompt->text.data ? prompt->text.data : "", prompt->text.size,
+                            input_bos(o), continues, ids, count);
     if (status == XLSTM_OK && *count == 0) {
         xlstm_free(*ids);
         *ids = NULL;
@@ -175,4 +166,30 @@ xlstm_sampling input_sampling(const options *o) {
         .repetition_penalty = (float)option_number(o, OPTION_REPETITION_PENALTY, 1),
         .seed = o->values[OPTION_SEED].unsigned_integer,
     };
+}
+
+xlstm_generate_options input_generate_options(const options *o) {
+    return (xlstm_generate_options){
+        .max_tokens = option_integer(o, OPTION_MAX_TOKENS, 128),
+        .ignore_eos = option_given(o, OPTION_IGNORE_EOS),
+        .stop_ids = o->values[OPTION_STOP_ID].ids,
+        .stop_id_count = (int)o->values[OPTION_STOP_ID].id_count,
+        .stop_strings = o->values[OPTION_STOP].texts,
+        .stop_string_count = o->values[OPTION_STOP].count,
+    };
+}
+
+xlstm_status input_check_stop_ids(const options *o, const xlstm_model *model) {
+    const option_value *stop = &o->values[OPTION_STOP_ID];
+    if (stop->id_count == 0)
+        return XLSTM_OK;
+    xlstm_status status = session_check_ids(model, stop->ids, stop->id_count);
+    return status == XLSTM_OK ? status : error_prefix(status, "--stop-id");
+}
+
+void input_warn_loaded(const options *o) {
+    double penalty = option_number(o, OPTION_REPETITION_PENALTY, 1);
+    if (penalty != 0 && penalty != 1)
+        cli_warn("the repetition penalty counts only ids from here on: a saved state does not hold "
+                 "the text");
 }

@@ -33,8 +33,15 @@ xlstm_status input_prompt_ids(const options *o, const input_prompt *prompt,
 /* The array of a .npy file of ids, at most two dimensions: [rows, columns]; [T] is one row.
  * Released with free. */
 xlstm_status input_ids_file(const char *path, int32_t **ids, int64_t *rows, int64_t *columns);
-xlstm_status input_check_ids(const xlstm_model *model, const int32_t *ids, int64_t count);
 
+/* --bos and --no-bos. */
+xlstm_bos input_bos(const options *o);
 xlstm_sampling input_sampling(const options *o);
+/* The ends of a text; without callbacks. The options own the lists. */
+xlstm_generate_options input_generate_options(const options *o);
+/* XLSTM_OK if the model has every id of --stop-id. */
+xlstm_status input_check_stop_ids(const options *o, const xlstm_model *model);
+/* After a state was loaded: says what the sampling options miss of the text before. */
+void input_warn_loaded(const options *o);
 
 #endif

@@ -40,11 +40,11 @@ static xlstm_status write_logits(const options *o, const xlstm_model *model, xls
     bool last = option_given(o, OPTION_LAST);
     logits_file f = {.vocab = info.vocab_size, .total = count};
     int64_t shape[2] = {last ? 1 : count, info.vocab_size};
+    interrupt_catch(false);
     xlstm_status status =
         npy_writer_open(option_text(o, OPTION_OUTPUT_NPY, ""), DTYPE_F32, 2, shape, &f.writer);
     if (status != XLSTM_OK)
         return status;
-    interrupt_catch(false);
     progress_begin(&f.progress, "computing logits", "tok");
     status =
         last ? eval_last(session, ids, &f) : xlstm_eval_all(session, ids, count, take_rows, &f);

@@ -74,8 +74,10 @@ static int run_command(const command_spec *command, int count, char *const *argu
 
 int main(int count, char **arguments) {
     occupy_standard_streams();
-    signal(SIGPIPE, SIG_IGN); /* writing then fails with a message */
-    setlocale(LC_CTYPE, "");  /* line editing needs to know the characters; numbers stay as in C */
+    /* Writing then fails with a message, and what was written so far is removed. */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+    setlocale(LC_CTYPE, ""); /* line editing needs to know the characters; numbers stay as in C */
     if (count < 2) {
         buffer text = {0};
         manual_overview(&text);

@@ -190,11 +190,13 @@ void manual_roff(buffer *out) {
         buffer_print(out, ".TP\n.B %s\n%s\n", command_table[i].name, command_table[i].summary);
     for (int i = 0; i < command_count; i++)
         roff_command(&command_table[i], out);
-    buffer_print(out, ".SH EXIT STATUS\n"
-                      "0 success, 1 the work failed, 2 wrong usage, 130 stopped by Ctrl\\-C.\n"
-                      ".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nwhen set, nothing is coloured\n"
-                      ".TP\n.B XDG_STATE_HOME\nwhere \\fBchat\\fR keeps its history of lines "
-                      "(default: ~/.local/state)\n");
+    buffer_print(out,
+                 ".SH EXIT STATUS\n"
+                 "0 success, 1 the work failed, 2 wrong usage, 130 stopped by Ctrl\\-C (143 by "
+                 "SIGTERM, 129 by SIGHUP).\n"
+                 ".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nwhen set, nothing is coloured\n"
+                 ".TP\n.B XDG_STATE_HOME\nwhere \\fBchat\\fR keeps its history of lines "
+                 "(default: ~/.local/state)\n");
 }
 
 /* ---- Completion ---- */

@@ -151,12 +151,11 @@ const command_spec command_table[] = {
      "continue a text",
      "Continues a text, token by token. The text goes to standard output and nothing else does; "
      "progress and speed go to standard error.\n\n"
-     "An empty prompt (-p '') starts from the id that begins a text. A saved state has not taken "
-     "in "
-     "the id that was generated last: to go on where a run ended, give that id with --ids. With "
-     "-n 0 the prompt is taken in and nothing is generated, which is a way to prepare a state. "
-     "Ctrl-C ends the text, prints the speed, saves the state if that was asked for, and exits "
-     "with status 130.",
+     "An empty prompt (-p '') starts from the id that begins a text. A saved state has not "
+     "taken in the id that was generated last: to go on where a run ended, give that id with "
+     "--ids. With -n 0 the prompt is taken in and nothing is generated, which is a way to "
+     "prepare a state. Ctrl-C ends the text, prints the speed, saves the state if that was "
+     "asked for, and exits with status 130.",
      {"xlstm generate -m models/reference-17m -p 'The capital of France is' -n 48",
       "xlstm generate -m models/reference-17m -f story.txt --temperature 0.8 --top-p 0.9 --seed 7",
       "xlstm generate -m models/reference-17m --ids 0,12,5 -n 48 --ignore-eos --print-ids"},
@@ -169,15 +168,12 @@ const command_spec command_table[] = {
     {"chat",
      "talk with a model, line by line",
      "Reads a line, feeds it, and prints the answer; the state is kept across turns, so that "
-     "nothing "
-     "is read twice. The models have no chat template: what is fed is your line between --prefix "
-     "and "
-     "--suffix. Lines that begin with / are commands, which /help lists. Ctrl-C stops the answer "
-     "and "
-     "not the program; Ctrl-D leaves.\n\n"
-     "Works without a terminal too, by reading lines from standard input. The history of lines is "
-     "kept in $XDG_STATE_HOME/xlstm/history (~/.local/state if that is not set), readable by you "
-     "only.",
+     "nothing is read twice. The models have no chat template: what is fed is your line between "
+     "--prefix and --suffix. Lines that begin with / are commands, which /help lists. Ctrl-C "
+     "stops the answer and not the program; Ctrl-D leaves.\n\n"
+     "Works without a terminal too, by reading lines from standard input. The history of lines "
+     "is kept in $XDG_STATE_HOME/xlstm/history (~/.local/state if that is not set), readable by "
+     "you only.",
      {"xlstm chat -m models/reference-17m --temperature 0.8",
       "xlstm chat -m models/reference-17m --prefix 'Question: ' --suffix '\n"
       "Answer:' --stop Question:"},
@@ -190,10 +186,8 @@ const command_spec command_table[] = {
     {"info",
      "what a checkpoint is, and what it needs",
      "Prints the config, the types and sizes of the weights, the size of a session's state, the "
-     "memory "
-     "that running needs and what is free, and what would run where. The checkpoint is checked on "
-     "the "
-     "way; its weights are not read.",
+     "memory that running needs and what is free, and what would run where. The checkpoint is "
+     "checked on the way; its weights are not read.",
      {"xlstm info -m models/reference-17m", "xlstm info -m models/reference-17m --wiring unicode"},
      {OPTION_MODEL, OPTION_WIRING, OPTION_JSON, MACHINE_OPTIONS, OPTION_HELP},
      {OPTION_MODEL},
@@ -201,8 +195,8 @@ const command_spec command_table[] = {
      command_info},
     {"tokenize",
      "text to ids, and back",
-     "Prints the ids of a text on one line, separated by spaces, or with --decode the text of ids, "
-     "byte for byte. Nothing is put in front unless --bos is given. MODEL may also be a "
+     "Prints the ids of a text on one line, separated by spaces, or with --decode the text of "
+     "ids, byte for byte. Nothing is put in front unless --bos is given. MODEL may also be a "
      "tokenizer.json.",
      {"xlstm tokenize -m models/reference-17m -p 'Hello world'",
       "xlstm tokenize -m models/reference-17m --decode 0,12,5"},
@@ -227,13 +221,10 @@ const command_spec command_table[] = {
      command_logits},
     {"perplexity",
      "how well a model predicts a text",
-     "The mean of -ln p over the predicted tokens (nll), and e to that power. With -f the text is "
-     "one "
-     "stream with the id that begins a text in front and the state carried through; --window T "
-     "cuts it "
-     "into windows that each start from a fresh state. With --ids-file each row starts from a "
-     "fresh "
-     "state. T ids give T - 1 predictions.",
+     "The mean of -ln p over the predicted tokens (nll), and e to that power. With -f the text "
+     "is one stream with the id that begins a text in front and the state carried through; "
+     "--window T cuts it into windows that each start from a fresh state. With --ids-file each "
+     "row starts from a fresh state. T ids give T - 1 predictions.",
      {"xlstm perplexity -m models/reference-17m -f README.md",
       "xlstm perplexity -m models/reference-17m --ids-file windows.npy --json"},
      {OPTION_MODEL, OPTION_TEXT_FILE, OPTION_WINDOWS_FILE, OPTION_WINDOW, OPTION_NO_BOS,
@@ -245,8 +236,9 @@ const command_spec command_table[] = {
      command_perplexity},
     {"init",
      "a randomly initialised checkpoint of any shape",
-     "Writes config.json and safetensors files with the initial values of the reference. The bytes "
-     "depend on the config, the type and the seed alone. Nothing stays behind on failure.",
+     "Writes config.json and safetensors files with the initial values of the reference, except "
+     "that the output gate and the feed-forward gate are random too, which it sets to 0. The "
+     "bytes depend on the config, the type and the seed alone. Nothing stays behind on failure.",
      {"xlstm init --config models/reference-17m/config.json -o /tmp/random --dtype bf16 --seed 1"},
      {OPTION_CONFIG, OPTION_OUTPUT_FOLDER, OPTION_DTYPE, OPTION_INIT_SEED, OPTION_SHARD_SIZE,
       OPTION_FUSED, OPTION_THREADS, OPTION_HELP},
@@ -256,9 +248,9 @@ const command_spec command_table[] = {
     {"bench",
      "prefill and decode speed, and the limits of this machine",
      "Measures first what this machine can do (memory read, memory read-modify-write, fused "
-     "multiply-adds), then prefill and decode. Each number comes with the bytes or operations it "
-     "needed "
-     "and the percentage of the limit measured in the same run; medians after a warm-up.",
+     "multiply-adds), then prefill and decode. Each number comes with the bytes or operations "
+     "it needed and the percentage of the limit measured in the same run; medians after a "
+     "warm-up.",
      {"xlstm bench -m models/reference-17m",
       "xlstm bench -m models/reference-17m --prompt-tokens 512 --batch 1,4,16 --json"},
      {OPTION_MODEL, OPTION_PROMPT_TOKENS, OPTION_TOKENS, OPTION_BATCH, OPTION_REPEAT, OPTION_JSON,

@@ -94,9 +94,11 @@ static xlstm_status append_id(int32_t id, int32_t **ids, int64_t *count) {
 
 xlstm_status ids_parse(const char *text, int64_t minimum, int64_t maximum, int32_t **ids,
                        int64_t *count) {
-    while (is_separator(*text))
+    while (isspace((unsigned char)*text))
         text++;
     while (*text) {
+        if (*text == ',')
+            return error_set(XLSTM_INVALID_ARGUMENT, "a number is missing before a comma");
         size_t length = 0;
         while (text[length] && !is_separator(text[length]))
             length++;
@@ -113,8 +115,8 @@ xlstm_status ids_parse(const char *text, int64_t minimum, int64_t maximum, int32
         if (status != XLSTM_OK)
             return status;
         text += length;
-        while (is_separator(*text))
-            text++;
+        for (int commas = 0; is_separator(*text) && commas + (*text == ',') <= 1; text++)
+            commas += *text == ',';
     }
     return XLSTM_OK;
 }

@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
+#include "engine/session.h"
 
 typedef struct tally {
     progress progress;
@@ -66,7 +67,7 @@ static xlstm_status measure(xlstm_session *session, const int32_t *ids, int64_t 
 }
 
 static xlstm_status print_result(const options *o, const tally *t, double seconds) {
-    double nll = t->sum / (double)t->tokens, speed = seconds > 0 ? (double)t->done / seconds : 0;
+    double nll = t->sum / (double)t->tokens, speed = per_second(t->done, seconds);
     cli_note("%" PRId64 " tokens in %.3f s (%.1f tok/s)", t->done, seconds, speed);
     /* A model that gives NaN has no perplexity, and JSON no NaN. */
     if (!isfinite(nll) || !isfinite(exp(nll)))
@@ -94,26 +95,14 @@ static xlstm_status encode_stream(const options *o, const xlstm_model *model, in
     buffer text = {0};
     bool given;
     xlstm_status status = input_text(o, &text, &given);
-    int32_t *plain = NULL;
-    if (status == XLSTM_OK)
-        status = xlstm_encode(tokenizer, text.data ? text.data : "", text.size, 0, &plain, count);
-    buffer_free(&text);
-    if (status != XLSTM_OK)
-        return status;
     xlstm_model_info info;
     xlstm_model_get_info(model, &info);
-    bool insert = info.bos_id >= 0 && !option_given(o, OPTION_NO_BOS) &&
-                  !(*count > 0 && plain[0] == info.bos_id);
-    *ids = malloc(sizeof(int32_t) * ((size_t)*count + 1));
-    if (*ids) {
-        (*ids)[0] = info.bos_id;
-        for (int64_t i = 0; i < *count; i++)
-            (*ids)[i + insert] = plain[i];
-        *count += insert;
-    } else {
-        status = error_memory(sizeof(int32_t) * ((size_t)*count + 1), "the ids");
-    }
-    xlstm_free(plain);
+    xlstm_bos bos =
+        info.bos_id >= 0 && !option_given(o, OPTION_NO_BOS) ? XLSTM_BOS_ALWAYS : XLSTM_BOS_NEVER;
+    if (status == XLSTM_OK)
+        status = xlstm_encode_prompt(model, text.data ? text.data : "", text.size, bos, false, ids,
+                                     count);
+    buffer_free(&text);
     return status;
 }
 
@@ -128,7 +117,7 @@ static xlstm_status run(const options *o, const xlstm_model *model, xlstm_sessio
         status = input_ids_file(path, &ids, &rows, &length);
         count = rows * length;
         if (status == XLSTM_OK)
-            status = input_check_ids(model, ids, count);
+            status = session_check_ids(model, ids, count);
     } else {
         status = encode_stream(o, model, &ids, &count);
         length = option_integer(o, OPTION_WINDOW, count > 0 ? count : 1);

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "text/unicode.h"
 
 /* ---- Standard output ---- */
 
@@ -58,29 +59,9 @@ xlstm_status output_json(json_t *object) {
     return status == XLSTM_OK ? output_flush() : status;
 }
 
-/* The length of the UTF-8 sequence at the beginning of `s`, or 0 if it is none. */
-static size_t utf8_length(const unsigned char *s, size_t count) {
-    if (s[0] < 0x80)
-        return 1;
-    size_t length = s[0] >= 0xF0 ? 4 : s[0] >= 0xE0 ? 3 : 2;
-    if (s[0] < 0xC2 || s[0] > 0xF4 || length > count)
-        return 0;
-    for (size_t i = 1; i < length; i++) {
-        if ((s[i] & 0xC0) != 0x80)
-            return 0;
-    }
-    bool overlong = (s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xF0 && s[1] < 0x90);
-    bool outside = (s[0] == 0xED && s[1] >= 0xA0) || (s[0] == 0xF4 && s[1] >= 0x90);
-    return overlong || outside ? 0 : length;
-}
-
 json_t *json_text(const char *bytes, size_t count) {
     buffer valid = {0};
-    for (size_t at = 0; at < count;) {
-        size_t length = utf8_length((const unsigned char *)bytes + at, count - at);
-        buffer_append(&valid, length ? bytes + at : "\xEF\xBF\xBD", length ? length : 3);
-        at += length ? length : 1;
-    }
+    utf8_append_valid((const uint8_t *)bytes, count, &valid);
     json_t *text = valid.failed ? NULL : json_stringn(valid.data ? valid.data : "", valid.size);
     buffer_free(&valid);
     return text;
@@ -162,8 +143,14 @@ void progress_begin(progress *p, const char *what, const char *unit) {
 
 bool progress_update(void *context, int64_t done, int64_t total) {
     progress *p = context;
-    if (interrupt_signal() != 0)
+    if (interrupt_signal() != 0) {
+        progress_end(p);
         return false;
+    }
+    if (done >= total) {
+        progress_end(p);
+        return true;
+    }
     double now = clock_seconds(), passed = now - p->start;
     bool worth_it = passed > 0.3 && done > 0 &&
                     passed * (double)total / (double)done > 1.0; /* seconds that it will take */
@@ -171,7 +158,7 @@ bool progress_update(void *context, int64_t done, int64_t total) {
         return true;
     enum { WIDTH = 24 };
     char bar[WIDTH + 1], rate[32] = "", amount[16];
-    double part = total > 0 ? (double)done / (double)total : 1;
+    double part = (double)done / (double)total;
     for (int i = 0; i < WIDTH; i++)
         bar[i] = (i + 0.5) / WIDTH < part ? '#' : '.';
     bar[WIDTH] = '\0';
@@ -190,6 +177,10 @@ void progress_end(progress *p) {
     if (p->drawn)
         fprintf(stderr, "\r\033[K");
     p->drawn = false;
+}
+
+double per_second(int64_t count, double seconds) {
+    return seconds > 0 ? (double)count / seconds : 0;
 }
 
 const char *format_bytes(double bytes, char *text) {
@@ -222,6 +213,10 @@ void interrupt_catch(bool persistent) {
         action.sa_flags = (int)SA_RESETHAND;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    /* Ignored from the start, under nohup, it stays so. */
+    struct sigaction hangup;
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
+        sigaction(SIGHUP, &action, NULL);
 }
 
 int interrupt_signal(void) {

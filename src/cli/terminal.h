@@ -43,17 +43,20 @@ typedef struct progress {
 } progress;
 
 void progress_begin(progress *p, const char *what, const char *unit);
-/* An xlstm_progress: false after Ctrl-C. */
+/* An xlstm_progress: false after Ctrl-C. Removes the bar then, and when all is done. */
 bool progress_update(void *p, int64_t done, int64_t total);
-void progress_end(progress *p); /* removes the bar */
+void progress_end(progress *p); /* removes the bar: for work that failed on the way */
+
+/* 0 where no time has passed. */
+double per_second(int64_t count, double seconds);
 
 /* "13.7 GB"; `text` has room for 16 bytes and is returned. */
 const char *format_bytes(double bytes, char *text);
 
 /* ---- Signals ---- */
 
-/* From here on Ctrl-C and SIGTERM are remembered instead of ending the program; a second one ends
- * it, unless `persistent`. */
+/* From here on Ctrl-C, SIGTERM and SIGHUP are remembered instead of ending the program; a second
+ * one ends it, unless `persistent`. SIGQUIT still ends it at once. */
 void interrupt_catch(bool persistent);
 int interrupt_signal(void); /* 0: none came */
 void interrupt_clear(void);

@@ -8,9 +8,26 @@
 #include "cli/commands.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
+#include "engine/prompt.h"
 #include "format/config.h"
+#include "text/tokenizer.h"
 
 /* ---- Ids to text ---- */
+
+/* The library gives ids without text no text; who asks for one here has mistyped it. */
+static xlstm_status check_known(const xlstm_tokenizer *tokenizer, const int32_t *ids,
+                                int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        size_t length;
+        tokenizer_token_bytes(tokenizer, ids[i], &length);
+        if (length == 0)
+            return error_set(XLSTM_INVALID_ARGUMENT,
+                             "id %" PRId32 " at index %" PRId64
+                             " is not in the tokenizer, which has ids from 0 to %" PRId32,
+                             ids[i], i, xlstm_tokenizer_size(tokenizer) - 1);
+    }
+    return XLSTM_OK;
+}
 
 static xlstm_status decode(const options *o, const xlstm_tokenizer *tokenizer) {
     const option_value *value = &o->values[OPTION_DECODE];
@@ -29,6 +46,8 @@ static xlstm_status decode(const options *o, const xlstm_tokenizer *tokenizer) {
     }
     char *text = NULL;
     size_t length;
+    if (status == XLSTM_OK)
+        status = check_known(tokenizer, read ? read : value->ids, count);
     if (status == XLSTM_OK)
         status = xlstm_decode(tokenizer, read ? read : value->ids, count, 0, &text, &length);
     free(read);
@@ -54,10 +73,10 @@ static xlstm_status find_bos(const char *path, int32_t *bos) {
     xlstm_large_config config;
     xlstm_status status = config_open_folder(folder, &config);
     free(folder);
-    if (status != XLSTM_OK)
-        return error_prefix(status, "--bos needs the config");
     *bos = config.bos_token_id;
     config_free(&config);
+    if (status != XLSTM_OK)
+        return error_prefix(status, "--bos needs the config");
     if (*bos < 0)
         return error_set(XLSTM_INVALID_ARGUMENT, "--bos: the config of %s has no bos_token_id",
                          path);
@@ -95,32 +114,23 @@ static xlstm_status print_json(const xlstm_tokenizer *tokenizer, const int32_t *
 static xlstm_status encode(const options *o, const xlstm_tokenizer *tokenizer) {
     buffer text = {0};
     bool given;
-    int32_t bos = -1, *plain = NULL;
+    int32_t bos = -1, *ids = NULL;
     int64_t count = 0;
     xlstm_status status = input_text(o, &text, &given);
     if (status == XLSTM_OK && option_given(o, OPTION_BOS))
         status = find_bos(option_text(o, OPTION_MODEL, ""), &bos);
     if (status == XLSTM_OK)
         status = xlstm_encode(tokenizer, text.data ? text.data : "", text.size,
-                              option_given(o, OPTION_PLAIN) ? XLSTM_PLAIN_TEXT : 0, &plain, &count);
+                              option_given(o, OPTION_PLAIN) ? XLSTM_PLAIN_TEXT : 0, &ids, &count);
     buffer_free(&text);
     if (status != XLSTM_OK)
         return status;
-    bool insert = bos >= 0 && !(count > 0 && plain[0] == bos);
-    size_t size = sizeof(int32_t) * ((size_t)count + 1);
-    int32_t *ids = malloc(size);
-    if (!ids) {
-        xlstm_free(plain);
-        return error_memory(size, "the ids");
-    }
-    ids[0] = bos;
-    if (count > 0)
-        memcpy(ids + insert, plain, sizeof(int32_t) * (size_t)count);
-    xlstm_free(plain);
-    count += insert;
-    status =
-        option_given(o, OPTION_JSON) ? print_json(tokenizer, ids, count) : print_ids(ids, count);
-    free(ids);
+    if (bos >= 0)
+        status = prompt_put_bos(bos, &ids, &count);
+    if (status == XLSTM_OK)
+        status = option_given(o, OPTION_JSON) ? print_json(tokenizer, ids, count)
+                                              : print_ids(ids, count);
+    xlstm_free(ids);
     return status;
 }
 

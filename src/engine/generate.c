@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "engine/session.h"
 #include "text/tokenizer.h"
+#include "text/unicode.h"
 
 /* ---- Text that comes out ---- */
 
@@ -155,14 +156,24 @@ xlstm_status xlstm_generate(xlstm_session *session, xlstm_sampler *sampler, cons
     const xlstm_tokenizer *tokenizer = out.active ? xlstm_model_tokenizer(session->model) : NULL;
     if (out.active && !tokenizer)
         return error_prefix(XLSTM_UNSUPPORTED, "text and stop strings need a tokenizer");
-    for (int i = 0; i < options->stop_string_count; i++)
-        if (!options->stop_strings[i][0])
+    for (int i = 0; i < options->stop_string_count; i++) {
+        const char *stop = options->stop_strings[i];
+        if (!stop[0])
             return error_set(XLSTM_INVALID_ARGUMENT, "a stop string is empty");
+        /* It would cut a character, or never come up. */
+        if (utf8_valid_length((const uint8_t *)stop, strlen(stop)) < strlen(stop))
+            return error_set(XLSTM_INVALID_ARGUMENT, "a stop string is not UTF-8");
+    }
+    /* Before the sampler is told of any: what is wrong leaves everything as it was. */
+    xlstm_status status = session_check_ids(session->model, ids, count);
+    if (status != XLSTM_OK)
+        return status;
     if (out.active)
         text_stream_init(&out.stream, tokenizer, true);
-    for (int64_t i = 0; ids && i < count; i++)
+    out.stream.replace = true;
+    for (int64_t i = 0; i < count; i++)
         xlstm_sampler_accept(sampler, ids[i]);
-    xlstm_status status = run(session, sampler, &out, ids, count, &made);
+    status = run(session, sampler, &out, ids, count, &made);
     if (status == XLSTM_CANCELLED) {
         made.end = XLSTM_END_CANCELLED; /* during the prefill */
         status = XLSTM_OK;

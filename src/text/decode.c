@@ -78,10 +78,25 @@ void text_stream_init(text_stream *stream, const xlstm_tokenizer *tokenizer, boo
     *stream = (text_stream){.tokenizer = tokenizer, .skip_special = skip_special};
 }
 
+/* Makes the bytes from `start` on well-formed. They begin and end between characters or what
+ * stands for them: what is held back begins with a lead byte, which never continues anything. */
+static void replace_from(size_t start, buffer *out) {
+    const uint8_t *text = (const uint8_t *)out->data + start;
+    size_t size = out->size - start;
+    if (out->failed || utf8_valid_length(text, size) == size)
+        return;
+    buffer valid = {0};
+    utf8_append_valid(text, size, &valid);
+    out->size = start;
+    buffer_append(out, valid.data, valid.size);
+    out->failed |= valid.failed;
+    buffer_free(&valid);
+}
+
 void text_stream_feed(text_stream *stream, int32_t id, buffer *out) {
     if (stream->skip_special && tokenizer_is_special(stream->tokenizer, id))
         return;
-    size_t length;
+    size_t length, start = out->size;
     const uint8_t *bytes = tokenizer_token_bytes(stream->tokenizer, id, &length);
     /* The last three bytes, held ones included, decide what is held back next. */
     uint8_t window[6];
@@ -98,9 +113,14 @@ void text_stream_feed(text_stream *stream, int32_t id, buffer *out) {
     }
     memcpy(stream->held, window + held + taken - tail, tail);
     stream->held_count = tail;
+    if (stream->replace && out->size > start)
+        replace_from(start, out);
 }
 
 void text_stream_flush(text_stream *stream, buffer *out) {
+    size_t start = out->size;
     buffer_append(out, stream->held, stream->held_count);
     stream->held_count = 0;
+    if (stream->replace && out->size > start)
+        replace_from(start, out);
 }

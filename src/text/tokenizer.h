@@ -60,10 +60,12 @@ const uint8_t *tokenizer_token_bytes(const xlstm_tokenizer *tokenizer, int32_t i
 /* Decoding id by id for output that is read while it is written. What comes out is, put together,
  * exactly what xlstm_decode gives, but at no moment does it end within a UTF-8 character: up to
  * three bytes are held back until the character is complete, or turns out not to be one, or the
- * text ends. */
+ * text ends. With `replace`, what turns out not to be a character comes out as U+FFFD, as
+ * utf8_append_valid makes it of the whole text. */
 typedef struct text_stream {
     const xlstm_tokenizer *tokenizer;
     bool skip_special;
+    bool replace; /* false after text_stream_init */
     uint8_t held[3];
     size_t held_count;
 } text_stream;
@@ -72,7 +74,7 @@ void text_stream_init(text_stream *stream, const xlstm_tokenizer *tokenizer, boo
 /* Appends to `out` what can be shown after this id, often nothing. A failed allocation is marked in
  * `out`. */
 void text_stream_feed(text_stream *stream, int32_t id, buffer *out);
-/* Appends what was held back; the stream is as after text_stream_init. */
+/* Appends what was held back; the stream is as before its first id. */
 void text_stream_flush(text_stream *stream, buffer *out);
 
 #endif

@@ -134,8 +134,8 @@ static size_t well_formed(const uint8_t *text, size_t size, size_t *length) {
 
 size_t utf8_decode(const uint8_t *text, size_t size, uint32_t *c) {
     static const uint8_t lead_bits[5] = {0, 0x7F, 0x1F, 0x0F, 0x07};
-    size_t length;
-    if (well_formed(text, size, &length) != length || length == 0) {
+    size_t length, part = well_formed(text, size, &length);
+    if (part == 0 || part < length) {
         return 0;
     }
     uint32_t value = text[0] & lead_bits[length];
@@ -178,4 +178,26 @@ size_t utf8_incomplete_tail(const uint8_t *text, size_t size) {
         }
     }
     return 0;
+}
+
+size_t utf8_valid_length(const uint8_t *text, size_t size) {
+    for (size_t at = 0, length; at < size; at += length) {
+        size_t part = well_formed(text + at, size - at, &length);
+        if (part == 0 || part < length)
+            return at;
+    }
+    return size;
+}
+
+void utf8_append_valid(const uint8_t *text, size_t size, buffer *out) {
+    for (size_t at = 0; at < size;) {
+        size_t good = utf8_valid_length(text + at, size - at), length;
+        buffer_append(out, text + at, good);
+        at += good;
+        if (at == size)
+            return;
+        size_t part = well_formed(text + at, size - at, &length);
+        buffer_append(out, "\xEF\xBF\xBD", 3);
+        at += part ? part : 1;
+    }
 }

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buffer.h"
+
 enum { UNICODE_LAST = 0x10FFFF };
 
 typedef enum unicode_class {
@@ -67,5 +69,10 @@ size_t utf8_decode(const uint8_t *text, size_t size, uint32_t *c);
 size_t utf8_encode(uint32_t c, uint8_t out[4]);
 /* How many bytes at the end of `text` (0 to 3) begin a character that more bytes could complete. */
 size_t utf8_incomplete_tail(const uint8_t *text, size_t size);
+/* How many bytes at the beginning of `text` are whole characters. */
+size_t utf8_valid_length(const uint8_t *text, size_t size);
+/* Appends the text as well-formed UTF-8: each maximal subpart that is no character (Unicode,
+ * chapter 3.9: the beginning of one as far as it goes, else a single byte) becomes one U+FFFD. */
+void utf8_append_valid(const uint8_t *text, size_t size, buffer *out);
 
 #endif

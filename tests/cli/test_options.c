@@ -104,6 +104,10 @@ static void test_lists(void **state) {
     assert_int_equal(PARSE(&o, "tokenize", "-m", "M", "--decode", ""), XLSTM_OK);
     assert_int_equal(o.values[OPTION_DECODE].id_count, 0);
     options_free(&o);
+    static const char *const holes[] = {"0,,1", ",1", " ,1", "1, ,2", "1,,", ","};
+    for (size_t i = 0; i < sizeof holes / sizeof *holes; i++)
+        assert_int_equal(PARSE(&o, "generate", "-m", "M", "--ids", holes[i]),
+                         XLSTM_INVALID_ARGUMENT);
 }
 
 static void test_bytes(void **state) {
@@ -157,7 +161,8 @@ static void test_wrong_usage(void **state) {
         {{"generate", "-m", "M", "--ids", "1,x"}, {"--ids", "\"x\"", "whole number"}},
         {{"generate", "-m", "M", "--ids", "1,-2"}, {"--ids", "-2", "out of range"}},
         {{"generate", "-m", "M", "--ids", "4294967296"}, {"--ids", "out of range"}},
-        {{"generate", "-m", "M", "--ids", ","}, {"--ids", "empty"}},
+        {{"generate", "-m", "M", "--ids", " "}, {"--ids", "empty"}},
+        {{"generate", "-m", "M", "--ids", ","}, {"--ids", "missing before a comma"}},
         {{"generate", "-m", "M", "-p", "x", "--ids", "1"}, {"--prompt", "--ids", "exclude"}},
         {{"generate", "-m", "M", "-p", "x", "-f", "y"}, {"--prompt", "--file", "exclude"}},
         {{"generate", "-m", "M", "--ids", "1", "--bos"}, {"--bos", "--ids", "exclude"}},

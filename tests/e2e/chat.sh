@@ -39,6 +39,34 @@ same 'a state that is not there does not end it' 0 "$status"
 grep -q '^error: .*absent' "$work/err" || bad 'a state that is not there' "$(show)"
 grep -q '^0 turns' "$work/err" || bad 'a state that is not there' 'ends it'
 
+printf '/SAVE x\n/averylongnamethatisnocommand x\n/stats\n' >"$work/lines"
+talk
+same 'unknown commands: status' 0 "$status"
+for line in 'unknown command /SAVE; see' 'unknown command /averylongname' '^0 turns'; do
+    grep -q "$line" "$work/err" || bad 'unknown commands' "no $line: $(show)"
+done
+
+# /load with a penalty says what it misses.
+printf '/load %s\n' "$work/c" >"$work/lines"
+talk --repetition-penalty 1.3
+grep -q 'the repetition penalty counts only ids' "$work/err" || bad '/load with a penalty' "$(show)"
+talk
+grep -q 'penalty' "$work/err" && bad '/load without a penalty' "$(show)"
+
+# A line that has no ids, here since GPT-NeoX has no token for this byte, is refused; the conversation goes on.
+cat >"$work/config.json" <<'END'
+{"architectures": ["xLSTMForCausalLM"], "model_type": "xlstm", "embedding_dim": 64, "num_heads": 1,
+ "num_blocks": 1, "vocab_size": 50304}
+END
+"$XLSTM" init --config "$work/config.json" -o "$work/neox" 2>"$work/err" || bad 'init' "$(cat "$work/err")"
+cp tests/text/data/gpt-neox-20b/tokenizer.json "$work/neox/"
+printf 'a \377\nb\n/stats\n' >"$work/lines"
+status=0
+"$XLSTM" chat -m "$work/neox" -n 3 --ignore-eos >"$work/out" 2>"$work/err" <"$work/lines" || status=$?
+same 'a line without ids: status' 0 "$status"
+grep -q '^error: the text has the byte 0xFF' "$work/err" || bad 'a line without ids' "$(show)"
+grep -q '^1 turns' "$work/err" || bad 'a line without ids' "ends it: $(show)"
+
 # /save loses nothing: the last id is taken in before.
 printf 'Once upon a time\n/save %s\nthere was\n' "$work/c" >"$work/lines"
 talk -n 4 --profile exact

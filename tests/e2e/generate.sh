@@ -87,5 +87,29 @@ same 'a state goes on where it was saved' "$whole" "$first $(cat "$work/out")"
 run generate -m $model -p 'The capital of' -n 0 --save-state "$work/prepared"
 run generate -m $model --load-state "$work/prepared" -p ' France is' -n 48
 same 'text goes on from a state without BOS' ' Paris.' "$(cat "$work/out")"
+run generate -m $model -p 'The capital of' -n 1 --save-state "$work/it's a state"
+quoted=$(sed -n 's/.*--load-state \(.*\) --ids .*/\1/p' "$work/err")
+same 'a path is said as a word of the shell' "$work/it's a state" "$(eval "printf %s $quoted")"
+
+# The penalty cannot know the text before a state: that is said, and only where it matters.
+warning='the repetition penalty counts only ids from here on'
+for penalty in 1 1.3; do
+    run generate -m $model --load-state "$work/state" --ids 5 -n 1 --repetition-penalty $penalty
+    same "a state with penalty $penalty: warnings" "$([ $penalty = 1 ] && echo 0 || echo 1)" \
+        "$(grep -c "$warning" "$work/err")"
+done
+
+# ---- Always UTF-8 ----
+# Sampled hot, ids bring bytes that are no characters; they are shown as U+FFFD.
+replaced=0
+for seed in 1 2 3; do
+    run generate -m $model -p '日本語 😀' -n 40 --temperature 3 --seed $seed --ignore-eos
+    iconv -f UTF-8 -t UTF-8 "$work/out" >/dev/null 2>&1 || bad 'UTF-8' "$(od -c "$work/out" | head)"
+    grep -q '�' "$work/out" && replaced=1
+done
+same 'what is no character is replaced' 1 $replaced
+run tokenize -m $model -p '日'
+run generate -m $model --ids "$(cut -d ' ' -f 1 "$work/out")" -n 1 --echo
+iconv -f UTF-8 -t UTF-8 "$work/out" >/dev/null 2>&1 || bad '--echo of half a character' "$(od -c "$work/out")"
 same 'no temporary file stays' '' "$(find "$work" -name '.xlstm*')"
 finish

@@ -34,6 +34,27 @@ kill -TERM $child
 wait $child
 same 'SIGTERM: status' 143 $?
 
+# A terminal that goes away: the state is kept.
+"$XLSTM" generate -m $model -p Once -n -1 --ignore-eos --save-state "$work/hangup" >"$work/out" 2>"$work/err" </dev/null &
+child=$!
+wait_until has_text "$work/out"
+kill -HUP $child
+wait $child
+same 'SIGHUP: status' 129 $?
+run generate -m $model --load-state "$work/hangup" --ids 5 -n 1 --print-ids
+same 'SIGHUP: the state is there' 0 "$status"
+
+# Under nohup it goes on.
+nohup "$XLSTM" generate -m $model -p Once -n -1 --ignore-eos >"$work/out" 2>"$work/err" </dev/null &
+child=$!
+wait_until has_text "$work/out"
+kill -HUP $child
+sleep 0.3
+kill -0 $child || bad 'nohup' 'SIGHUP ends it'
+kill -TERM $child
+wait $child
+same 'nohup: status' 143 $?
+
 # A checkpoint of a gigabyte is stopped on the way: nothing stays.
 sed 's/"vocab_size": *[0-9]*/"vocab_size": 1000000/' $model/config.json >"$work/config.json"
 "$XLSTM" init --config "$work/config.json" -o "$work/folder" --dtype f32 >"$work/out" 2>"$work/err" &

@@ -41,6 +41,8 @@ same 'no ids are no text' '0 ' "$status $(cat "$work/out")"
 printf '1 2 x' | "$XLSTM" tokenize -m $model --decode - >"$work/out" 2>"$work/err"
 same 'wrong ids on standard input' 1 $?
 grep -q 'standard input: "x"' "$work/err" || bad 'wrong ids on standard input' "$(cat "$work/err")"
+refuses 1 'id 4096 at index 1 is not in the tokenizer, which has ids from 0 to 4095' \
+    tokenize -m $model --decode 5,4096
 refuses 1 'No such file' tokenize -m $model -f "$work/absent"
 refuses 1 'tokenizer.json' tokenize -m src -p x
 finish

@@ -53,6 +53,9 @@ m="-m $model"
     refuses 2 '--batch-tokens "0"' generate $m -p x --batch-tokens 0
     refuses 2 '--device "gpu": takes one of cpu' generate $m -p x --device gpu
     refuses 2 '--profile "quick": takes one of fast' generate $m -p x --profile quick
+    refuses 2 '"0,,1": a number is missing' generate $m --ids 0,,1
+    refuses 2 '", 1": a number is missing' generate $m --ids ', 1'
+    refuses 2 'a number is missing' tokenize $m --decode '1, ,2'
     refuses 2 '"x" is not a whole number' generate $m --ids 1,x
     refuses 2 'out of range' generate $m --ids 1,-5
     refuses 2 'out of range' generate $m --ids 1,2147483648

@@ -347,6 +347,53 @@ static void test_every_byte_alone(void **state) {
     xlstm_tokenizer_free(neox);
 }
 
+/* What a stream with `replace` gives, cut after every id: always well-formed, never more than the
+ * whole, and in the end what the whole text becomes. */
+static void check_replaced(const xlstm_tokenizer *t, const int32_t *ids, int64_t count,
+                           const buffer *expected) {
+    text_stream stream;
+    buffer out = {0};
+    text_stream_init(&stream, t, false);
+    stream.replace = true;
+    for (int64_t i = 0; i < count; i++) {
+        text_stream_feed(&stream, ids[i], &out);
+        assert_int_equal(utf8_valid_length((const uint8_t *)out.data, out.size), out.size);
+        assert_true(out.size <= expected->size);
+        if (out.size > 0)
+            assert_memory_equal(out.data, expected->data, out.size);
+    }
+    text_stream_flush(&stream, &out);
+    assert_int_equal(out.size, expected->size);
+    if (out.size > 0)
+        assert_memory_equal(out.data, expected->data, out.size);
+    buffer_free(&out);
+}
+
+/* The ids of whole words, and of every byte alone. */
+static void test_streams_are_utf8(void **state) {
+    (void)state;
+    xlstm_tokenizer *t = load(SMALL);
+    for (uint64_t seed = 0; seed < (test_is_quick() ? 500 : 20000); seed++) {
+        char text[512], *decoded;
+        size_t size = random_bytes(seed, text, sizeof text), decoded_size;
+        int32_t *ids, alone[512];
+        int64_t count = encode(t, text, size, XLSTM_PLAIN_TEXT, &ids);
+        assert_int_equal(xlstm_decode(t, ids, count, 0, &decoded, &decoded_size), XLSTM_OK);
+        buffer expected = {0};
+        utf8_append_valid((const uint8_t *)decoded, decoded_size, &expected);
+        check_replaced(t, ids, count, &expected);
+        buffer_clear(&expected);
+        utf8_append_valid((const uint8_t *)text, size, &expected);
+        for (size_t i = 0; i < size; i++)
+            alone[i] = t->byte_ids[(uint8_t)text[i]];
+        check_replaced(t, alone, (int64_t)size, &expected);
+        buffer_free(&expected);
+        xlstm_free(decoded);
+        xlstm_free(ids);
+    }
+    xlstm_tokenizer_free(t);
+}
+
 /* Merges, literally as they are defined: of all pairs the lowest rank, of those the leftmost. */
 static size_t merge_plainly(const xlstm_tokenizer *t, int32_t *ids, size_t count) {
     for (;;) {
@@ -485,6 +532,7 @@ int main(void) {
         cmocka_unit_test(test_decode_odd_ids),
         cmocka_unit_test(test_any_bytes_survive),
         cmocka_unit_test(test_every_byte_alone),
+        cmocka_unit_test(test_streams_are_utf8),
         cmocka_unit_test(test_merging_by_definition),
         cmocka_unit_test(test_a_word_of_a_megabyte),
         cmocka_unit_test(test_threads_share_a_tokenizer),

@@ -139,6 +139,49 @@ static void test_utf8_forms(void **state) {
     }
 }
 
+/* Table 3-8 of the standard and its neighbours: one U+FFFD for each maximal subpart. */
+static void test_replacement(void **state) {
+    (void)state;
+#define R "\xEF\xBF\xBD"
+    static const char *const examples[][2] = {
+        {"", ""},
+        {"a\xC3\xA9\xE6\x97\xA5\xF0\x9F\x98\x80", "a\xC3\xA9\xE6\x97\xA5\xF0\x9F\x98\x80"},
+        {"a\xF1\x80\x80\xE1\x80\xC2"
+         "b\x80"
+         "c\x80\xBF"
+         "d",
+         "a" R R R "b" R "c" R R "d"}, /* table 3-8 */
+        {"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82"
+         "A",
+         R R R R R R R R "A"}, /* table 3-9 */
+        {"\xED\xA0\x80\xED\xBF\xBF\xED\xAF"
+         "A",
+         R R R R R R R R "A"}, /* table 3-10 */
+        {"\xF4\x91\x92\x93\xFF"
+         "A\x80\xBF"
+         "B",
+         R R R R R "A" R R "B"}, /* table 3-11 */
+        {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF"
+         "A",
+         R R R R "A"}, /* table 3-12 */
+        {"\xE1", R},
+        {"x\xF0\x9F\x98", "x" R},
+    };
+    for (size_t i = 0; i < sizeof examples / sizeof *examples; i++) {
+        const uint8_t *text = (const uint8_t *)examples[i][0];
+        size_t size = strlen(examples[i][0]);
+        buffer out = {0};
+        buffer_append(&out, "", 0);
+        utf8_append_valid(text, size, &out);
+        assert_string_equal(out.data, examples[i][1]);
+        assert_int_equal(utf8_valid_length((const uint8_t *)out.data, out.size), out.size);
+        bool same = out.size == size && memcmp(out.data, text, size) == 0;
+        assert_int_equal(utf8_valid_length(text, size) == size, same);
+        buffer_free(&out);
+    }
+#undef R
+}
+
 /* A megabyte of marks on one letter must take no more than a moment. */
 static void test_one_long_cluster(void **state) {
     (void)state;
@@ -167,6 +210,7 @@ int main(void) {
         cmocka_unit_test(test_published_examples),
         cmocka_unit_test(test_invalid_bytes_pass_and_separate),
         cmocka_unit_test(test_utf8_forms),
+        cmocka_unit_test(test_replacement),
         cmocka_unit_test(test_one_long_cluster),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
