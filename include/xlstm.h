@@ -209,8 +209,7 @@ typedef struct xlstm_generate_options {
     bool ignore_eos;
     const int32_t *stop_ids;
     int stop_id_count;
-    const char *const
-        *stop_strings; /* UTF-8, not empty; they are not part of the text that comes out */
+    const char *const *stop_strings; /* UTF-8, not empty; not part of the text that comes out */
     int stop_string_count;
     xlstm_progress prefill_progress; /* may be NULL */
     /* The next bytes of text, always UTF-8 (U+FFFD stands for bytes that are no character): never
