@@ -94,6 +94,15 @@ xlstm_status file_read(const char *path, size_t limit, buffer *out) {
     return result;
 }
 
+xlstm_status file_read_regular(const char *path, size_t limit, buffer *out) {
+    struct stat facts;
+    if (stat(path, &facts) != 0)
+        return error_system("open", path);
+    if (!S_ISREG(facts.st_mode))
+        return error_set(XLSTM_IO_ERROR, "%s is not a regular file", path);
+    return file_read(path, limit, out);
+}
+
 bool file_exists(const char *path) {
     struct stat status;
     return stat(path, &status) == 0;

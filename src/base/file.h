@@ -16,6 +16,9 @@ void file_map_close(file_map *map);
 
 /* The whole file as a string; at most `limit` bytes, more is an error. Reads pipes too. */
 xlstm_status file_read(const char *path, size_t limit, buffer *out);
+/* The same for a file that belongs to a model: a pipe or device in its place is an error, not a
+ * wait. */
+xlstm_status file_read_regular(const char *path, size_t limit, buffer *out);
 
 bool file_exists(const char *path);
 bool file_is_folder(const char *path);

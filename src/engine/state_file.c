@@ -52,14 +52,20 @@ static json_t *header_json(const xlstm_session *session) {
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, model_fingerprint(session->model));
     snprintf(position, sizeof position, "%" PRId64, session->position);
     json_t *header = json_object();
-    json_object_set_new(header, "__metadata__",
-                        json_pack("{s:s, s:s, s:s, s:s, s:s}", "format", STATE_FORMAT, "version",
-                                  STATE_VERSION, "fingerprint", fingerprint, "position", position,
-                                  "checksum", CHECKSUM_ZEROS));
+    int missing = json_object_set_new(
+        header, "__metadata__",
+        json_pack("{s:s, s:s, s:s, s:s, s:s}", "format", STATE_FORMAT, "version", STATE_VERSION,
+                  "fingerprint", fingerprint, "position", position, "checksum", CHECKSUM_ZEROS));
+    if (missing) {
+        json_decref(header);
+        return NULL;
+    }
     size_t offset = 0;
     for (int i = 0; i < pool->count; i++) {
         char *name = tensor_name(&pool->tensors[i]);
         json_t *tensor = tensor_json(&pool->tensors[i], offset);
+        if (!name)
+            json_decref(tensor);
         int failed = name ? json_object_set_new(header, name, tensor) : -1;
         free(name);
         if (failed) {
@@ -298,13 +304,13 @@ static xlstm_status load(xlstm_session *session, const char *path, const file_ma
     xlstm_status status = read_header(map, path, &header);
     if (status == XLSTM_OK)
         status = check_checksum(map, path, &header);
-    if (status == XLSTM_OK)
-        status = check_tensors(&model->pool, file, path);
     if (status == XLSTM_OK && header.fingerprint != model_fingerprint(model))
         status = error_set(XLSTM_FORMAT_ERROR,
                            "%s belongs to another model: its fingerprint is %016" PRIx64
                            ", that of %s is %016" PRIx64,
                            path, header.fingerprint, model->path, model_fingerprint(model));
+    if (status == XLSTM_OK)
+        status = check_tensors(&model->pool, file, path);
     if (status != XLSTM_OK)
         return status;
     pthread_mutex_lock(&model->lock);

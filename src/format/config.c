@@ -120,7 +120,10 @@ static void read_number(reader *r, const field *f, const char *key, const json_t
     double number = json_number_value(value);
     if (f->kind == FIELD_CAP && json_is_null(value))
         return; /* stays 0 */
-    if (!json_is_number(value) || number < 0 || (number == 0 && f->kind != FIELD_NON_NEGATIVE)) {
+    /* It must survive as an fp32 number: neither infinity nor, where it divides, zero. */
+    double narrow = (double)(float)number;
+    if (!json_is_number(value) || !isfinite(narrow) || narrow < 0 ||
+        (narrow == 0 && f->kind != FIELD_NON_NEGATIVE)) {
         fault_value(r, key, value,
                     f->kind == FIELD_CAP        ? "a positive number, or null for none"
                     : f->kind == FIELD_POSITIVE ? "a positive number"
@@ -296,20 +299,21 @@ static xlstm_status check_architecture(const json_t *source, const char *name) {
                          name, show(type).text);
     }
     bool listed = list != NULL && !json_is_null(list) && json_array_size(list) != 0;
-    for (size_t i = 0; i < json_array_size(list); i++) {
+    const json_t *other = listed || json_is_array(list) || json_is_null(list) ? NULL : list;
+    for (size_t i = 0; i < json_array_size(list) && other == NULL; i++) {
         text = json_string_value(json_array_get(list, i));
-        if (text != NULL && strcmp(text, "xLSTMForCausalLM") == 0)
-            return XLSTM_OK;
+        if (text == NULL || strcmp(text, "xLSTMForCausalLM") != 0)
+            other = json_array_get(list, i);
     }
-    if (listed || (list != NULL && !json_is_array(list) && !json_is_null(list))) {
-        const json_t *first = json_is_array(list) ? json_array_get(list, 0) : list;
+    if (other != NULL) {
         return error_set(XLSTM_UNSUPPORTED,
                          "%s: architectures has %s; only \"xLSTMForCausalLM\" is supported", name,
-                         show(first).text);
+                         show(other).text);
     }
-    if (!typed && !(has_either(source, "embedding_dim", "hidden_size") &&
-                    has_either(source, "num_blocks", "num_hidden_layers") &&
-                    has_either(source, "num_heads", "num_heads"))) {
+    if (!typed && !listed &&
+        !(has_either(source, "embedding_dim", "hidden_size") &&
+          has_either(source, "num_blocks", "num_hidden_layers") &&
+          has_either(source, "num_heads", "num_heads"))) {
         return error_set(XLSTM_FORMAT_ERROR,
                          "%s: nothing says what model this is; model_type must be \"xlstm\"", name);
     }
@@ -368,13 +372,10 @@ xlstm_status config_from_json(json_t *value, const char *name, bool yaml,
         read_field(&r, &fields[i]);
     read_other_fields(&r);
     derive(&r);
-    status = error_list_finish(&r.faults, XLSTM_FORMAT_ERROR);
-    if (status == XLSTM_OK) {
-        *config = r.config;
-        config->source = json_incref(value);
-        config->spelling = yaml ? "official" : "huggingface";
-    }
-    return status;
+    *config = r.config;
+    config->source = json_incref(value);
+    config->spelling = yaml ? "official" : "huggingface";
+    return error_list_finish(&r.faults, XLSTM_FORMAT_ERROR);
 }
 
 xlstm_status config_open(const char *path, xlstm_large_config *config) {

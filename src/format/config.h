@@ -23,7 +23,9 @@ typedef struct xlstm_large_config {
     const char *spelling; /* "huggingface" or "official" */
 } xlstm_large_config;
 
-/* All faults are reported at once, a line each, naming the keys. On failure *config is zeroed. A
+/* After XLSTM_FORMAT_ERROR the config holds what could be read, so that a caller can look for more
+ * faults; dimensions that could not be read are 0. config_free in any case.
+ * All faults are reported at once, a line each, naming the keys. On failure *config is zeroed. A
  * folder's config.json comes before its config.yaml. */
 xlstm_status config_open_folder(const char *folder, xlstm_large_config *config);
 xlstm_status config_open(const char *path, xlstm_large_config *config); /* by its extension */

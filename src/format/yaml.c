@@ -236,7 +236,7 @@ xlstm_status yaml_parse(const char *text, size_t size, const char *name, json_t 
 xlstm_status yaml_open(const char *path, size_t limit, json_t **value) {
     buffer text = {0};
     *value = NULL;
-    xlstm_status status = file_read(path, limit, &text);
+    xlstm_status status = file_read_regular(path, limit, &text);
     if (status == XLSTM_OK)
         status = yaml_parse(text.data != NULL ? text.data : "", text.size, path, value);
     buffer_free(&text);

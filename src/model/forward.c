@@ -1,3 +1,4 @@
+/* Memory for one run, taken once; then the steps of the program as calls of ops. */
 #include "model/forward.h"
 
 #include <stdlib.h>

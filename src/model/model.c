@@ -120,6 +120,41 @@ static xlstm_status check_wiring(const xlstm_model *model) {
     return XLSTM_OK;
 }
 
+/* A status that other faults may be added to: something in the files is wrong. */
+static bool is_fault(xlstm_status status) {
+    return status == XLSTM_FORMAT_ERROR || status == XLSTM_IO_ERROR || status == XLSTM_UNSUPPORTED;
+}
+
+/* Config, wiring, files and tensors: what can still be looked at after a fault is, so that a user
+ * sees all that is wrong with a checkpoint and not one thing at a time. */
+static xlstm_status open_checkpoint(xlstm_model *model) {
+    const xlstm_large_config *c = &model->config;
+    error_list faults = {0};
+    xlstm_status first = XLSTM_OK;
+    xlstm_status status = config_open_folder(model->folder, &model->config);
+    bool has_dimensions =
+        c->qk_dim > 0 && c->v_dim > 0 && c->ffn_dim > 0 && c->num_blocks > 0 && c->vocab_size > 0;
+    if (status != XLSTM_OK && !is_fault(status))
+        return status;
+    if (status != XLSTM_OK) {
+        error_list_add_last(&faults);
+        first = status;
+    } else if ((status = find_wiring(model)) != XLSTM_OK ||
+               (status = check_wiring(model)) != XLSTM_OK) {
+        error_list_add_last(&faults);
+        first = status;
+    }
+    status = safetensors_open_folder(model->path, &model->files);
+    if (status == XLSTM_OK && has_dimensions) {
+        status = weights_bind(c, &model->files, model->device, &model->weights);
+        if (status == XLSTM_FORMAT_ERROR)
+            error_prefix(status, "%s", model->folder);
+    }
+    if (status != XLSTM_OK)
+        error_list_add_last(&faults);
+    return error_list_finish(&faults, first != XLSTM_OK ? first : status);
+}
+
 xlstm_status model_open(const char *path, const xlstm_model_options *options, xlstm_model **out) {
     if (!out)
         return error_set(XLSTM_INVALID_ARGUMENT, "no place to put the model");
@@ -135,18 +170,7 @@ xlstm_status model_open(const char *path, const xlstm_model_options *options, xl
     if (status == XLSTM_OK)
         status = find_folder(path, model);
     if (status == XLSTM_OK)
-        status = config_open_folder(model->folder, &model->config);
-    if (status == XLSTM_OK)
-        status = find_wiring(model);
-    if (status == XLSTM_OK)
-        status = check_wiring(model);
-    if (status == XLSTM_OK)
-        status = safetensors_open_folder(model->path, &model->files);
-    if (status == XLSTM_OK) {
-        status = weights_bind(&model->config, &model->files, model->device, &model->weights);
-        if (status == XLSTM_FORMAT_ERROR)
-            error_prefix(status, "%s", model->folder);
-    }
+        status = open_checkpoint(model);
     if (status != XLSTM_OK) {
         xlstm_model_free(model);
         return status;
@@ -256,12 +280,25 @@ void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info) {
     };
 }
 
+/* Ids of the tokenizer must be ids of the model; the other way round there may be more. */
+static xlstm_status load_tokenizer(xlstm_model *model) {
+    xlstm_status status = xlstm_tokenizer_load(model->folder, &model->tokenizer);
+    if (status != XLSTM_OK || xlstm_tokenizer_size(model->tokenizer) <= model->config.vocab_size)
+        return status;
+    status = error_set(
+        XLSTM_FORMAT_ERROR, "%s: the tokenizer has ids up to %d, but the config's vocab_size is %d",
+        model->folder, xlstm_tokenizer_size(model->tokenizer) - 1, model->config.vocab_size);
+    xlstm_tokenizer_free(model->tokenizer);
+    model->tokenizer = NULL;
+    return status;
+}
+
 const xlstm_tokenizer *xlstm_model_tokenizer(const xlstm_model *constant) {
     xlstm_model *model =
         (xlstm_model *)(uintptr_t)constant; /* the tokenizer is loaded when first asked for */
     pthread_mutex_lock(&model->tokenizer_lock);
     if (!model->tokenizer && !model->tokenizer_error) {
-        if (xlstm_tokenizer_load(model->folder, &model->tokenizer) != XLSTM_OK)
+        if (load_tokenizer(model) != XLSTM_OK)
             model->tokenizer_error = strdup(xlstm_last_error());
     } else if (!model->tokenizer) {
         error_set(XLSTM_FORMAT_ERROR, "%s", model->tokenizer_error);
@@ -283,11 +320,11 @@ enum { SAMPLE_BYTES = 256 };
 
 /* The beginning, middle and end of a tensor: enough to tell two trained models apart without
  * reading all of it. */
-static void hash_tensor(void *context, const char *name, const ops_tensor *tensor) {
+static void hash_tensor(void *context, const char *name, const ops_tensor *tensor,
+                        const uint8_t *data) {
     hash64 *h = context;
     size_t size = (size_t)ops_tensor_elements(tensor) * dtype_size(tensor->dtype);
     size_t part = size < SAMPLE_BYTES ? size : SAMPLE_BYTES;
-    const uint8_t *data = ops_data(tensor);
     hash64_update(h, name, strlen(name) + 1);
     hash64_update(h, dtype_name(tensor->dtype), strlen(dtype_name(tensor->dtype)) + 1);
     for (int i = 0; i < tensor->rank; i++)

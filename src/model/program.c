@@ -1,3 +1,5 @@
+/* Compiling a wiring: values are taken and given back as their last use passes, and branches absorb
+ * the sums behind them. */
 #include "model/program.h"
 
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+/* The table of state tensors, and slots handed out by the first that is free. */
 #include "model/state.h"
 
 #include <stdlib.h>
@@ -18,10 +19,12 @@ static void mlstm_layout(const xlstm_large_config *c, layout out[3]) {
     out[2] = (layout){"m", 1, {heads}};
 }
 
+/* -1: more than 2^48, which no memory holds. */
 static int64_t layout_elements(const layout *l) {
     int64_t elements = 1;
     for (int i = 0; i < l->rank; i++)
-        elements *= l->shape[i];
+        if (__builtin_mul_overflow(elements, l->shape[i], &elements) || elements > (int64_t)1 << 48)
+            return -1;
     return elements;
 }
 
@@ -36,9 +39,14 @@ int64_t state_bytes(const xlstm_large_config *config, const wiring *graph, dtype
     layout kinds[3];
     int64_t elements = 0;
     mlstm_layout(config, kinds);
-    for (int i = 0; i < 3; i++)
-        elements += layout_elements(&kinds[i]);
-    return elements * mlstm_nodes(graph) * (int64_t)dtype_size(type);
+    for (int i = 0; i < 3; i++) {
+        int64_t more = layout_elements(&kinds[i]);
+        elements = elements < 0 || more < 0 ? -1 : elements + more;
+    }
+    int64_t bytes = (int64_t)dtype_size(type) * mlstm_nodes(graph);
+    if (elements < 0 || __builtin_mul_overflow(bytes, elements, &bytes))
+        return INT64_MAX;
+    return bytes;
 }
 
 /* Fills the table in order of execution; the buffer is only known afterwards. Returns the bytes of
@@ -61,7 +69,6 @@ static size_t place(const xlstm_large_config *config, const wiring *graph, dtype
             t->pool = ops_tensor_make(&pool->buffer, offset, type, kinds[i].rank + 1, shape);
             offset += (t->slot_size * (size_t)pool->slots + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT *
                       STATE_ALIGNMENT;
-            pool->slot_bytes += (int64_t)t->slot_size;
         }
     }
     return offset;
@@ -70,6 +77,12 @@ static size_t place(const xlstm_large_config *config, const wiring *graph, dtype
 xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *graph,
                                ops_device *device, dtype type, int slots, state_pool *out) {
     *out = (state_pool){.device = device, .slots = slots};
+    /* With room to spare for the alignment of every tensor: place() cannot overflow. */
+    int64_t one = state_bytes(config, graph, type), all;
+    if (one > INT64_MAX / 4 || __builtin_mul_overflow(one, (int64_t)slots, &all) ||
+        all > INT64_MAX / 4)
+        return error_set(XLSTM_OUT_OF_MEMORY,
+                         "the states of %d sessions do not fit into any memory", slots);
     out->tensors = calloc((size_t)mlstm_nodes(graph) * 3 + 1, sizeof *out->tensors);
     out->taken = calloc((size_t)slots, sizeof *out->taken);
     if (!out->tensors || !out->taken) {
@@ -104,7 +117,7 @@ xlstm_status state_acquire(state_pool *pool, ops_stream *stream, int *slot) {
         return XLSTM_OK;
     }
     return error_set(
-        XLSTM_INVALID_ARGUMENT,
+        XLSTM_BUSY,
         "all %d sessions of this model are in use; free one, or load the model with a larger "
         "max_sessions",
         pool->slots);

@@ -27,7 +27,6 @@ typedef struct state_pool {
     int count;
     int slots;
     bool *taken; /* [slots] */
-    int64_t slot_bytes;
 } state_pool;
 
 /* Bytes of one slot. */

@@ -51,8 +51,8 @@ static const safetensor *find(binder *b, const char *const *names) {
     return found;
 }
 
-/* As find; absence, a wrong shape and a wrong dtype are faults. A vector may have any shape with
- * its number of elements. */
+/* As find; absence, a wrong shape and a wrong dtype are faults. columns 0: a vector; the weight of
+ * the head norm may also be stored by heads, with any shape of as many elements. */
 static const safetensor *need(binder *b, const char *const *names, int64_t rows, int64_t columns) {
     const safetensor *tensor = find(b, names);
     int64_t want[2] = {rows, columns};
@@ -66,8 +66,9 @@ static const safetensor *need(binder *b, const char *const *names, int64_t rows,
     int64_t elements = 1;
     for (int i = 0; i < tensor->rank; i++)
         elements *= tensor->shape[i];
+    bool by_heads = rank == 1 && strstr(names[0], "multihead_norm") != NULL;
     bool fits = rank == 1
-                    ? elements == rows
+                    ? elements == rows && (tensor->rank == 1 || by_heads)
                     : tensor->rank == 2 && tensor->shape[0] == rows && tensor->shape[1] == columns;
     bool right_type =
         tensor->dtype == DTYPE_F32 || tensor->dtype == DTYPE_BF16 || tensor->dtype == DTYPE_F16;
@@ -99,7 +100,7 @@ static ops_buffer *wrap(binder *b, void *host, size_t size) {
         fail(b, status);
         return NULL;
     }
-    b->out->buffer_count++;
+    b->out->hosts[b->out->buffer_count++] = host;
     return span;
 }
 
@@ -257,18 +258,33 @@ static void bind_block(binder *b, int index, block_weights *w) {
 
 /* ---- The model ---- */
 
+/* By type, shape, and a little of the content: reading all of it would cost a pass over the
+ * weights. */
+static bool look_equal(const safetensor *a, const safetensor *b) {
+    if (a->dtype != b->dtype || a->size != b->size || a->rank != b->rank)
+        return false;
+    size_t part = a->size < 4096 ? a->size : 4096, last = a->size - part;
+    return memcmp(a->shape, b->shape, (size_t)a->rank * sizeof *a->shape) == 0 &&
+           memcmp(a->data, b->data, part) == 0 && memcmp(a->data + last, b->data + last, part) == 0;
+}
+
 static void bind_ends(binder *b) {
     const xlstm_large_config *c = b->config;
     int64_t D = c->embedding_dim;
     b->prefix[0] = 0;
-    b->out->embedding =
-        matrix(b, NAMES("backbone.embeddings.weight", "embedding.weight"), c->vocab_size, D);
+    const char *const *embedding = NAMES("backbone.embeddings.weight", "embedding.weight");
+    b->out->embedding = matrix(b, embedding, c->vocab_size, D);
     if (c->add_out_norm)
         b->out->out_norm = vector(b, NAMES("backbone.out_norm.weight"), D);
     b->out->out_norm_bias =
         optional_vector(b, c->add_out_norm && c->use_bias, NAMES("backbone.out_norm.bias"), D);
     const char *const *head = NAMES("lm_head.weight");
-    if (c->tie_word_embeddings && !find(b, head)) {
+    if (c->tie_word_embeddings) {
+        const safetensor *own = find(b, head), *table = find(b, embedding);
+        if (own && table && !look_equal(own, table))
+            error_list_add(&b->faults,
+                           "tensor %s differs from %s, but the config has tie_word_embeddings true",
+                           own->name, table->name);
         b->out->head = b->out->embedding;
         return;
     }
@@ -310,8 +326,10 @@ xlstm_status weights_bind(const xlstm_large_config *config, const safetensors *f
     b.used = calloc(files->count + 1, sizeof *b.used);
     out->blocks = calloc((size_t)config->num_blocks, sizeof *out->blocks);
     /* At most every tensor is copied. */
-    out->buffers = calloc((size_t)files->file_count + files->count + 1, sizeof *out->buffers);
-    if (!b.used || !out->blocks || !out->buffers)
+    size_t buffers = (size_t)files->file_count + files->count + 1;
+    out->buffers = calloc(buffers, sizeof *out->buffers);
+    out->hosts = calloc(buffers, sizeof *out->hosts);
+    if (!b.used || !out->blocks || !out->buffers || !out->hosts)
         fail(&b, error_memory(files->count * sizeof *out->buffers, "the weights"));
     for (int i = 0; b.status == XLSTM_OK && i < files->file_count; i++)
         if (wrap(&b, (void *)(uintptr_t)files->maps[i].data, files->maps[i].size))
@@ -334,12 +352,12 @@ xlstm_status weights_bind(const xlstm_large_config *config, const safetensors *f
 
 void weights_free(weights *w) {
     for (int i = 0; i < w->buffer_count; i++) {
-        ops_buffer span = w->buffers[i];
-        span.device->buffer_free(&w->buffers[i]);
+        w->buffers[i].device->buffer_free(&w->buffers[i]);
         if (i >= w->file_count)
-            free(span.host);
+            free(w->hosts[i]);
     }
     free(w->buffers);
+    free(w->hosts);
     free(w->blocks);
     *w = (weights){0};
 }
@@ -347,7 +365,8 @@ void weights_free(weights *w) {
 /* ---- Walking ---- */
 
 typedef struct visitor {
-    void (*visit)(void *, const char *, const ops_tensor *);
+    const weights *weights;
+    weights_visit visit;
     void *context;
     char prefix[96];
 } visitor;
@@ -357,7 +376,8 @@ static void visit(const visitor *v, const char *name, const ops_tensor *tensor) 
     if (!ops_present(tensor))
         return;
     snprintf(full, sizeof full, "%s%s", v->prefix, name);
-    v->visit(v->context, full, tensor);
+    const uint8_t *host = v->weights->hosts[tensor->buffer - v->weights->buffers];
+    v->visit(v->context, full, tensor, host + tensor->offset);
 }
 
 static void visit_block(const visitor *v, const block_weights *w) {
@@ -398,9 +418,8 @@ static void visit_block(const visitor *v, const block_weights *w) {
         visit(v, table[i].name, table[i].tensor);
 }
 
-void weights_each(const weights *w, void (*function)(void *, const char *, const ops_tensor *),
-                  void *context) {
-    visitor v = {.visit = function, .context = context};
+void weights_each(const weights *w, weights_visit function, void *context) {
+    visitor v = {.weights = w, .visit = function, .context = context};
     visit(&v, "backbone.embeddings.weight", &w->embedding);
     for (int i = 0; i < w->block_count; i++) {
         snprintf(v.prefix, sizeof v.prefix, "backbone.blocks.%d.", i);

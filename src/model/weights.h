@@ -48,6 +48,7 @@ typedef struct weights {
     bool fused; /* the layout found */
 
     ops_buffer *buffers; /* one a file, then one for each tensor that had to be copied */
+    void **hosts;        /* the host memory that each buffer was made from */
     int buffer_count, file_count;
 } weights;
 
@@ -55,10 +56,11 @@ xlstm_status weights_bind(const xlstm_large_config *config, const safetensors *f
                           ops_device *device, weights *out);
 void weights_free(weights *w);
 
-/* Calls visit with every tensor under its canonical name (Hugging Face, single layout), in a fixed
- * order. */
-void weights_each(const weights *w,
-                  void (*visit)(void *context, const char *name, const ops_tensor *tensor),
-                  void *context);
+/* Called with a tensor under its canonical name (Hugging Face, single layout), and its bytes in
+ * host memory. */
+typedef void (*weights_visit)(void *context, const char *name, const ops_tensor *tensor,
+                              const uint8_t *bytes);
+/* Visits every tensor in a fixed order. */
+void weights_each(const weights *w, weights_visit visit, void *context);
 
 #endif

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIRING_MAX_NODES = 1 << 16 };
+enum { WIRING_MAX_NODES = 4096 }; /* of a `wiring` field: names are compared one by one */
 
 static const char *const kind_names[] = {"embedding", "mlstm", "ffn", "sum", "norm", "head"};
 enum { KIND_COUNT = sizeof kind_names / sizeof kind_names[0] };
@@ -33,36 +33,90 @@ static int find_node(const wiring *w, const char *name) {
 
 /* ---- Order ---- */
 
+/* The nodes that are ready, as a heap with the lowest index on top. */
+typedef struct ready_nodes {
+    int *heap;
+    int count;
+} ready_nodes;
+
+static void push(ready_nodes *r, int node) {
+    int at = r->count++;
+    for (; at > 0 && r->heap[(at - 1) / 2] > node; at = (at - 1) / 2)
+        r->heap[at] = r->heap[(at - 1) / 2];
+    r->heap[at] = node;
+}
+
+static int pop(ready_nodes *r) {
+    int top = r->heap[0], last = r->heap[--r->count], at = 0;
+    for (int child; (child = 2 * at + 1) < r->count; at = child) {
+        if (child + 1 < r->count && r->heap[child + 1] < r->heap[child])
+            child++;
+        if (r->heap[child] >= last)
+            break;
+        r->heap[at] = r->heap[child];
+    }
+    r->heap[at] = last;
+    return top;
+}
+
+/* What Kahn's algorithm needs: for each node the inputs it waits for, and who waits for it
+ * (followers[first[i]] … followers[first[i + 1] - 1]). */
+typedef struct sorter {
+    ready_nodes ready;
+    int *waiting, *first, *followers;
+} sorter;
+
+static void fill_sorter(const wiring *w, sorter *t) {
+    for (int i = 0; i < w->count; i++)
+        for (int j = 0; j < w->nodes[i].input_count; j++)
+            t->first[w->nodes[i].inputs[j].node + 2]++;
+    for (int i = 0; i < w->count; i++)
+        t->first[i + 2] += t->first[i + 1];
+    for (int i = 0; i < w->count; i++) {
+        t->waiting[i] = w->nodes[i].input_count;
+        for (int j = 0; j < w->nodes[i].input_count; j++)
+            t->followers[t->first[w->nodes[i].inputs[j].node + 1]++] = i;
+    }
+}
+
+static void sort_nodes(wiring *w, sorter *t, error_list *faults) {
+    int placed = 0;
+    fill_sorter(w, t);
+    for (int i = 0; i < w->count; i++)
+        if (t->waiting[i] == 0)
+            push(&t->ready, i);
+    while (t->ready.count > 0) {
+        int node = pop(&t->ready);
+        w->order[placed++] = node;
+        for (int i = t->first[node]; i < t->first[node + 1]; i++)
+            if (--t->waiting[t->followers[i]] == 0)
+                push(&t->ready, t->followers[i]);
+    }
+    for (int i = 0; placed < w->count && i < w->count; i++)
+        if (t->waiting[i] > 0)
+            error_list_add(faults, "node \"%s\" is part of a cycle, or behind one",
+                           w->nodes[i].name);
+}
+
 /* Kahn's algorithm; among the nodes that are ready, the one listed first. So the sequential model
  * runs in the order in which it is written. The nodes of a cycle are added to `faults` by name. */
 static xlstm_status find_order(wiring *w, error_list *faults) {
-    w->order = malloc(wiring_size(w) * sizeof *w->order);
-    bool *done = calloc(wiring_size(w), sizeof *done);
-    if (!w->order || !done) {
-        free(done);
-        return error_memory(wiring_size(w) * sizeof *w->order, "the wiring's order");
-    }
-    int placed = 0;
-    for (int scan = 0; scan < w->count;) {
-        bool ready = !done[scan];
-        for (int j = 0; ready && j < w->nodes[scan].input_count; j++)
-            ready = done[w->nodes[scan].inputs[j].node];
-        if (ready) {
-            done[scan] = true;
-            w->order[placed++] = scan;
-            scan = 0; /* an earlier node may have waited for this one */
-            while (scan < w->count && done[scan])
-                scan++;
-        } else {
-            scan++;
-        }
-    }
-    for (int i = 0; placed < w->count && i < w->count; i++)
-        if (!done[i])
-            error_list_add(faults, "node \"%s\" is part of a cycle, or behind one",
-                           w->nodes[i].name);
-    free(done);
-    return XLSTM_OK;
+    size_t nodes = wiring_size(w), edges = 0;
+    for (int i = 0; i < w->count; i++)
+        edges += (size_t)w->nodes[i].input_count;
+    sorter t = {.ready.heap = malloc((nodes + 1) * sizeof(int)),
+                .waiting = malloc((nodes + 1) * sizeof(int)),
+                .first = calloc(nodes + 2, sizeof(int)),
+                .followers = malloc((edges + 1) * sizeof(int))};
+    w->order = malloc((nodes + 1) * sizeof *w->order);
+    bool ok = t.ready.heap && t.waiting && t.first && t.followers && w->order;
+    if (ok)
+        sort_nodes(w, &t, faults);
+    free(t.ready.heap);
+    free(t.waiting);
+    free(t.first);
+    free(t.followers);
+    return ok ? XLSTM_OK : error_memory((nodes + edges) * sizeof(int), "the wiring's order");
 }
 
 /* ---- Validation ---- */
@@ -175,6 +229,29 @@ static const char *text_field(const json_t *object, const char *key) {
     return text && strlen(text) == json_string_length(value) ? text : NULL;
 }
 
+/* Names are printed to terminals and into files. */
+static bool is_printable(const char *name) {
+    for (; *name; name++)
+        if ((unsigned char)*name < 32 || *name == 127)
+            return false;
+    return true;
+}
+
+/* A misspelt key would silently mean its default. */
+static void check_keys(const json_t *object, const char *const *known, const char *node,
+                       error_list *faults) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)object, key, value) {
+        const char *const *name = known;
+        while (*name && strcmp(*name, key) != 0)
+            name++;
+        if (!*name)
+            error_list_add(faults, "node \"%s\": unknown key \"%.40s\"", node,
+                           is_printable(key) ? key : "?");
+    }
+}
+
 static void read_kind(const json_t *item, wiring_node *node, error_list *faults) {
     const char *kind = text_field(item, "kind");
     for (int k = 0; kind && k < KIND_COUNT; k++) {
@@ -193,8 +270,8 @@ static xlstm_status read_node(const json_t *item, wiring *w, error_list *faults)
     wiring_node *node = &w->nodes[w->count];
     const char *name = text_field(item, "name");
     char numbered[32];
-    if (!name || !*name) {
-        error_list_add(faults, "node number %d has no \"name\"", w->count);
+    if (!name || !*name || !is_printable(name)) {
+        error_list_add(faults, "node number %d has no \"name\" of printable characters", w->count);
         snprintf(numbered, sizeof numbered, "#%d", w->count);
         name = numbered;
     } else if (find_node(w, name) >= 0) {
@@ -206,6 +283,8 @@ static xlstm_status read_node(const json_t *item, wiring *w, error_list *faults)
     w->count++;
     if (!node->name || (weights && !node->weights))
         return error_memory(strlen(name), "the wiring");
+    check_keys(item, (const char *const[]){"name", "kind", "weights", "inputs", NULL}, name,
+               faults);
     read_kind(item, node, faults);
     return XLSTM_OK;
 }
@@ -215,6 +294,7 @@ static void read_input(const json_t *value, const wiring *w, wiring_node *node,
     const char *from = text_field(value, "from");
     const json_t *polarity = json_object_get(value, "polarity");
     int source = from ? find_node(w, from) : -1;
+    check_keys(value, (const char *const[]){"from", "polarity", NULL}, node->name, faults);
     if (!from)
         error_list_add(faults, "node \"%s\": an input has no \"from\"", node->name);
     else if (source < 0)
@@ -260,7 +340,8 @@ xlstm_status wiring_from_json(const json_t *value, const char *name, wiring *out
         status = read_node(json_array_get(list, i), &w, &faults);
     for (size_t i = 0; status == XLSTM_OK && i < count; i++)
         status = read_inputs(json_array_get(list, i), &w, &w.nodes[i], &faults);
-    if (status == XLSTM_OK)
+    /* What could not be read would show again, as something else, in the graph. */
+    if (status == XLSTM_OK && faults.count == 0)
         status = validate(&w, &faults);
     if (status == XLSTM_OK) {
         status = error_list_finish(&faults, XLSTM_FORMAT_ERROR);

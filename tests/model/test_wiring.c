@@ -158,9 +158,9 @@ static const struct {
     {"[{\"name\":\"e\",\"kind\":\"attention\",\"weights\":\"backbone.embeddings\"}," H("e") "]",
      "not \"attention\""},
     {"[{\"kind\":\"embedding\",\"weights\":\"backbone.embeddings\"}," H("#0") "]",
-     "node number 0 has no \"name\""},
+     "node number 0 has no \"name\" of printable characters"},
     {"[" E ",{\"name\":\"h\",\"kind\":\"head\",\"weights\":\"lm_head\",\"inputs\":[{\"from\":\"e\","
-           "\"polarity\":2}]}]",
+     "\"polarity\":2}]}]",
      "polarity of an input must be 1 or -1"},
     {"[" E
      ",{\"name\":\"h\",\"kind\":\"head\",\"weights\":\"lm_head\",\"inputs\":[{\"polarity\":1}]}]",
@@ -176,7 +176,10 @@ static const struct {
      ",{\"name\":\"s\",\"kind\":\"sum\",\"weights\":\"lm_head\",\"inputs\":[{\"from\":\"e\"}]}," H(
          "s") "]",
      "a sum has no weights"},
-    {"[7," H("e") "]", "node number 0 has no \"name\""},
+    {"[" E ",{\"name\":\"h\",\"kind\":\"head\",\"weights\":\"lm_head\",\"inputs\":[{\"from\":\"e\","
+     "\"polartiy\":-1}]}]",
+     "node \"h\": unknown key \"polartiy\""},
+    {"[7," H("e") "]", "node number 0 has no \"name\" of printable characters"},
 };
 
 static void test_faults(void **state) {
