@@ -24,7 +24,7 @@ static xlstm_model *load(int threads, int max_batch_tokens) {
                                    .threads = threads,
                                    .max_batch_tokens = max_batch_tokens,
                                    .max_sessions = 6};
-    return test_model(TEST_MODEL, &options);
+    return test_model(test_is_quick() ? test_small_model() : TEST_MODEL, &options);
 }
 
 static void feed(xlstm_session *session, const int32_t *ids, int64_t count, float *logits) {
@@ -194,7 +194,7 @@ static void expect_error(xlstm_status status, xlstm_status expected, const char 
 
 static void test_wrong_calls(void **state) {
     (void)state;
-    xlstm_model *model = load(1, 64), *none;
+    xlstm_model *model = test_model(TEST_MODEL, &(xlstm_model_options){.max_sessions = 6}), *none;
     xlstm_session *sessions[7];
     int32_t bad[] = {5, 4096, -1};
     for (int i = 0; i < 6; i++)
@@ -231,7 +231,7 @@ static void test_wrong_calls(void **state) {
 
 int main(void) {
     for (int i = 0; i < LONGEST; i++)
-        text[i] = (int32_t)(random_bits(7, 0, (uint64_t)i) % VOCAB);
+        text[i] = (int32_t)(random_bits(7, 0, (uint64_t)i) % (test_is_quick() ? 320 : VOCAB));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_splits),
         cmocka_unit_test(test_batch_size_changes_nothing),

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "model/init.h"
 #include "support/support.h"
 
 xlstm_model *test_model(const char *path, const xlstm_model_options *options) {
@@ -17,6 +18,26 @@ xlstm_model *test_model(const char *path, const xlstm_model_options *options) {
     if (xlstm_model_load(path, options, &model) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
     return model;
+}
+
+const char *test_small_model(void) {
+    static char folder[4096];
+    static const char config_text[] =
+        "{\"model_type\": \"xlstm\", \"embedding_dim\": 48, \"num_heads\": 3, \"num_blocks\": 2, "
+        "\"vocab_size\": 320, \"ffn_round_up_to_multiple_of\": 16}";
+    json_t *value;
+    xlstm_large_config config;
+    if (folder[0])
+        return folder;
+    snprintf(folder, sizeof folder, "%s", test_path("small"));
+    assert_int_equal(json_parse(config_text, sizeof config_text - 1, "small", &value), XLSTM_OK);
+    assert_int_equal(config_from_json(value, "small", false, &config), XLSTM_OK);
+    if (init_checkpoint(&config, folder, &(init_options){.dtype = DTYPE_BF16, .seed = 3}) !=
+        XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+    config_free(&config);
+    json_decref(value);
+    return folder;
 }
 
 xlstm_session *test_session(xlstm_model *model) {
