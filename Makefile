@@ -67,8 +67,9 @@ KERNEL_FLAGS_neon := # every arm64 processor has it
 KERNEL_FLAGS_avx2 := -mavx2 -mfma -mf16c
 KERNEL_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c \
                        -mprefer-vector-width=512
-# With all checks clang takes minutes for vector code. No parser is there: fuzzing does not optimise it.
-OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0),-O3)
+# Instrumented vector code is slow to run without optimisation, and takes clang minutes with it. For fuzzing, where
+# no parser is in these files, it is not optimised.
+OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0,-O2),-O3)
 
 # ---- Files ---------------------------------------------------------------------------------------
 
