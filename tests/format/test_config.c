@@ -336,6 +336,7 @@ static void refuses_other_models(void **state) {
         xlstm_large_config c;
         assert_int_equal(read_config(cases[i].text, cases[i].yaml, &c), cases[i].status);
         assert_string_equal(xlstm_last_error(), cases[i].error);
+        config_free(&c);
     }
 }
 
@@ -361,6 +362,7 @@ static void refuses_yaml_numbers_that_are_none(void **state) {
         snprintf(text, sizeof text, "%s%s\n", base, cases[i].line);
         assert_int_equal(read_config(text, true, &c), XLSTM_FORMAT_ERROR);
         assert_string_equal(xlstm_last_error(), cases[i].error);
+        config_free(&c);
     }
 }
 
