@@ -12,7 +12,10 @@ wait_until() { # CONDITION…: at most 20 s
 has_text() {
     [ -s "$1" ]
 }
+# Each child starts without the output of the one before: text in it means that the program runs. A signal that came
+# sooner would meet this shell on its way to the program.
 
+rm -f "$work/out"
 "$XLSTM" generate -m $model -p Once -n -1 --ignore-eos --save-state "$work/state" \
     >"$work/out" 2>"$work/err" </dev/null &
 child=$!
@@ -27,6 +30,7 @@ last=$(sed -n 's/.*--ids //p' "$work/err")
 run generate -m $model --load-state "$work/state" --ids "${last:-0}" -n 2 --print-ids
 same 'generate: the state is there' 0 "$status"
 
+rm -f "$work/out"
 "$XLSTM" generate -m $model -p Once -n -1 --ignore-eos >"$work/out" 2>"$work/err" </dev/null &
 child=$!
 wait_until has_text "$work/out"
@@ -35,6 +39,7 @@ wait $child
 same 'SIGTERM: status' 143 $?
 
 # A terminal that goes away: the state is kept.
+rm -f "$work/out"
 "$XLSTM" generate -m $model -p Once -n -1 --ignore-eos --save-state "$work/hangup" >"$work/out" 2>"$work/err" </dev/null &
 child=$!
 wait_until has_text "$work/out"
@@ -45,6 +50,7 @@ run generate -m $model --load-state "$work/hangup" --ids 5 -n 1 --print-ids
 same 'SIGHUP: the state is there' 0 "$status"
 
 # Under nohup it goes on.
+rm -f "$work/out"
 nohup "$XLSTM" generate -m $model -p Once -n -1 --ignore-eos >"$work/out" 2>"$work/err" </dev/null &
 child=$!
 wait_until has_text "$work/out"
@@ -92,6 +98,7 @@ same 'perplexity: status' 130 $?
 
 # Chat goes on after an answer was stopped.
 mkfifo "$work/lines"
+rm -f "$work/out"
 "$XLSTM" chat -m $model -n -1 --ignore-eos <"$work/lines" >"$work/out" 2>"$work/err" &
 child=$!
 exec 3>"$work/lines"
