@@ -63,8 +63,8 @@ static xlstm_status read_entry(added_entry *entry, const json_t *item, size_t in
 }
 
 /* The id must be the one that the package gives; `*next` is what the next new token gets. */
-static xlstm_status check_numbering(const added_entry *entry, const json_t *vocabulary,
-                                    json_int_t *next) {
+static xlstm_status check_numbering(const xlstm_tokenizer *tokenizer, const added_entry *entry,
+                                    const json_t *vocabulary, json_int_t *next) {
     const json_t *known = strlen(entry->content) == entry->length
                               ? json_object_get(vocabulary, entry->content)
                               : NULL;
@@ -74,6 +74,11 @@ static xlstm_status check_numbering(const added_entry *entry, const json_t *voca
             XLSTM_FORMAT_ERROR, "%s.id of \"%s\" is %lld, but must be %lld: %s", entry->where,
             printable_of(entry->content).text, (long long)entry->id, (long long)expected,
             known ? "model.vocab says so" : "new tokens are numbered after model.vocab, in order");
+    /* Where the ids of the vocabulary have holes, their number is the id of one of them. */
+    if (!known && entry->id < tokenizer->size && tokenizer->tokens[entry->id].known)
+        return error_set(XLSTM_FORMAT_ERROR,
+                         "%s.id of \"%s\" is %lld, which another token of model.vocab has too",
+                         entry->where, printable_of(entry->content).text, (long long)entry->id);
     return XLSTM_OK;
 }
 
@@ -126,7 +131,7 @@ static xlstm_status read_one(xlstm_tokenizer *tokenizer, const json_t *vocabular
     if (existing >= 0)
         return error_set(XLSTM_FORMAT_ERROR, "%s: \"%s\" is also added_tokens[%ld]", entry.where,
                          printable_of(entry.content).text, (long)existing);
-    status = check_numbering(&entry, vocabulary, next);
+    status = check_numbering(tokenizer, &entry, vocabulary, next);
     if (status == XLSTM_OK)
         status = store_entry(tokenizer, &entry);
     if (status != XLSTM_OK)

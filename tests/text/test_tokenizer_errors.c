@@ -185,6 +185,19 @@ static void test_each_fault_is_named(void **state) {
     }
 }
 
+/* A vocabulary of four entries whose ids go up to 4: the new token is the fifth and would get id 4. */
+static void test_id_in_use(void **state) {
+    (void)state;
+    buffer json = {0};
+    replace("\"<s>\":0,", "", &json);
+    char *id = strstr(json.data, "\"id\":0");
+    assert_non_null(id);
+    id[5] = '4';
+    check_error(json.data, json.size, XLSTM_FORMAT_ERROR,
+                "added_tokens[0].id of \"<s>\" is 4, which another token of model.vocab has too");
+    buffer_free(&json);
+}
+
 static void test_broken_json(void **state) {
     (void)state;
     check_error("", 0, XLSTM_FORMAT_ERROR, "not valid JSON: it is empty");
@@ -288,6 +301,7 @@ static void test_bytes_without_tokens(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_fault_is_named),
+        cmocka_unit_test(test_id_in_use),
         cmocka_unit_test(test_broken_json),
         cmocka_unit_test(test_deep_nesting),
         cmocka_unit_test(test_other_ways_to_write_it),
