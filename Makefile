@@ -298,7 +298,7 @@ $(BUILD)/xlstm.pc: xlstm.pc.in VERSION FORCE
 	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
 	  -e 's|@VERSION@|$(VERSION)|' $< > $@
 
-INSTALLED = $(BINDIR)/xlstm $(INCLUDEDIR)/xlstm.h $(LIBDIR)/libxlstm.a $(LIBDIR)/$(SHARED_FULL) \
+INSTALLED = $(BINDIR)/xlstm $(INCLUDEDIR)/xlstm.h $(INCLUDEDIR)/xlstm_kernels.h $(LIBDIR)/libxlstm.a $(LIBDIR)/$(SHARED_FULL) \
             $(LIBDIR)/$(SHARED_SONAME) $(LIBDIR)/$(SHARED_NAME) $(LIBDIR)/pkgconfig/xlstm.pc \
             $(MANDIR)/man1/xlstm.1 $(BASHCOMPDIR)/xlstm $(ZSHCOMPDIR)/_xlstm
 
@@ -306,6 +306,7 @@ install: all $(BUILD)/xlstm.1 $(BUILD)/xlstm.bash $(BUILD)/xlstm.zsh $(BUILD)/xl
 	@mkdir -p $(sort $(dir $(addprefix $(DESTDIR),$(INSTALLED))))
 	install -m 755 $(COMMAND) $(DESTDIR)$(BINDIR)/xlstm
 	install -m 644 include/xlstm.h $(DESTDIR)$(INCLUDEDIR)/xlstm.h
+	install -m 644 include/xlstm_kernels.h $(DESTDIR)$(INCLUDEDIR)/xlstm_kernels.h
 	install -m 644 $(STATIC_LIBRARY) $(DESTDIR)$(LIBDIR)/libxlstm.a
 	install -m 755 $(SHARED_LIBRARY) $(DESTDIR)$(LIBDIR)/$(SHARED_FULL)
 	ln -sf $(SHARED_FULL) $(DESTDIR)$(LIBDIR)/$(SHARED_SONAME)

@@ -258,6 +258,7 @@ static void run_mlstm(forward *f, const step *s) {
     struct ops_mlstm_output output = {
         .h = recurrence.h,
         .output_gate = o,
+        .activation = OPS_SIGMOID,
         .norm = {.kind = OPS_NORM_LAYER,
                  .groups = c->num_heads,
                  .eps = c->norm_eps,

@@ -101,6 +101,9 @@ static const struct {
     {"project_add", offsetof(ops_table, project_add)},
     {"mlstm_output", offsetof(ops_table, mlstm_output)},
     {"mlstm", offsetof(ops_table, mlstm)},
+    {"causal_conv", offsetof(ops_table, causal_conv)},
+    {"headwise", offsetof(ops_table, headwise)},
+    {"slstm", offsetof(ops_table, slstm)},
     {"sample", offsetof(ops_table, sample)},
 };
 enum { OP_COUNT = sizeof ops / sizeof *ops };

@@ -20,6 +20,7 @@
 
 typedef struct ops_device ops_device;
 typedef struct ops_stream ops_stream;
+struct kernel_table;
 
 /* ---- Tensors ---- */
 
@@ -138,8 +139,19 @@ struct ops_norm_project {
 
 /* out [T][F] = act(y G^T + bg) * (y U^T + bu),  y = norm(x): gate G and up U [F][K]
  *   OPS_SILU:  act(z) = z sigmoid(z), which makes it SwiGLU
- *   OPS_GELU:  act(z) = z Phi(z), the form with erf */
-enum ops_activation { OPS_SILU, OPS_GELU };
+ *   OPS_GELU:  act(z) = z Phi(z), the form with erf
+ *   OPS_RELU:  max(z, 0);  OPS_RELU_SQUARED: its square;  OPS_SIGMOID: 1 / (1 + exp(-z))
+ *   OPS_SELU:  scale * (z if z > 0, else alpha (exp(z) - 1)), with the constants of SELU
+ *   OPS_IDENTITY: z */
+enum ops_activation {
+    OPS_SILU,
+    OPS_GELU,
+    OPS_RELU,
+    OPS_RELU_SQUARED,
+    OPS_SIGMOID,
+    OPS_SELU,
+    OPS_IDENTITY
+};
 struct ops_norm_project_gated {
     ops_tensor x;
     ops_norm norm;
@@ -157,10 +169,14 @@ struct ops_project_add {
 };
 
 /* The end of an mLSTM layer:
- *   out [T][D] = residual + sign * ((sigmoid(o) * norm(h)) W^T + b)
- * h [T][heads][d_v]; the norm works by head (norm.groups == heads); o [T][heads * d_v]. */
+ *   out [T][D] = residual + sign * ((act(o) * (norm(h) + skip * x)) W^T + b)
+ * h [T][heads][d_v]; the norm works by head (norm.groups == heads); o, x [T][heads * d_v]; skip
+ * [heads * d_v]. xlstm-large: act is OPS_SIGMOID, skip and x are absent. The NeurIPS model: act is
+ * OPS_SILU, x the output of the convolution. */
 struct ops_mlstm_output {
     ops_tensor h, output_gate;
+    enum ops_activation activation; /* OPS_SIGMOID or OPS_SILU */
+    ops_tensor skip, skip_input;    /* both or neither; skip is f32 (f64 with f64 activations) */
     ops_norm norm;
     ops_tensor weight, bias, residual;
     int sign;
@@ -196,6 +212,46 @@ struct ops_mlstm {
     double eps;
     int chunk_size; /* 0: the device's choice; 1: token by token; else a multiple of 16 up to 128 */
     ops_tensor h;   /* [T][heads][d_v]; must not overlap q, k, v */
+};
+
+/* A causal convolution along time, each channel by itself, for every sequence of the batch:
+ *   out[t][d] = act(bias[d] + sum over j < K of weight[d][j] x[t - K + 1 + j][d])
+ * What lies before the sequence's first token is in its slot: the last K - 1 inputs, the oldest
+ * first; afterwards it holds the last K - 1 inputs again. K is 1 to OPS_MAX_TAPS. */
+enum { OPS_MAX_TAPS = 64 };
+struct ops_causal_conv {
+    ops_batch batch;
+    ops_tensor x;            /* [T][D] */
+    ops_tensor weight, bias; /* [D][K], any floating-point type; [D], may be absent */
+    enum ops_activation activation;
+    ops_tensor state; /* [slots][K - 1][D]; absent if K is 1 */
+    ops_tensor out;   /* [T][D]; must not overlap x */
+};
+
+/* A linear map of each head: out [T][heads][O] = x [T][heads][I] W[head]^T + b. */
+struct ops_headwise {
+    ops_tensor x;
+    ops_tensor weight, bias; /* [heads][O][I]; [heads][O], may be absent */
+    ops_tensor out;          /* must not overlap x */
+};
+
+/* The sLSTM (xLSTM, Beck et al. 2024, section 2.2) or, with `lstm`, the LSTM, for every sequence of
+ * the batch, starting from and updating the states in its slot. For each token and unit, with
+ *   raw_g = input_g + sum over p of y[p] R[head][p][g][unit] + bias_g,  g in i, f, z, o
+ * sLSTM:  log_f = m + log(sigmoid(raw_f))
+ *         m' = raw_i where n = 0, else max(raw_i, log_f)
+ *         I = min(1, exp(raw_i - m')),  F = min(1, exp(log_f - m'))
+ *         c' = F c + I tanh(raw_z),  n' = F n + I,  y' = sigmoid(raw_o) c' / n'
+ * LSTM:   c' = sigmoid(raw_f) c + sigmoid(raw_i) tanh(raw_z),  y' = sigmoid(raw_o) tanh(c') */
+struct ops_slstm {
+    ops_batch batch;
+    bool lstm;
+    ops_tensor input[4];   /* i, f, z, o: [T][heads][d] */
+    ops_tensor recurrent;  /* R [heads][d in][4][d out] as [heads][d][4 * d], f32 (f64) */
+    ops_tensor bias;       /* [4][heads][d] as [4][heads * d], f32 (f64) */
+    double clip;           /* y is kept within [-clip, clip]; 0: it is not */
+    ops_tensor y, c, n, m; /* [slots][heads][d]; n and m absent for the LSTM */
+    ops_tensor out;        /* [T][heads][d]: y of every token */
 };
 
 /* Chooses ids from logits (after the soft cap). Row r, over ids [0, limit), in double:
@@ -255,14 +311,18 @@ typedef struct ops_table {
     void (*project_add)(ops_stream *, const struct ops_project_add *);
     void (*mlstm_output)(ops_stream *, const struct ops_mlstm_output *);
     void (*mlstm)(ops_stream *, const struct ops_mlstm *);
+    void (*causal_conv)(ops_stream *, const struct ops_causal_conv *);
+    void (*headwise)(ops_stream *, const struct ops_headwise *);
+    void (*slstm)(ops_stream *, const struct ops_slstm *);
     void (*sample)(ops_stream *, const struct ops_sample *);
 } ops_table;
 
 struct ops_device {
     const char *name;
     ops_table ops;
-    bool f64;       /* takes f64 activations and states */
-    int chunk_size; /* its own choice for struct ops_mlstm */
+    bool f64;                           /* takes f64 activations and states */
+    int chunk_size;                     /* its own choice for struct ops_mlstm */
+    const struct kernel_table *kernels; /* of the kernel library (kernels.h) */
 
     /* Memory. buffer_create gives zeroed memory; buffer_wrap makes host memory (a mapped file)
      * usable without a copy where the device can, and must outlive the buffer. */

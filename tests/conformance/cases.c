@@ -175,6 +175,7 @@ static void run_mlstm_output(side *s, int variant) {
     ops_tensor h = draw_rows(s, z->tokens, width, 1);
     struct ops_mlstm_output op = {.h = ops_tensor_split(&h, z->groups, z->group),
                                   .output_gate = draw_rows(s, z->tokens, width, 4),
+                                  .activation = OPS_SIGMOID,
                                   .norm =
                                       draw_norm(s, variant % 3 == 2 ? OPS_NORM_RMS : OPS_NORM_LAYER,
                                                 z->groups, width, variant % 2),

@@ -99,6 +99,7 @@ static void run_down(workbench *w) {
 static void run_output(workbench *w) {
     struct ops_mlstm_output op = {.h = w->h,
                                   .output_gate = side_columns(&w->wide, 0, HEADS * D_V),
+                                  .activation = OPS_SIGMOID,
                                   .norm = rms(w),
                                   .weight = matrix(w, WIDTH, HEADS * D_V),
                                   .residual = w->x,

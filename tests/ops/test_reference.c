@@ -213,6 +213,7 @@ static void test_mlstm_output(void **state) {
         ops_tensor h = fixture(&b, "x");
         struct ops_mlstm_output op = {.h = ops_tensor_split(&h, 3, 4),
                                       .output_gate = fixture(&b, "output_gate"),
+                                      .activation = OPS_SIGMOID,
                                       .norm = layer(&b, 3, 1e-6),
                                       .weight = fixture(&b, "w"),
                                       .residual = fixture(&b, "residual"),

@@ -347,6 +347,7 @@ static ops_device device = {
             .sample = cpu_sample,
         },
     .chunk_size = CPU_CHUNK,
+    .kernels = &cpu_kernel_table,
     .buffer_create = buffer_create,
     .buffer_wrap = buffer_wrap,
     .buffer_free = buffer_free,

@@ -10,6 +10,7 @@
 
 #include "base/threads.h"
 #include "ops/cpu/kernels.h"
+#include "ops/kernels.h"
 #include "ops/ops.h"
 
 #include <math.h>
@@ -127,5 +128,7 @@ void cpu_project_add(ops_stream *, const struct ops_project_add *);
 void cpu_mlstm_output(ops_stream *, const struct ops_mlstm_output *);
 void cpu_mlstm(ops_stream *, const struct ops_mlstm *);
 void cpu_sample(ops_stream *, const struct ops_sample *);
+
+extern const kernel_table cpu_kernel_table;
 
 #endif

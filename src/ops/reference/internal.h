@@ -9,6 +9,7 @@
 #ifndef OPS_REFERENCE_INTERNAL_H
 #define OPS_REFERENCE_INTERNAL_H
 
+#include "ops/kernels.h"
 #include "ops/ops.h"
 
 enum { REFERENCE_MAX_CHUNK = 128 };
@@ -71,5 +72,7 @@ void reference_project_add(ops_stream *stream, const struct ops_project_add *op)
 void reference_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op);
 void reference_mlstm(ops_stream *stream, const struct ops_mlstm *op);
 void reference_sample(ops_stream *stream, const struct ops_sample *op);
+
+extern const kernel_table reference_kernel_table;
 
 #endif

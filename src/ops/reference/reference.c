@@ -278,6 +278,7 @@ ops_device *reference_device(void) {
                 .sample = reference_sample},
         .f64 = true,
         .chunk_size = 1,
+        .kernels = &reference_kernel_table,
         .buffer_create = buffer_create,
         .buffer_wrap = buffer_wrap,
         .buffer_free = buffer_free,

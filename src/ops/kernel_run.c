@@ -1,0 +1,431 @@
+/* xlstm_kernel_run: a call is checked against the list of kernels, its arrays are made plain, the
+ * device runs it, and what was made plain goes back where the caller wanted it.
+ *
+ * Copies are made where an array is bf16 or f16 (as f32), an index (as i64), or has no contiguous
+ * innermost dimension; all others are handed on as they are. */
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "ops/kernels.h"
+
+enum { MOST_SIZES = 16 };
+
+/* Sizes by the names that stand in shapes. */
+typedef struct sizes {
+    int count;
+    char name[MOST_SIZES][8];
+    int64_t value[MOST_SIZES];
+} sizes;
+
+typedef struct run {
+    const kernel_entry *entry;
+    kernel_call call;
+    sizes sizes;
+    const xlstm_array *given[KERNEL_MOST_ARGUMENTS]; /* by parameter; NULL: absent */
+    void *copies[KERNEL_MOST_ARGUMENTS];
+} run;
+
+static size_t element_size(xlstm_dtype type) {
+    static const size_t size[] = {[XLSTM_F64] = 8, [XLSTM_F32] = 4, [XLSTM_BF16] = 2,
+                                  [XLSTM_F16] = 2, [XLSTM_I64] = 8, [XLSTM_I32] = 4};
+    return size[type];
+}
+
+static bool is_index(xlstm_dtype type) {
+    return type == XLSTM_I64 || type == XLSTM_I32;
+}
+
+static dtype inner_type(xlstm_dtype type) {
+    static const dtype inner[] = {
+        [XLSTM_F64] = DTYPE_F64, [XLSTM_F32] = DTYPE_F32, [XLSTM_BF16] = DTYPE_BF16,
+        [XLSTM_F16] = DTYPE_F16, [XLSTM_I64] = DTYPE_I64, [XLSTM_I32] = DTYPE_I32};
+    return inner[type];
+}
+
+static bool is_output(const run *r, int parameter) {
+    enum xlstm_role role = r->entry->kernel.parameters[parameter].role;
+    int argument = r->entry->index[parameter];
+    bool stored = r->entry->group == GROUP_MLSTM && argument >= MLSTM_ALL_C &&
+                  argument <= MLSTM_ALL_M && r->call.options.stored_states;
+    return (role == XLSTM_OUTPUT && !stored) || role == XLSTM_BACKWARD_OUTPUT;
+}
+
+/* ---- Shapes ---- */
+
+static int64_t *size_of(sizes *s, const char *name, size_t length) {
+    for (int i = 0; i < s->count; i++)
+        if (strlen(s->name[i]) == length && memcmp(s->name[i], name, length) == 0)
+            return &s->value[i];
+    memcpy(s->name[s->count], name, length);
+    s->name[s->count][length] = 0;
+    s->value[s->count] = -1; /* not known yet */
+    return &s->value[s->count++];
+}
+
+/* The value of one dimension of a shape: a product of numbers, names and sums in parentheses, or a
+ * sum: "4*DH", "(NC+1)*DHQK", "K-1". -1: a name in it is not known yet. Shapes are our own, so
+ * nothing else occurs. */
+static int64_t evaluate(sizes *s, const char **at) {
+    int64_t value = 1;
+    for (;; (*at)++) {
+        int64_t factor;
+        if (**at == '(') {
+            (*at)++;
+            factor = evaluate(s, at);
+            (*at)++;
+        } else if (isdigit((unsigned char)**at)) {
+            char *end;
+            factor = strtol(*at, &end, 10);
+            *at = end;
+        } else {
+            size_t length = strspn(*at, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+            factor = *size_of(s, *at, length);
+            *at += length;
+        }
+        if (value < 0 || factor < 0 || __builtin_mul_overflow(value, factor, &value))
+            value = -1;
+        if (**at != '*')
+            break;
+    }
+    if (**at == '+' || **at == '-') {
+        int64_t more = **at == '+' ? 1 : -1; /* only ones are added */
+        *at += 2;
+        value = value < 0 ? value : value + more;
+    }
+    return value;
+}
+
+/* Whether the dimension is a name alone, whose size the first array tells. */
+static bool is_name(const char *dimension, size_t *length) {
+    *length = strspn(dimension, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    return *length > 0 && (dimension[*length] == ',' || dimension[*length] == 0);
+}
+
+static void print_shape(const int64_t *shape, int rank, char *text, size_t size) {
+    size_t at = (size_t)snprintf(text, size, "[");
+    for (int i = 0; i < rank && at < size; i++)
+        at += (size_t)snprintf(text + at, size - at, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (at < size)
+        snprintf(text + at, size - at, "]");
+}
+
+static xlstm_status wrong_shape(const run *r, int parameter, const int64_t *expected, int rank) {
+    const xlstm_parameter *p = &r->entry->kernel.parameters[parameter];
+    const xlstm_array *a = r->given[parameter];
+    char actual[160], wanted[160] = "";
+    print_shape(a->shape, a->rank, actual, sizeof actual);
+    if (expected)
+        print_shape(expected, rank, wanted, sizeof wanted);
+    return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s has shape %s, must be [%s]%s%s",
+                     r->entry->kernel.name, p->name, actual, p->shape, expected ? " = " : "",
+                     wanted);
+}
+
+static xlstm_status check_shape(run *r, int parameter) {
+    const xlstm_array *a = r->given[parameter];
+    const char *shape = r->entry->kernel.parameters[parameter].shape;
+    int rank = 1;
+    for (const char *c = shape; *c; c++)
+        rank += *c == ',';
+    if (a->rank != rank)
+        return wrong_shape(r, parameter, NULL, 0);
+    int64_t expected[XLSTM_MAX_RANK];
+    bool fits = true;
+    int d = 0;
+    for (const char *at = shape; d < rank; d++, at += *at == ',') {
+        size_t length;
+        if (is_name(at, &length) && *size_of(&r->sizes, at, length) < 0)
+            *size_of(&r->sizes, at, length) = a->shape[d];
+        expected[d] = evaluate(&r->sizes, &at);
+        fits = fits && a->shape[d] == expected[d];
+    }
+    return fits ? XLSTM_OK : wrong_shape(r, parameter, expected, rank);
+}
+
+/* Every required input is there and all sizes agree; all are at least 1. */
+static xlstm_status check_shapes(run *r) {
+    const xlstm_kernel *k = &r->entry->kernel;
+    xlstm_status status = XLSTM_OK;
+    for (int i = 0; status == XLSTM_OK && i < k->parameter_count; i++) {
+        if (!r->given[i] && k->parameters[i].role == XLSTM_INPUT)
+            return error_set(XLSTM_INVALID_ARGUMENT, "%s: the input %s [%s] is missing", k->name,
+                             k->parameters[i].name, k->parameters[i].shape);
+        if (r->given[i])
+            status = check_shape(r, i);
+        if (status == XLSTM_OK && r->entry->group == GROUP_MLSTM && r->entry->index[i] == MLSTM_V) {
+            int64_t tokens = *size_of(&r->sizes, "S", 1), chunk = r->call.options.chunk_size;
+            *size_of(&r->sizes, "NC", 2) = (tokens - 1) / (chunk ? chunk : 64) + 1;
+        }
+    }
+    for (int i = 0; status == XLSTM_OK && i < r->sizes.count; i++)
+        if (r->sizes.value[i] == 0)
+            return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s is 0, must be at least 1", k->name,
+                             r->sizes.name[i]);
+    if (status == XLSTM_OK && r->entry->form == KERNEL_STEP && *size_of(&r->sizes, "S", 1) != 1)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "%s: S is %lld; a step takes one token, so S must be 1", k->name,
+                         (long long)*size_of(&r->sizes, "S", 1));
+    return status;
+}
+
+/* ---- Arrays ---- */
+
+static int64_t elements_of(const xlstm_array *a) {
+    int64_t elements = 1;
+    for (int i = 0; i < a->rank; i++)
+        elements *= a->shape[i];
+    return elements;
+}
+
+/* Sizes and strides that address memory; all of it is checked before anything is computed. */
+static xlstm_status check_array(const run *r, int parameter) {
+    const xlstm_array *a = r->given[parameter];
+    const char *kernel = r->entry->kernel.name;
+    const char *name = r->entry->kernel.parameters[parameter].name;
+    int64_t elements = 1, last = 0;
+    if (a->dtype < XLSTM_F64 || a->dtype > XLSTM_I32)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s has no dtype", kernel, name);
+    if (a->rank < 1 || a->rank > XLSTM_MAX_RANK)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s has rank %d, must be 1 to %d", kernel,
+                         name, a->rank, XLSTM_MAX_RANK);
+    for (int i = 0; i < a->rank; i++) {
+        int64_t span;
+        if (a->shape[i] < 0 || a->stride[i] < 0 ||
+            __builtin_mul_overflow(elements, a->shape[i], &elements) ||
+            __builtin_mul_overflow(a->shape[i] ? a->shape[i] - 1 : 0, a->stride[i], &span) ||
+            __builtin_add_overflow(last, span, &last) || last > INT64_MAX / 16 ||
+            elements > INT64_MAX / 16)
+            return error_set(XLSTM_INVALID_ARGUMENT,
+                             "%s: %s has a size or stride that is negative or too large", kernel,
+                             name);
+        if (is_output(r, parameter) && a->stride[i] == 0 && a->shape[i] > 1)
+            return error_set(XLSTM_INVALID_ARGUMENT,
+                             "%s: %s is an output and has stride 0 in dimension %d: its elements "
+                             "would share memory",
+                             kernel, name, i);
+    }
+    if (elements > 0 && (!a->data || (uintptr_t)a->data % element_size(a->dtype)))
+        return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s has data %p: %s", kernel, name, a->data,
+                         a->data ? "not aligned to its elements" : "no memory");
+    bool index = r->entry->group == GROUP_CROSS_ENTROPY &&
+                 r->entry->index[parameter] == CROSS_ENTROPY_TARGET;
+    if (index != is_index(a->dtype))
+        return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s must be %s", kernel, name,
+                         index ? "i64 or i32" : "f64, f32, bf16 or f16");
+    return XLSTM_OK;
+}
+
+/* f64 if the arrays are, else f32. */
+static xlstm_status choose_real(run *r) {
+    const char *wide = NULL, *narrow = NULL;
+    for (int i = 0; i < r->entry->kernel.parameter_count; i++) {
+        if (!r->given[i] || is_index(r->given[i]->dtype))
+            continue;
+        const char *name = r->entry->kernel.parameters[i].name;
+        *(r->given[i]->dtype == XLSTM_F64 ? &wide : &narrow) = name;
+    }
+    if (wide && narrow)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "%s: %s is f64 and %s is not; either all arrays are f64 or none",
+                         r->entry->kernel.name, wide, narrow);
+    r->call.real = wide ? DTYPE_F64 : DTYPE_F32;
+    return XLSTM_OK;
+}
+
+/* Walks over all elements of `a` in order, a row of the innermost dimension at a time. */
+typedef void row_function(const xlstm_array *a, char *row, char *plain, dtype plain_type);
+
+static void gather_row(const xlstm_array *a, char *row, char *plain, dtype type) {
+    int64_t count = a->shape[a->rank - 1], stride = a->stride[a->rank - 1];
+    dtype from = inner_type(a->dtype);
+    if (is_index(a->dtype))
+        for (int64_t i = 0; i < count; i++)
+            ((int64_t *)(void *)plain)[i] = from == DTYPE_I64
+                                                ? ((const int64_t *)(void *)row)[i * stride]
+                                                : ((const int32_t *)(void *)row)[i * stride];
+    else if (stride == 1)
+        dtype_convert(from, row, type, plain, count);
+    else
+        for (int64_t i = 0; i < count; i++)
+            dtype_store(type, plain, i, dtype_load(from, row, i * stride));
+}
+
+static void scatter_row(const xlstm_array *a, char *row, char *plain, dtype type) {
+    int64_t count = a->shape[a->rank - 1], stride = a->stride[a->rank - 1];
+    if (stride == 1)
+        dtype_convert(type, plain, inner_type(a->dtype), row, count);
+    else
+        for (int64_t i = 0; i < count; i++)
+            dtype_store(inner_type(a->dtype), row, i * stride, dtype_load(type, plain, i));
+}
+
+static void each_row(const xlstm_array *a, char *plain, dtype type, row_function *function) {
+    int64_t index[XLSTM_MAX_RANK] = {0}, width = a->shape[a->rank - 1];
+    int64_t rows = elements_of(a) / width;
+    for (int64_t r = 0; r < rows; r++, plain += (size_t)width * dtype_size(type)) {
+        int64_t offset = 0;
+        for (int d = 0; d < a->rank - 1; d++)
+            offset += index[d] * a->stride[d];
+        function(a, (char *)a->data + (size_t)offset * element_size(a->dtype), plain, type);
+        for (int d = a->rank - 2; d >= 0 && ++index[d] == a->shape[d]; d--)
+            index[d] = 0;
+    }
+}
+
+/* What the device sees of a parameter. */
+static xlstm_status make_plain(run *r, int parameter) {
+    const xlstm_array *a = r->given[parameter];
+    xlstm_array *plain = &r->call.array[r->entry->index[parameter]];
+    if (!a || elements_of(a) == 0)
+        return XLSTM_OK;
+    dtype type = is_index(a->dtype) ? DTYPE_I64 : r->call.real;
+    *plain = *a;
+    bool contiguous = a->stride[a->rank - 1] == 1 || a->shape[a->rank - 1] == 1;
+    if (contiguous && inner_type(a->dtype) == type)
+        return XLSTM_OK;
+    size_t bytes = (size_t)elements_of(a) * dtype_size(type);
+    r->copies[parameter] = malloc(bytes);
+    if (!r->copies[parameter])
+        return error_memory(bytes, r->entry->kernel.parameters[parameter].name);
+    xlstm_dtype plain_type = type == DTYPE_I64   ? XLSTM_I64
+                             : type == DTYPE_F64 ? XLSTM_F64
+                                                 : XLSTM_F32;
+    *plain = xlstm_array_make(r->copies[parameter], plain_type, a->rank, a->shape);
+    if (!is_output(r, parameter))
+        each_row(a, r->copies[parameter], type, gather_row);
+    return XLSTM_OK;
+}
+
+/* ---- Options and values ---- */
+
+static xlstm_status check_options(const run *r) {
+    const xlstm_kernel_options *o = &r->call.options;
+    const xlstm_kernel *k = &r->entry->kernel;
+    if (o->backward < XLSTM_FORWARD || o->backward > XLSTM_BACKWARD_UPSTREAM)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%s: no such backward", k->name);
+    if (o->backward == XLSTM_BACKWARD_UPSTREAM && !k->upstream)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "%s has no upstream backward: only the mLSTM kernels do; its exact "
+                         "backward is the reference's",
+                         k->name);
+    if (o->accumulate == XLSTM_ACCUMULATE_COMPENSATED && !k->compensated)
+        return error_set(XLSTM_UNSUPPORTED,
+                         "%s has no compensated accumulation; `xlstm kernels` "
+                         "tells which kernels have",
+                         k->name);
+    if (o->accumulate < XLSTM_ACCUMULATE_PLAIN || o->accumulate > XLSTM_ACCUMULATE_COMPENSATED)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%s: no such accumulation", k->name);
+    if (o->chunk_size < 0 || o->threads < 0 || o->groups < 0)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "%s: chunk size, threads and groups must not be negative", k->name);
+    if (!(o->eps >= 0) || isinf(o->eps) || !(o->recurrent_gradient_clip >= 0) ||
+        !(o->forward_clip >= 0))
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "%s: eps and the bounds of clipping must be finite and not negative",
+                         k->name);
+    if (r->entry->group == GROUP_SOFT_CAP && !(o->soft_cap > 0))
+        return error_set(XLSTM_INVALID_ARGUMENT, "%s: soft_cap is %g, must be positive", k->name,
+                         o->soft_cap);
+    return XLSTM_OK;
+}
+
+static xlstm_status check_targets(const run *r) {
+    const xlstm_array *t = &r->call.array[CROSS_ENTROPY_TARGET];
+    int64_t vocab = r->call.array[CROSS_ENTROPY_LOGITS].shape[1];
+    const int64_t *target = t->data;
+    for (int64_t i = 0; i < t->shape[0]; i++)
+        if ((target[i] < 0 || target[i] >= vocab) && target[i] != r->call.options.ignore_index)
+            return error_set(XLSTM_INVALID_ARGUMENT,
+                             "%s: target[%lld] is %lld, must be 0 to %lld, or %lld to be ignored",
+                             r->entry->kernel.name, (long long)i, (long long)target[i],
+                             (long long)vocab - 1, (long long)r->call.options.ignore_index);
+    return XLSTM_OK;
+}
+
+static xlstm_status check_groups(const run *r) {
+    int64_t width = r->call.array[AFFINE_X].shape[1];
+    int groups = r->call.options.groups;
+    if (groups < 1 || width % groups)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "%s: groups is %d, must be at least 1 and divide D, which is %lld",
+                         r->entry->kernel.name, groups, (long long)width);
+    return XLSTM_OK;
+}
+
+/* ---- Running ---- */
+
+/* Sorts the arguments by parameter; those of a backward are only taken with one. */
+static xlstm_status sort_arguments(run *r, const xlstm_argument *arguments, int count) {
+    const xlstm_kernel *k = &r->entry->kernel;
+    bool backward = r->call.options.backward != XLSTM_FORWARD;
+    for (int i = 0; i < count; i++) {
+        int p = 0;
+        while (p < k->parameter_count && strcmp(k->parameters[p].name, arguments[i].name) != 0)
+            p++;
+        if (p == k->parameter_count)
+            return error_set(XLSTM_INVALID_ARGUMENT, "%s has no argument \"%.40s\"", k->name,
+                             arguments[i].name);
+        if (r->given[p])
+            return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s is given twice", k->name,
+                             arguments[i].name);
+        if (!backward && k->parameters[p].role >= XLSTM_BACKWARD_INPUT)
+            return error_set(XLSTM_INVALID_ARGUMENT,
+                             "%s: %s belongs to a backward; options.backward is XLSTM_FORWARD",
+                             k->name, arguments[i].name);
+        r->given[p] = &arguments[i].array;
+    }
+    if (r->call.options.stored_states && r->entry->group == GROUP_MLSTM)
+        for (int p = 0; p < k->parameter_count; p++)
+            if (r->entry->index[p] >= MLSTM_ALL_C && r->entry->index[p] <= MLSTM_ALL_M &&
+                !r->given[p])
+                return error_set(XLSTM_INVALID_ARGUMENT,
+                                 "%s: stored_states is set, and %s is missing", k->name,
+                                 k->parameters[p].name);
+    return XLSTM_OK;
+}
+
+static xlstm_status prepare(run *r, const xlstm_argument *arguments, int count) {
+    xlstm_status status = check_options(r);
+    if (status == XLSTM_OK)
+        status = sort_arguments(r, arguments, count);
+    int parameters = r->entry->kernel.parameter_count;
+    for (int i = 0; status == XLSTM_OK && i < parameters; i++)
+        if (r->given[i])
+            status = check_array(r, i);
+    if (status == XLSTM_OK)
+        status = check_shapes(r);
+    if (status == XLSTM_OK)
+        status = choose_real(r);
+    for (int i = 0; status == XLSTM_OK && i < parameters; i++)
+        status = make_plain(r, i);
+    if (status == XLSTM_OK && r->entry->group == GROUP_CROSS_ENTROPY)
+        status = check_targets(r);
+    if (status == XLSTM_OK &&
+        (r->entry->group == GROUP_RMS_NORM || r->entry->group == GROUP_LAYER_NORM))
+        status = check_groups(r);
+    return status;
+}
+
+xlstm_status xlstm_kernel_run(const char *name, const xlstm_kernel_options *options,
+                              const xlstm_argument *arguments, int count) {
+    const xlstm_kernel *kernel = xlstm_kernel_find(name);
+    if (!kernel)
+        return XLSTM_INVALID_ARGUMENT;
+    run r = {.entry = kernel_entry_of(kernel)};
+    r.call = (kernel_call){.form = r.entry->form,
+                           .sigmoid = r.entry->sigmoid,
+                           .lstm = r.entry->lstm,
+                           .options = options ? *options : xlstm_kernel_defaults()};
+    xlstm_status status = prepare(&r, arguments, count);
+    if (status == XLSTM_OK)
+        status = r.entry->run(&r.call);
+    for (int i = 0; i < kernel->parameter_count; i++) {
+        if (status == XLSTM_OK && r.copies[i] && is_output(&r, i))
+            each_row(r.given[i], r.copies[i], r.call.real, scatter_row);
+        free(r.copies[i]);
+    }
+    return status;
+}
