@@ -5,6 +5,7 @@
  * innermost dimension; all others are handed on as they are. */
 #include <ctype.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
