@@ -78,8 +78,9 @@ typedef enum xlstm_accumulate {
 typedef struct xlstm_kernel_options {
     xlstm_backward backward;
     xlstm_accumulate accumulate;
-    int threads;        /* 0: one for every processor this process may use */
-    int64_t chunk_size; /* chunkwise: tokens a chunk, any number; 0: the device's choice */
+    int threads; /* 0: one for every processor this process may use */
+    int64_t
+        chunk_size; /* chunkwise: tokens a chunk, any number; 0: 64 with chunk states, else the device's choice */
     double eps;         /* mLSTM, norms; 1e-6 */
     bool normalize;     /* sigmoid input gate: divide by the denominator; true */
     bool stored_states; /* chunkwise backward: all_c, all_n, all_m hold what the forward wrote, and

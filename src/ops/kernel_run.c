@@ -3,28 +3,19 @@
  *
  * Copies are made where an array is bf16 or f16 (as f32), an index (as i64), or has no contiguous
  * innermost dimension; all others are handed on as they are. */
-#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "ops/kernel_shape.h"
 #include "ops/kernels.h"
-
-enum { MOST_SIZES = 16 };
-
-/* Sizes by the names that stand in shapes. */
-typedef struct sizes {
-    int count;
-    char name[MOST_SIZES][8];
-    int64_t value[MOST_SIZES];
-} sizes;
 
 typedef struct run {
     const kernel_entry *entry;
     kernel_call call;
-    sizes sizes;
+    kernel_sizes sizes;
     const xlstm_array *given[KERNEL_MOST_ARGUMENTS]; /* by parameter; NULL: absent */
     void *copies[KERNEL_MOST_ARGUMENTS];
 } run;
@@ -56,55 +47,6 @@ static bool is_output(const run *r, int parameter) {
 
 /* ---- Shapes ---- */
 
-static int64_t *size_of(sizes *s, const char *name, size_t length) {
-    for (int i = 0; i < s->count; i++)
-        if (strlen(s->name[i]) == length && memcmp(s->name[i], name, length) == 0)
-            return &s->value[i];
-    memcpy(s->name[s->count], name, length);
-    s->name[s->count][length] = 0;
-    s->value[s->count] = -1; /* not known yet */
-    return &s->value[s->count++];
-}
-
-/* The value of one dimension of a shape: a product of numbers, names and sums in parentheses, or a
- * sum: "4*DH", "(NC+1)*DHQK", "K-1". -1: a name in it is not known yet. Shapes are our own, so
- * nothing else occurs. */
-static int64_t evaluate(sizes *s, const char **at) {
-    int64_t value = 1;
-    for (;; (*at)++) {
-        int64_t factor;
-        if (**at == '(') {
-            (*at)++;
-            factor = evaluate(s, at);
-            (*at)++;
-        } else if (isdigit((unsigned char)**at)) {
-            char *end;
-            factor = strtol(*at, &end, 10);
-            *at = end;
-        } else {
-            size_t length = strspn(*at, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
-            factor = *size_of(s, *at, length);
-            *at += length;
-        }
-        if (value < 0 || factor < 0 || __builtin_mul_overflow(value, factor, &value))
-            value = -1;
-        if (**at != '*')
-            break;
-    }
-    if (**at == '+' || **at == '-') {
-        int64_t more = **at == '+' ? 1 : -1; /* only ones are added */
-        *at += 2;
-        value = value < 0 ? value : value + more;
-    }
-    return value;
-}
-
-/* Whether the dimension is a name alone, whose size the first array tells. */
-static bool is_name(const char *dimension, size_t *length) {
-    *length = strspn(dimension, "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
-    return *length > 0 && (dimension[*length] == ',' || dimension[*length] == 0);
-}
-
 static void print_shape(const int64_t *shape, int rank, char *text, size_t size) {
     size_t at = (size_t)snprintf(text, size, "[");
     for (int i = 0; i < rank && at < size; i++)
@@ -128,22 +70,13 @@ static xlstm_status wrong_shape(const run *r, int parameter, const int64_t *expe
 static xlstm_status check_shape(run *r, int parameter) {
     const xlstm_array *a = r->given[parameter];
     const char *shape = r->entry->kernel.parameters[parameter].shape;
-    int rank = 1;
-    for (const char *c = shape; *c; c++)
-        rank += *c == ',';
+    int64_t expected[XLSTM_MAX_RANK];
+    int rank = kernel_shape_rank(shape);
     if (a->rank != rank)
         return wrong_shape(r, parameter, NULL, 0);
-    int64_t expected[XLSTM_MAX_RANK];
-    bool fits = true;
-    int d = 0;
-    for (const char *at = shape; d < rank; d++, at += *at == ',') {
-        size_t length;
-        if (is_name(at, &length) && *size_of(&r->sizes, at, length) < 0)
-            *size_of(&r->sizes, at, length) = a->shape[d];
-        expected[d] = evaluate(&r->sizes, &at);
-        fits = fits && a->shape[d] == expected[d];
-    }
-    return fits ? XLSTM_OK : wrong_shape(r, parameter, expected, rank);
+    return kernel_shape_match(&r->sizes, shape, a->shape, expected)
+               ? XLSTM_OK
+               : wrong_shape(r, parameter, expected, rank);
 }
 
 /* Every required input is there and all sizes agree; all are at least 1. */
@@ -156,19 +89,15 @@ static xlstm_status check_shapes(run *r) {
                              k->parameters[i].name, k->parameters[i].shape);
         if (r->given[i])
             status = check_shape(r, i);
-        if (status == XLSTM_OK && r->entry->group == GROUP_MLSTM && r->entry->index[i] == MLSTM_V) {
-            int64_t tokens = *size_of(&r->sizes, "S", 1), chunk = r->call.options.chunk_size;
-            *size_of(&r->sizes, "NC", 2) = (tokens - 1) / (chunk ? chunk : 64) + 1;
-        }
     }
     for (int i = 0; status == XLSTM_OK && i < r->sizes.count; i++)
         if (r->sizes.value[i] == 0)
             return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s is 0, must be at least 1", k->name,
                              r->sizes.name[i]);
-    if (status == XLSTM_OK && r->entry->form == KERNEL_STEP && *size_of(&r->sizes, "S", 1) != 1)
+    if (status == XLSTM_OK && r->entry->form == KERNEL_STEP && kernel_size(&r->sizes, "S") != 1)
         return error_set(XLSTM_INVALID_ARGUMENT,
                          "%s: S is %lld; a step takes one token, so S must be 1", k->name,
-                         (long long)*size_of(&r->sizes, "S", 1));
+                         (long long)kernel_size(&r->sizes, "S"));
     return status;
 }
 
@@ -377,6 +306,11 @@ static xlstm_status sort_arguments(run *r, const xlstm_argument *arguments, int 
                              "%s: %s belongs to a backward; options.backward is XLSTM_FORWARD",
                              k->name, arguments[i].name);
         r->given[p] = &arguments[i].array;
+        /* Their shape depends on it. */
+        bool states = r->entry->group == GROUP_MLSTM && r->entry->index[p] >= MLSTM_ALL_C &&
+                      r->entry->index[p] <= MLSTM_ALL_M;
+        if (states && r->call.options.chunk_size == 0)
+            r->call.options.chunk_size = KERNEL_DEFAULT_CHUNK;
     }
     if (r->call.options.stored_states && r->entry->group == GROUP_MLSTM)
         for (int p = 0; p < k->parameter_count; p++)
@@ -420,6 +354,7 @@ xlstm_status xlstm_kernel_run(const char *name, const xlstm_kernel_options *opti
                            .sigmoid = r.entry->sigmoid,
                            .lstm = r.entry->lstm,
                            .options = options ? *options : xlstm_kernel_defaults()};
+    r.sizes.chunk_size = r.call.options.chunk_size;
     xlstm_status status = prepare(&r, arguments, count);
     if (status == XLSTM_OK)
         status = r.entry->run(&r.call);
