@@ -32,6 +32,8 @@ static void wrap(const char *text, int column, int indent, buffer *out) {
 
 static void print_usage(const command_spec *command, buffer *out) {
     buffer_print(out, "xlstm %s", command->name);
+    if (command->operands)
+        buffer_print(out, " %s", command->operands);
     for (const enum option_id *id = command->required; *id; id++) {
         const option_spec *spec = &option_table[*id];
         if (spec->letter)

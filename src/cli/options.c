@@ -8,7 +8,7 @@
 
 static const char in[] = "Input", ending[] = "Length and end", sampling[] = "Sampling",
                   output[] = "Output", state[] = "State", machine[] = "Machine",
-                  shape[] = "Checkpoint", measure[] = "Measurement";
+                  shape[] = "Checkpoint", kernel[] = "Kernel", measure[] = "Measurement";
 
 static const double most = 1e15; /* of counts: exact in a double */
 
@@ -117,6 +117,47 @@ const option_spec option_table[OPTION_COUNT] = {
     [OPTION_REPEAT] = {OPTION_INTEGER, 0, "repeat", "N", .minimum = 1, .maximum = 10000,
                        .section = measure,
                        .help = "runs of each measurement; the median counts (default: 5)"},
+    [OPTION_IN_FOLDER] = {OPTION_NONEMPTY, 0, "in", "DIR", .section = in,
+                          .help = "folder with a .npy file for each input, named after it"},
+    [OPTION_OUT_FOLDER] = {OPTION_NONEMPTY, 0, "out", "DIR", .section = output,
+                           .help = "folder for the outputs; it is created"},
+    [OPTION_BACKWARD] = {OPTION_CHOICE, 0, "backward", "FORM", .choices = "exact|upstream",
+                         .section = kernel,
+                         .help = "gradients, too: exact is the gradient of the formula, upstream "
+                                 "what the reference's mLSTM kernels compute"},
+    [OPTION_CHUNK_SIZE] = {OPTION_INTEGER, 0, "chunk-size", "L", .minimum = 1, .maximum = 1 << 24,
+                           .section = kernel, .help = "tokens of a chunk (default: 64)"},
+    [OPTION_EPS] = {OPTION_NUMBER, 0, "eps", "X", .minimum = 0, .maximum = 1e30, .section = kernel,
+                    .help = "added to the denominator, or to the variance of a norm "
+                            "(default: 1e-6)"},
+    [OPTION_NORMALIZE] = {OPTION_CHOICE, 0, "normalize", "0|1", .choices = "0|1", .section = kernel,
+                          .help = "with the sigmoid input gate: divide by the denominator "
+                                  "(default: 1)"},
+    [OPTION_ACCUMULATE] = {OPTION_CHOICE, 0, "accumulate", "HOW", .choices = "plain|compensated",
+                           .section = kernel,
+                           .help = "compensated: gate sums and states in two-float arithmetic "
+                                   "(default: plain)"},
+    [OPTION_ALL_STATES] = {OPTION_FLAG, 0, "all-states", .section = kernel,
+                           .help = "write the states of all chunks or tokens, too"},
+    [OPTION_GROUPS] = {OPTION_INTEGER, 0, "groups", "N", .minimum = 1, .maximum = 1 << 24,
+                       .section = kernel,
+                       .help = "norms: equal parts of a row, each with statistics of its own "
+                               "(default: 1)"},
+    [OPTION_SOFT_CAP] = {OPTION_NUMBER, 0, "soft-cap", "X", .minimum = 1e-30, .maximum = 1e30,
+                         .section = kernel, .help = "the bound of soft_cap (default: 15)"},
+    [OPTION_FORWARD_CLIP] = {OPTION_NUMBER, 0, "forward-clip", "X", .minimum = 0, .maximum = 1e30,
+                             .section = kernel,
+                             .help = "sLSTM, LSTM: bound of y; 0: none (default: 0)"},
+    [OPTION_RECURRENT_CLIP] = {OPTION_NUMBER, 0, "recurrent-clip", "X", .minimum = 0,
+                               .maximum = 1e30, .section = kernel,
+                               .help = "sLSTM, LSTM: bound of the gradient that enters y from the "
+                                       "next step; 0: none (default: 0)"},
+    [OPTION_RECURRENT_CUT] = {OPTION_FLAG, 0, "recurrent-cut", .section = kernel,
+                              .help = "sLSTM, LSTM: no gradient through the recurrent weights' "
+                                      "input"},
+    [OPTION_IGNORE_INDEX] = {OPTION_INTEGER, 0, "ignore-index", "N", .minimum = -most,
+                             .maximum = most, .section = kernel,
+                             .help = "cross_entropy: targets without loss (default: -1)"},
     [OPTION_JSON] = {OPTION_FLAG, 0, "json", .section = output, .help = "print one JSON object"},
     [OPTION_THREADS] = {OPTION_INTEGER, 't', "threads", "N", .minimum = 1, .maximum = 4096,
                         .section = machine, .help = "threads (default: one for every processor)"},
@@ -164,7 +205,8 @@ const command_spec command_table[] = {
       OPTION_PRINT_IDS, OPTION_JSON, MACHINE_OPTIONS, OPTION_HELP},
      {OPTION_MODEL},
      {PROMPT_EXCLUSIVE, {OPTION_ECHO, OPTION_PRINT_IDS, OPTION_JSON}},
-     command_generate},
+     command_generate,
+     NULL},
     {"chat",
      "talk with a model, line by line",
      "Reads a line, feeds it, and prints the answer; the state is kept across turns, so that "
@@ -182,7 +224,8 @@ const command_spec command_table[] = {
       MACHINE_OPTIONS, OPTION_HELP},
      {OPTION_MODEL},
      {{OPTION_BOS, OPTION_NO_BOS}},
-     command_chat},
+     command_chat,
+     NULL},
     {"info",
      "what a checkpoint is, and what it needs",
      "Prints the config, the types and sizes of the weights, the size of a session's state, the "
@@ -192,7 +235,8 @@ const command_spec command_table[] = {
      {OPTION_MODEL, OPTION_WIRING, OPTION_JSON, MACHINE_OPTIONS, OPTION_HELP},
      {OPTION_MODEL},
      {{OPTION_WIRING, OPTION_JSON}},
-     command_info},
+     command_info,
+     NULL},
     {"tokenize",
      "text to ids, and back",
      "Prints the ids of a text on one line, separated by spaces, or with --decode the text of "
@@ -206,7 +250,8 @@ const command_spec command_table[] = {
      {{OPTION_PROMPT, OPTION_FILE, OPTION_DECODE},
       {OPTION_BOS, OPTION_DECODE},
       {OPTION_PLAIN, OPTION_DECODE}},
-     command_tokenize},
+     command_tokenize,
+     NULL},
     {"logits",
      "the logits of every position, as a .npy file",
      "Writes the logits after the soft cap, one row a position: float32 [T, vocabulary], or "
@@ -218,7 +263,8 @@ const command_spec command_table[] = {
       MACHINE_OPTIONS, OPTION_HELP},
      {OPTION_MODEL, OPTION_OUTPUT_NPY},
      {PROMPT_EXCLUSIVE},
-     command_logits},
+     command_logits,
+     NULL},
     {"perplexity",
      "how well a model predicts a text",
      "The mean of -ln p over the predicted tokens (nll), and e to that power. With -f the text "
@@ -233,7 +279,8 @@ const command_spec command_table[] = {
      {{OPTION_TEXT_FILE, OPTION_WINDOWS_FILE},
       {OPTION_WINDOWS_FILE, OPTION_WINDOW},
       {OPTION_WINDOWS_FILE, OPTION_NO_BOS}},
-     command_perplexity},
+     command_perplexity,
+     NULL},
     {"init",
      "a randomly initialised checkpoint of any shape",
      "Writes config.json and safetensors files with the initial values of the reference, except "
@@ -244,7 +291,27 @@ const command_spec command_table[] = {
       OPTION_FUSED, OPTION_THREADS, OPTION_HELP},
      {OPTION_CONFIG, OPTION_OUTPUT_FOLDER},
      {{OPTION_NONE}},
-     command_init},
+     command_init,
+     NULL},
+    {"kernels",
+     "list the kernels, or run one on .npy files",
+     "Without a name: every kernel of this build, one a line. With run and the name of a kernel: "
+     "reads its inputs from NAME.npy files in the folder --in and writes its outputs into the "
+     "folder --out, so that a kernel can be compared from any language. What the arguments are "
+     "called, and their shapes, is in docs/KERNELS.md and in the list with --json. Optional inputs "
+     "(c0, n0, m0, s0, dc, dn …) are read where their files exist. Gradients are written with "
+     "--backward; those of initial states where these were given. The type of the files (f8, f4, "
+     "f2) is the type of the run.",
+     {"xlstm kernels", "xlstm kernels run chunkwise--cpu --in inputs --out outputs",
+      "xlstm kernels run sequence--reference --in inputs --out outputs --backward exact --eps 0"},
+     {OPTION_IN_FOLDER, OPTION_OUT_FOLDER, OPTION_BACKWARD, OPTION_CHUNK_SIZE, OPTION_EPS,
+      OPTION_NORMALIZE, OPTION_ACCUMULATE, OPTION_ALL_STATES, OPTION_GROUPS, OPTION_SOFT_CAP,
+      OPTION_FORWARD_CLIP, OPTION_RECURRENT_CLIP, OPTION_RECURRENT_CUT, OPTION_IGNORE_INDEX,
+      OPTION_THREADS, OPTION_JSON, OPTION_HELP},
+     {OPTION_NONE},
+     {{OPTION_NONE}},
+     command_kernels,
+     "[run NAME]"},
     {"bench",
      "prefill and decode speed, and the limits of this machine",
      "Measures first what this machine can do (memory read, memory read-modify-write, fused "
@@ -257,7 +324,8 @@ const command_spec command_table[] = {
       MACHINE_OPTIONS, OPTION_HELP},
      {OPTION_MODEL},
      {{OPTION_NONE}},
-     command_bench},
+     command_bench,
+     NULL},
 };
 
 const int command_count = (int)(sizeof command_table / sizeof *command_table);

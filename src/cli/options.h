@@ -50,6 +50,20 @@ enum option_id {
     OPTION_TOKENS,
     OPTION_BATCH,
     OPTION_REPEAT,
+    OPTION_IN_FOLDER,
+    OPTION_OUT_FOLDER,
+    OPTION_BACKWARD,
+    OPTION_CHUNK_SIZE,
+    OPTION_EPS,
+    OPTION_NORMALIZE,
+    OPTION_ACCUMULATE,
+    OPTION_ALL_STATES,
+    OPTION_GROUPS,
+    OPTION_SOFT_CAP,
+    OPTION_FORWARD_CLIP,
+    OPTION_RECURRENT_CLIP,
+    OPTION_RECURRENT_CUT,
+    OPTION_IGNORE_INDEX,
     OPTION_JSON,
     OPTION_THREADS,
     OPTION_DEVICE,
@@ -83,7 +97,7 @@ typedef struct option_spec {
     const char *section, *help;
 } option_spec;
 
-enum { COMMAND_OPTIONS = 40, COMMAND_GROUP = 8, COMMAND_EXAMPLES = 4 };
+enum { COMMAND_OPTIONS = 40, COMMAND_GROUP = 8, COMMAND_EXAMPLES = 4, COMMAND_OPERANDS = 2 };
 
 struct options;
 
@@ -95,6 +109,7 @@ typedef struct command_spec {
     enum option_id required[COMMAND_GROUP];
     enum option_id exclusive[COMMAND_GROUP][COMMAND_GROUP]; /* of each group at most one is given */
     int (*run)(const struct options *options);              /* returns the exit status */
+    const char *operands; /* words that belong to no option, as help shows them; NULL: none */
 } command_spec;
 
 extern const option_spec option_table[OPTION_COUNT]; /* [0] is empty */
@@ -122,6 +137,8 @@ typedef struct option_value {
 typedef struct options {
     const command_spec *command;
     option_value values[OPTION_COUNT];
+    const char *operands[COMMAND_OPERANDS];
+    int operand_count;
 } options;
 
 /* Parses what follows the command's name. On failure the error says which option, which value, and

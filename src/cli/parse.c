@@ -317,7 +317,15 @@ static xlstm_status no_value(enum option_id id, const char *next) {
 static xlstm_status parse_argument(const command_spec *command, int count, char *const *arguments,
                                    int *at, options *result) {
     const char *text = arguments[*at];
-    if (text[0] != '-' || text[1] == '\0')
+    bool operand = text[0] != '-' || text[1] == '\0';
+    if (operand && command->operands && result->operand_count < COMMAND_OPERANDS) {
+        result->operands[result->operand_count++] = text;
+        return XLSTM_OK;
+    }
+    if (operand && command->operands)
+        return error_set(XLSTM_INVALID_ARGUMENT, "unexpected argument \"%s\" behind %s %s", text,
+                         result->operands[0], result->operands[1]);
+    if (operand)
         return error_set(XLSTM_INVALID_ARGUMENT,
                          "unexpected argument \"%s\": every argument belongs to an option%s", text,
                          find_letter(command, 'p') ? ", and a prompt to -p" : "");
