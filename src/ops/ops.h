@@ -242,6 +242,7 @@ struct ops_headwise {
  *         m' = raw_i where n = 0, else max(raw_i, log_f)
  *         I = min(1, exp(raw_i - m')),  F = min(1, exp(log_f - m'))
  *         c' = F c + I tanh(raw_z),  n' = F n + I,  y' = sigmoid(raw_o) c' / n'
+ *         m' = -inf (nothing stored): I = F = 0, so c', n' and y' are 0.
  * LSTM:   c' = sigmoid(raw_f) c + sigmoid(raw_i) tanh(raw_z),  y' = sigmoid(raw_o) tanh(c') */
 struct ops_slstm {
     ops_batch batch;
@@ -287,7 +288,7 @@ typedef struct ops_limits {
     int sequences;  /* of a batch */
     int64_t width;  /* last dimension of any input of a norm or projection */
     int heads;
-    int64_t head_dim_qk, head_dim_v;
+    int64_t head_dim_qk, head_dim_v; /* head_dim_v: of the sLSTM too */
     int64_t vocab;
     dtype activation; /* f32, or f64 where the device says so */
 } ops_limits;

@@ -25,6 +25,7 @@ typedef struct reference_stream {
     double *q, *k;  /* [chunk][d_qk] */
     double *v;      /* [chunk][d_v] */
     double *h;      /* [d_v] */
+    double *cell;   /* [8][d_v]: states and gates of one head of the sLSTM */
     double *logits; /* [vocab] */
     struct candidate {
         double logit, probability;
@@ -44,6 +45,9 @@ bool reference_shaped(reference_stream *s, const char *op, const char *name, con
 /* The same for a vector of i32 or i64. */
 bool reference_integers(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
                         dtype type, int64_t count);
+/* Whether the batch is as ops_batch says, for states of `slots` slots. */
+bool reference_batch_fits(reference_stream *s, const char *op, const ops_batch *batch,
+                          int64_t slots);
 /* Whether `value` is within what the stream was created for. */
 bool reference_within(reference_stream *s, const char *op, const char *what, int64_t value,
                       int64_t limit);
@@ -58,6 +62,15 @@ int32_t reference_index(const ops_tensor *t, int64_t i);
 
 double reference_dot(const double *a, const double *b, int64_t count);
 double reference_sigmoid(double x);
+double reference_log_sigmoid(double x);
+/* Whether it is one of enum ops_activation; act(z). */
+bool reference_activation_fits(reference_stream *s, const char *op, enum ops_activation activation);
+double reference_activate(enum ops_activation activation, double z);
+/* The larger one; NaN if either is. */
+double reference_larger(double a, double b);
+/* m as its type holds it, rounded up: what is weighed by exp(-m) is weighed by what is stored, and
+ * no exponent argument becomes positive. */
+double reference_storable_maximum(double m, dtype type);
 /* Checks a norm over `width` values, and applies it to one row, in place. */
 bool reference_norm_fits(reference_stream *s, const char *op, const ops_norm *norm, int64_t width);
 void reference_norm(const ops_norm *norm, int64_t width, double *x);
@@ -71,6 +84,9 @@ void reference_norm_project_gated(ops_stream *stream, const struct ops_norm_proj
 void reference_project_add(ops_stream *stream, const struct ops_project_add *op);
 void reference_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op);
 void reference_mlstm(ops_stream *stream, const struct ops_mlstm *op);
+void reference_causal_conv(ops_stream *stream, const struct ops_causal_conv *op);
+void reference_headwise(ops_stream *stream, const struct ops_headwise *op);
+void reference_slstm(ops_stream *stream, const struct ops_slstm *op);
 void reference_sample(ops_stream *stream, const struct ops_sample *op);
 
 extern const kernel_table reference_kernel_table;

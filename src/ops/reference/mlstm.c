@@ -14,30 +14,9 @@
 
 #include <math.h>
 
-/* log(1 / (1 + exp(-x))), in the form that neither overflows nor cancels on either side. */
-static double log_sigmoid(double x) {
-    return x >= 0 ? -log1p(exp(-x)) : x - log1p(exp(x));
-}
-
-/* The larger one; NaN if either is. */
-static double larger(double a, double b) {
-    if (isnan(a) || isnan(b))
-        return (double)NAN;
-    return a > b ? a : b;
-}
-
 /* exp(exponent - maximum): the weight of a term, 0 where nothing is stored. */
 static double weigh(double exponent, double maximum) {
     return maximum == -INFINITY ? 0 : exp(exponent - maximum);
-}
-
-/* m as its type holds it, rounded up: C and n are scaled by what is stored, and no exponent
- * argument becomes positive. */
-static double storable(double m, dtype type) {
-    if (type == DTYPE_F64)
-        return m;
-    float stored = (float)m;
-    return (double)((double)stored < m ? nextafterf(stored, INFINITY) : stored);
 }
 
 /* One head of one sequence. */
@@ -100,7 +79,7 @@ static double recall(const head *a, double weight, const double *q, double *h) {
 
 /* h / (max(|q n|, exp(-m)) + eps).  exp(-m) may be inf: then h is 0. */
 static void finish(const head *a, int64_t t, double qn, double m, double *h) {
-    double denominator = larger(fabs(qn), exp(-m)) + a->op->eps;
+    double denominator = reference_larger(fabs(qn), exp(-m)) + a->op->eps;
     for (int64_t e = 0; e < a->d_v; e++)
         h[e] /= denominator;
     reference_store(&a->op->h, at(&a->op->h, t, a->index), a->d_v, h);
@@ -122,7 +101,7 @@ static double input_gate(const head *a, int64_t t) {
 }
 
 static double log_forget_gate(const head *a, int64_t t) {
-    return log_sigmoid(
+    return reference_log_sigmoid(
         reference_get(&a->op->forget_gate, t * a->op->forget_gate.stride[0] + a->index));
 }
 
@@ -136,7 +115,7 @@ static double log_forget_gate(const head *a, int64_t t) {
  *   h     = q^T C' / (max(|q^T n'|, exp(-m')) + eps) */
 static void step(head *a, int64_t t) {
     double log_f = log_forget_gate(a, t), i = input_gate(a, t);
-    double m = storable(larger(log_f + a->m, i), a->op->m.dtype);
+    double m = reference_storable_maximum(reference_larger(log_f + a->m, i), a->op->m.dtype);
     load_token(a, t, 0);
     forget(a, weigh(log_f + a->m, m));
     insert(a, weigh(i, m), a->s->k, a->s->v);
@@ -178,7 +157,7 @@ static void chunk(head *a, int64_t first, int64_t length) {
         for (int64_t l = 0; l < j; l++)
             exponent[l] += log_f;
         for (int64_t l = 0; l <= j; l++)
-            mu = larger(mu, exponent[l]);
+            mu = reference_larger(mu, exponent[l]);
 
         const double *q = a->s->q + j * a->d_qk;
         for (int64_t e = 0; e < a->d_v; e++)
@@ -195,31 +174,13 @@ static void chunk(head *a, int64_t first, int64_t length) {
         }
         finish(a, first + j, qn, mu, h);
     }
-    double m = storable(mu, a->op->m.dtype);
+    double m = reference_storable_maximum(mu, a->op->m.dtype);
     forget(a, weigh(b + a->m, m));
     for (int64_t l = 0; l < length; l++)
         insert(a, weigh(exponent[l], m), a->s->k + l * a->d_qk, a->s->v + l * a->d_v);
     a->m = m;
     store_state(a);
     load_state(a);
-}
-
-/* After c is known to be there. */
-static bool batch_fits(reference_stream *s, const struct ops_mlstm *op) {
-    static const char *const name = "mlstm";
-    const ops_batch *b = &op->batch;
-    int64_t count = b->sequences;
-    if (count < 1)
-        return reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference mlstm: %d sequences",
-                              b->sequences);
-    if (!reference_within(s, name, "sequences", count, s->base.options.limits.sequences) ||
-        !reference_integers(s, name, "slot", &b->slot, DTYPE_I32, count) ||
-        !reference_integers(s, name, "start", &b->start, DTYPE_I32, count + 1) ||
-        !reference_integers(s, name, "position", &b->position, DTYPE_I64, count))
-        return false;
-    const char *fault = ops_batch_fault(b, op->c.shape[0]);
-    return !fault ||
-           reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference mlstm: wrong batch: %s", fault);
 }
 
 static bool fits(reference_stream *s, const struct ops_mlstm *op) {
@@ -243,7 +204,8 @@ static bool fits(reference_stream *s, const struct ops_mlstm *op) {
            reference_shaped(s, name, "n", &op->n, 3, op->c.shape) &&
            reference_shaped(s, name, "m", &op->m, 2, op->c.shape) &&
            reference_within(s, name, "values a query", d_qk, limits->head_dim_qk) &&
-           reference_within(s, name, "values a head", d_v, limits->head_dim_v) && batch_fits(s, op);
+           reference_within(s, name, "values a head", d_v, limits->head_dim_v) &&
+           reference_batch_fits(s, name, &op->batch, slots);
 }
 
 void reference_mlstm(ops_stream *stream, const struct ops_mlstm *op) {

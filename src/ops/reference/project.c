@@ -15,21 +15,9 @@ double reference_dot(const double *a, const double *b, int64_t count) {
     return sum[0] + sum[1] + (sum[2] + sum[3]);
 }
 
-/* 1 / (1 + exp(-x)), without an overflow on either side. */
-double reference_sigmoid(double x) {
-    return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x));
-}
-
 /* cap(z) = c tanh(z / c); c = 0: no cap. */
 static double soft_cap(double z, double cap) {
     return cap == 0 ? z : cap * tanh(z / cap);
-}
-
-/* SiLU (Elfwing et al. 2017): z sigmoid(z). GELU (Hendrycks and Gimpel 2016): z Phi(z). */
-static double activate(enum ops_activation activation, double z) {
-    if (activation == OPS_SILU)
-        return z * reference_sigmoid(z);
-    return 0.5 * z * erfc(-z / sqrt(2));
 }
 
 static double bias_at(const ops_tensor *bias, int64_t n) {
@@ -98,6 +86,7 @@ void reference_norm_project_gated(ops_stream *stream, const struct ops_norm_proj
         return;
     int64_t tokens = op->x.shape[0], inputs = op->x.shape[1], outputs = op->out.shape[1];
     if (!reference_shaped(s, name, "out", &op->out, 2, (int64_t[]){tokens, outputs}) ||
+        !reference_activation_fits(s, name, op->activation) ||
         !weight_fits(s, name, "gate weight", &op->gate_weight, &op->gate_bias, outputs, inputs) ||
         !weight_fits(s, name, "up weight", &op->up_weight, &op->up_bias, outputs, inputs))
         return;
@@ -109,7 +98,8 @@ void reference_norm_project_gated(ops_stream *stream, const struct ops_norm_proj
             const double *y = s->rows + t * inputs;
             double gate = reference_dot(y, gate_row, inputs) + bias_at(&op->gate_bias, n);
             double up = reference_dot(y, up_row, inputs) + bias_at(&op->up_bias, n);
-            reference_set(&op->out, t * op->out.stride[0] + n, activate(op->activation, gate) * up);
+            reference_set(&op->out, t * op->out.stride[0] + n,
+                          reference_activate(op->activation, gate) * up);
         }
     }
 }
@@ -142,30 +132,47 @@ void reference_project_add(ops_stream *stream, const struct ops_project_add *op)
                        &op->residual, op->sign, &op->out);
 }
 
-/* out = residual + sign ((sigmoid(o) * norm(h)) W^T + b)   (xLSTM, Beck et al. 2024, eq. 25-27) */
-void reference_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
+static bool mlstm_output_fits(reference_stream *s, const struct ops_mlstm_output *op) {
     static const char *const name = "mlstm_output";
+    int64_t tokens = op->h.shape[0], width = op->h.shape[1] * op->h.shape[2];
+    const int64_t rows[] = {tokens, width};
+    if (op->activation != OPS_SIGMOID && op->activation != OPS_SILU)
+        return reference_fail(s, XLSTM_INVALID_ARGUMENT,
+                              "reference %s: the activation must be sigmoid or SiLU", name);
+    if (ops_present(&op->skip) != ops_present(&op->skip_input))
+        return reference_fail(s, XLSTM_INVALID_ARGUMENT,
+                              "reference %s: skip and skip_input go together", name);
+    return reference_shaped(s, name, "h", &op->h, 3, op->h.shape) &&
+           reference_shaped(s, name, "output_gate", &op->output_gate, 2, rows) &&
+           (!ops_present(&op->skip) ||
+            (reference_shaped(s, name, "skip", &op->skip, 1, &width) &&
+             reference_shaped(s, name, "skip_input", &op->skip_input, 2, rows))) &&
+           reference_within(s, name, "tokens", tokens, s->base.options.limits.tokens) &&
+           reference_within(s, name, "values a row", width, s->base.options.limits.width) &&
+           reference_norm_fits(s, name, &op->norm, width);
+}
+
+/* out = residual + sign ((act(o) * (norm(h) + skip * x)) W^T + b)
+ * (xLSTM, Beck et al. 2024, eq. 25-27, and the learnable skip of its figure 10) */
+void reference_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
     reference_stream *s = reference_begin(stream);
-    if (!s)
+    if (!s || !mlstm_output_fits(s, op))
         return;
     int64_t tokens = op->h.shape[0], heads = op->h.shape[1], size = op->h.shape[2];
     int64_t width = heads * size;
-    const ops_tensor *o = &op->output_gate;
-    if (!reference_shaped(s, name, "h", &op->h, 3, op->h.shape) ||
-        !reference_shaped(s, name, "output_gate", o, 2, (int64_t[]){tokens, width}) ||
-        !reference_within(s, name, "tokens", tokens, s->base.options.limits.tokens) ||
-        !reference_within(s, name, "values a row", width, s->base.options.limits.width) ||
-        !reference_norm_fits(s, name, &op->norm, width))
-        return;
+    const ops_tensor *o = &op->output_gate, *x = &op->skip_input;
     for (int64_t t = 0; t < tokens; t++) {
         double *y = s->rows + t * width;
         for (int64_t head = 0; head < heads; head++)
             reference_load(&op->h, t * op->h.stride[0] + head * op->h.stride[1], size,
                            y + head * size);
         reference_norm(&op->norm, width, y);
-        for (int64_t d = 0; d < width; d++)
-            y[d] *= reference_sigmoid(reference_get(o, t * o->stride[0] + d));
+        for (int64_t d = 0; d < width; d++) {
+            if (ops_present(x))
+                y[d] += reference_get(&op->skip, d) * reference_get(x, t * x->stride[0] + d);
+            y[d] *= reference_activate(op->activation, reference_get(o, t * o->stride[0] + d));
+        }
     }
-    add_projection(s, name, tokens, width, &op->weight, &op->bias, &op->residual, op->sign,
-                   &op->out);
+    add_projection(s, "mlstm_output", tokens, width, &op->weight, &op->bias, &op->residual,
+                   op->sign, &op->out);
 }

@@ -88,6 +88,22 @@ bool reference_within(reference_stream *s, const char *op, const char *what, int
                           (long long)value, what, (long long)limit);
 }
 
+bool reference_batch_fits(reference_stream *s, const char *op, const ops_batch *batch,
+                          int64_t slots) {
+    int64_t count = batch->sequences;
+    if (count < 1)
+        return reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference %s: %d sequences", op,
+                              batch->sequences);
+    if (!reference_within(s, op, "sequences", count, s->base.options.limits.sequences) ||
+        !reference_integers(s, op, "slot", &batch->slot, DTYPE_I32, count) ||
+        !reference_integers(s, op, "start", &batch->start, DTYPE_I32, count + 1) ||
+        !reference_integers(s, op, "position", &batch->position, DTYPE_I64, count))
+        return false;
+    const char *fault = ops_batch_fault(batch, slots);
+    return !fault ||
+           reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference %s: wrong batch: %s", op, fault);
+}
+
 /* ---- Access to tensors ---- */
 
 double reference_get(const ops_tensor *t, int64_t element) {
@@ -217,6 +233,7 @@ static void lay_out(reference_stream *s, layout *l) {
     s->k = take(l, REFERENCE_MAX_CHUNK, d_qk, sizeof(double));
     s->v = take(l, REFERENCE_MAX_CHUNK, d_v, sizeof(double));
     s->h = take(l, d_v, 1, sizeof(double));
+    s->cell = take(l, 8, d_v, sizeof(double));
 }
 
 static int64_t scratch_size(ops_device *device, const ops_stream_options *options) {
@@ -275,6 +292,9 @@ ops_device *reference_device(void) {
                 .project_add = reference_project_add,
                 .mlstm_output = reference_mlstm_output,
                 .mlstm = reference_mlstm,
+                .causal_conv = reference_causal_conv,
+                .headwise = reference_headwise,
+                .slstm = reference_slstm,
                 .sample = reference_sample},
         .f64 = true,
         .chunk_size = 1,
