@@ -300,7 +300,7 @@ static double loss_at(kernel_case *c, const probe *line, double step, double *ma
 static void check_probe(kernel_case *c, const probe *line, double tolerance, const char *what,
                         uint64_t seed) {
     double found = 0;
-    for (int power = 9; power <= 18; power += 3) {
+    for (int power = 9; power <= 27; power += 3) {
         double step = ldexp(1, -power), magnitude;
         double near = loss_at(c, line, step, &magnitude) - loss_at(c, line, -step, &magnitude);
         double far =

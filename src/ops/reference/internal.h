@@ -89,6 +89,8 @@ void reference_headwise(ops_stream *stream, const struct ops_headwise *op);
 void reference_slstm(ops_stream *stream, const struct ops_slstm *op);
 void reference_sample(ops_stream *stream, const struct ops_sample *op);
 
+xlstm_status reference_kernel_mlstm(const kernel_call *call);
+
 extern const kernel_table reference_kernel_table;
 
 #endif

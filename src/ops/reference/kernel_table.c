@@ -1,4 +1,6 @@
 /* The kernel library of the device "reference". */
 #include "ops/reference/internal.h"
 
-const kernel_table reference_kernel_table = {0};
+const kernel_table reference_kernel_table = {
+    .mlstm = reference_kernel_mlstm,
+};
