@@ -73,13 +73,16 @@ OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0,-O2),
 
 # ---- Files ---------------------------------------------------------------------------------------
 
-KERNEL_SOURCES := $(wildcard src/ops/cpu/kernels*.c)
+# Compiled for every instruction set; real_*.c for every element type besides, f32 and f64.
+REAL_SOURCES := $(wildcard src/ops/cpu/real_*.c)
+KERNEL_SOURCES := $(wildcard src/ops/cpu/kernels*.c) $(REAL_SOURCES)
 LIBRARY_SOURCES := $(filter-out src/cli/% $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
 CLI_SOURCES := $(wildcard src/cli/*.c)
 DEVICES := $(filter-out %.h %.c,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard src/ops/*/*.c))))))
 
 object = $(patsubst %.c,$(BUILD)/%.o,$(1))
-KERNEL_OBJECTS := $(foreach isa,$(KERNEL_ISAS),$(KERNEL_SOURCES:%.c=$(BUILD)/%_$(isa).o))
+KERNEL_OBJECTS := $(foreach isa,$(KERNEL_ISAS),$(KERNEL_SOURCES:%.c=$(BUILD)/%_$(isa).o) \
+                  $(REAL_SOURCES:%.c=$(BUILD)/%_$(isa)_f64.o))
 LIBRARY_OBJECTS := $(call object,$(LIBRARY_SOURCES)) $(KERNEL_OBJECTS)
 MAIN_OBJECT := $(call object,$(filter src/cli/main.c,$(CLI_SOURCES)))
 CLI_OBJECTS := $(call object,$(filter-out src/cli/main.c,$(CLI_SOURCES)))
@@ -216,13 +219,15 @@ $(BUILD)/flags $(BUILD)/version: # only after `make clean all`
 	@$(call write_if_changed,$(VERSION_TEXT),$(BUILD)/version)
 
 define compile_kernel
-$(BUILD)/$(1:.c=)_$(2).o: $(1) $(BUILD)/flags
+$(BUILD)/$(1:.c=)_$(2)$(3).o: $(1) $(BUILD)/flags
 	@mkdir -p $$(@D)
-	$$(call quiet,CC,$(1) ($(2)))$$(COMPILE) $(OPTIMISE_OPS) $(KERNEL_FLAGS_$(2)) -DKERNEL_ISA=$(2) \
-	  -MMD -MP -c $$< -o $$@
+	$$(call quiet,CC,$(1) ($(2)$(3)))$$(COMPILE) $(OPTIMISE_OPS) $(KERNEL_FLAGS_$(2)) -DKERNEL_ISA=$(2)$(3) \
+	  $(4) -MMD -MP -c $$< -o $$@
 endef
 $(foreach isa,$(KERNEL_ISAS),$(foreach source,$(KERNEL_SOURCES), \
-  $(eval $(call compile_kernel,$(source),$(isa)))))
+  $(eval $(call compile_kernel,$(source),$(isa),,))))
+$(foreach isa,$(KERNEL_ISAS),$(foreach source,$(REAL_SOURCES), \
+  $(eval $(call compile_kernel,$(source),$(isa),_f64,-DKERNEL_F64))))
 
 $(VERSION_OBJECT): src/base/version.c $(BUILD)/flags $(BUILD)/version
 	@mkdir -p $(@D)

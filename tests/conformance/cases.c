@@ -145,7 +145,7 @@ static void run_norm_project_gated(side *s, int variant) {
     struct ops_norm_project_gated op = {
         .x = draw_rows(s, z->tokens, width, 2),
         .norm = draw_norm(s, variant % 3 ? OPS_NORM_RMS : OPS_NORM_LAYER, 1, width, variant % 2),
-        .activation = variant % 4 == 3 ? OPS_GELU : OPS_SILU,
+        .activation = (enum ops_activation)(variant % (OPS_IDENTITY + 1)),
         .gate_weight = draw_weight(s, z->outputs, width),
         .gate_bias = draw_bias(s, variant % 2, z->outputs),
         .up_weight = draw_weight(s, z->outputs, width),
@@ -175,7 +175,7 @@ static void run_mlstm_output(side *s, int variant) {
     ops_tensor h = draw_rows(s, z->tokens, width, 1);
     struct ops_mlstm_output op = {.h = ops_tensor_split(&h, z->groups, z->group),
                                   .output_gate = draw_rows(s, z->tokens, width, 4),
-                                  .activation = OPS_SIGMOID,
+                                  .activation = variant % 4 == 1 ? OPS_SILU : OPS_SIGMOID,
                                   .norm =
                                       draw_norm(s, variant % 3 == 2 ? OPS_NORM_RMS : OPS_NORM_LAYER,
                                                 z->groups, width, variant % 2),
@@ -183,9 +183,29 @@ static void run_mlstm_output(side *s, int variant) {
                                   .bias = draw_bias(s, variant % 2, z->outputs),
                                   .residual = draw_rows(s, z->tokens, z->outputs, 1),
                                   .sign = variant % 3 ? 1 : -1};
+    if (variant % 4 < 2) {
+        op.skip = side_draw(s, SIDE_TABLE, 1, &width, 1, 0.5);
+        op.skip_input = draw_rows(s, z->tokens, width, 1);
+    }
     op.out = variant % 2 ? op.residual : side_poison(s, 2, op.residual.shape);
     side_output(s, "out", &op.out);
     s->as.device->ops.mlstm_output(s->stream, &op);
+}
+
+static void run_headwise(side *s, int variant) {
+    const struct sizes *z = &all_sizes[variant];
+    ops_tensor x = draw_rows(s, z->tokens, width_of(variant), 1);
+    ops_tensor out =
+        side_poison(s, 2, (int64_t[]){side_rows(s, z->tokens), z->groups * z->outputs});
+    struct ops_headwise op = {.x = ops_tensor_split(&x, z->groups, z->group),
+                              .weight = side_draw(s, SIDE_WEIGHT, 3,
+                                                  (int64_t[]){z->groups, z->outputs, z->group}, 0,
+                                                  1 / sqrt((double)z->group)),
+                              .out = ops_tensor_split(&out, z->groups, z->outputs)};
+    if (variant % 2)
+        op.bias = side_draw(s, SIDE_WEIGHT, 2, (int64_t[]){z->groups, z->outputs}, 0, 0.5);
+    side_output(s, "out", &op.out);
+    s->as.device->ops.headwise(s->stream, &op);
 }
 
 const dtype conformance_weights[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
@@ -212,6 +232,12 @@ const conformance_case conformance_cases[] = {
      2e-6, ROUNDED},
     {"mlstm", CASE_MIXED, false, MLSTM_VARIANTS, 18, NULL, mlstm_case_limits, mlstm_case_run,
      MLSTM_TOLERANCE, "f32 rounds m in every step, and C and n with it, by some 2^-24"},
+    {"causal_conv", CASE_MIXED, true, CONV_VARIANTS, 5, NULL, conv_case_limits, conv_case_run, 2e-6,
+     "f32 sums of up to 64 terms"},
+    {"headwise", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_headwise, 2e-6,
+     "f32 sums of up to 2053 terms, in blocks of 64"},
+    {"slstm", CASE_MIXED, false, SLSTM_VARIANTS, 16, NULL, slstm_case_limits, slstm_case_run, 2e-5,
+     "f32 rounds every state in every step, and R mixes the errors"},
     {"sample", CASE_MIXED, false, SAMPLE_VARIANTS, 4, NULL, sample_case_limits, sample_case_run, 0,
      "the rules say which id"},
 };

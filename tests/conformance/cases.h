@@ -33,10 +33,14 @@ extern const int conformance_case_count;
 extern const dtype conformance_weights[];
 extern const int conformance_weight_count;
 
-/* In mlstm_case.c and sample_case.c. */
-enum { MLSTM_VARIANTS = 48, SAMPLE_VARIANTS = 12 };
+/* In mlstm_case.c, recurrent_case.c and sample_case.c. */
+enum { MLSTM_VARIANTS = 48, CONV_VARIANTS = 8, SLSTM_VARIANTS = 40, SAMPLE_VARIANTS = 12 };
 ops_limits mlstm_case_limits(int variant);
 void mlstm_case_run(side *s, int variant);
+ops_limits conv_case_limits(int variant);
+void conv_case_run(side *s, int variant);
+ops_limits slstm_case_limits(int variant);
+void slstm_case_run(side *s, int variant);
 ops_limits sample_case_limits(int variant);
 void sample_case_run(side *s, int variant);
 

@@ -99,7 +99,7 @@ static void call_silu(const cpu_kernels *kernels, const float *x, int64_t count,
     float ones[64];
     for (int64_t i = 0; i < count; i++)
         ones[i] = 1;
-    kernels->silu_gate(x, NULL, ones, NULL, count, y);
+    kernels->f32->gated(OPS_SILU, x, NULL, ones, NULL, count, y);
 }
 
 static void check_functions(const cpu_kernels *kernels) {

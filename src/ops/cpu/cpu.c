@@ -97,6 +97,25 @@ bool cpu_expect_limits(cpu_stream *s, const char *op, int64_t tokens, int64_t wi
     return true;
 }
 
+bool cpu_expect_batch(cpu_stream *s, const char *op, const ops_batch *batch, int64_t slots) {
+    int most = s->base.options.limits.sequences;
+    if (batch->sequences < 1 || batch->sequences > most)
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %d sequences, must be 1 to %d", op,
+                        batch->sequences, most);
+    if (!cpu_expect1(s, op, "the batch's slots", &batch->slot, CPU_I32, batch->sequences) ||
+        !cpu_expect1(s, op, "the batch's starts", &batch->start, CPU_I32, batch->sequences + 1) ||
+        !cpu_expect1(s, op, "the batch's positions", &batch->position, CPU_I64, batch->sequences))
+        return false;
+    const char *fault = ops_batch_fault(batch, slots);
+    return !fault || cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: wrong batch: %s", op, fault);
+}
+
+bool cpu_expect_activation(cpu_stream *s, const char *op, enum ops_activation activation) {
+    return (activation >= OPS_SILU && activation <= OPS_IDENTITY) ||
+           cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: no activation has number %d", op,
+                    (int)activation);
+}
+
 bool cpu_expect_norm(cpu_stream *s, const char *op, const ops_norm *norm, int64_t width) {
     if (norm->kind == OPS_NORM_NONE)
         return true;
@@ -209,6 +228,8 @@ static void carve_worker(carver *c, const ops_limits *limits, cpu_worker *w) {
     w->bias_up = carve(c, sizeof(float), CPU_PANEL_ROWS, 1, 1);
     w->chunk = carve(c, sizeof(float), CPU_LONGEST_CHUNK, cpu_padded(limits->head_dim_qk), 1);
     w->decay = carve(c, sizeof(float), CPU_LONGEST_CHUNK, 1, 1);
+    w->cell = carve(c, sizeof(float), CPU_CELL_SEQUENCES, 5, limits->head_dim_v);
+    w->taps = carve(c, sizeof(float), OPS_MAX_TAPS, CPU_PANEL_ROWS, 1);
     w->candidates = carve(c, sizeof(cpu_candidate), limits->vocab, 1, 1);
 }
 
@@ -344,6 +365,9 @@ static ops_device device = {
             .project_add = cpu_project_add,
             .mlstm_output = cpu_mlstm_output,
             .mlstm = cpu_mlstm,
+            .causal_conv = cpu_causal_conv,
+            .headwise = cpu_headwise,
+            .slstm = cpu_slstm,
             .sample = cpu_sample,
         },
     .chunk_size = CPU_CHUNK,

@@ -17,7 +17,8 @@
 
 enum {
     CPU_CHUNK = 64, /* the device's choice */
-    CPU_LONGEST_CHUNK = 128
+    CPU_LONGEST_CHUNK = 128,
+    CPU_CELL_SEQUENCES = 8 /* that share the recurrent weights of the sLSTM in one task */
 };
 
 /* A stretch of tokens of one sequence that lies within one chunk. */
@@ -38,6 +39,8 @@ typedef struct cpu_worker {
     float *bias, *bias_up;     /* [CPU_PANEL_ROWS] */
     float *chunk;              /* [CPU_LONGEST_CHUNK][d_qk, padded] */
     float *decay;              /* [CPU_LONGEST_CHUNK] */
+    float *cell;               /* [CPU_CELL_SEQUENCES][5][d_v]: y and gates of the sLSTM */
+    float *taps;               /* [OPS_MAX_TAPS][CPU_PANEL_ROWS] */
     cpu_candidate *candidates; /* [vocab] */
 } cpu_worker;
 
@@ -102,6 +105,9 @@ bool cpu_expect_optional(cpu_stream *s, const char *op, const char *name, const 
                          int64_t size);
 /* Whether a batch of this size fits in the scratch memory. */
 bool cpu_expect_limits(cpu_stream *s, const char *op, int64_t tokens, int64_t width);
+/* Whether the batch is as ops_batch says, for states of `slots` slots. */
+bool cpu_expect_batch(cpu_stream *s, const char *op, const ops_batch *batch, int64_t slots);
+bool cpu_expect_activation(cpu_stream *s, const char *op, enum ops_activation activation);
 bool cpu_expect_norm(cpu_stream *s, const char *op, const ops_norm *norm, int64_t width);
 
 static inline float *cpu_row(const ops_tensor *t, int64_t row) {
@@ -113,10 +119,10 @@ typedef struct cpu_input {
     const float *rows;
     int64_t stride;
 } cpu_input;
-/* gate [T][width], if not NULL: the norm is multiplied by its sigmoid. x has rows of `width`
- * floats. */
-cpu_input cpu_normalized(cpu_stream *s, const ops_tensor *x, int64_t width, const ops_norm *norm,
-                         const ops_tensor *gate);
+/* x has rows of `width` floats. */
+cpu_input cpu_normalized(cpu_stream *s, const ops_tensor *x, int64_t width, const ops_norm *norm);
+/* act(gate) * (norm(h) + skip * skip_input), of an mlstm_output. */
+cpu_input cpu_gated(cpu_stream *s, const struct ops_mlstm_output *op, int64_t width);
 
 void cpu_embed(ops_stream *, const struct ops_embed *);
 void cpu_take_rows(ops_stream *, const struct ops_take_rows *);
@@ -127,6 +133,9 @@ void cpu_norm_project_gated(ops_stream *, const struct ops_norm_project_gated *)
 void cpu_project_add(ops_stream *, const struct ops_project_add *);
 void cpu_mlstm_output(ops_stream *, const struct ops_mlstm_output *);
 void cpu_mlstm(ops_stream *, const struct ops_mlstm *);
+void cpu_causal_conv(ops_stream *, const struct ops_causal_conv *);
+void cpu_headwise(ops_stream *, const struct ops_headwise *);
+void cpu_slstm(ops_stream *, const struct ops_slstm *);
 void cpu_sample(ops_stream *, const struct ops_sample *);
 
 extern const kernel_table cpu_kernel_table;

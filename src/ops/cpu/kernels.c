@@ -92,20 +92,6 @@ static void exponential(const float *x, int64_t count, float *y) {
         store_part(y + i, exp_vec(load_part(x + i, count - i)), count - i);
 }
 
-/* Up to LANES floats; an absent array is zeros. */
-ALWAYS_INLINE vec load_optional(const float *p, int64_t i, int64_t count) {
-    if (!p)
-        return (vec){0};
-    return count >= LANES ? load(p + i) : load_part(p + i, count);
-}
-
-ALWAYS_INLINE void store_some(float *p, vec value, int64_t count) {
-    if (count >= LANES)
-        store(p, value);
-    else
-        store_part(p, value, count);
-}
-
 static void cap(const float *z, const float *bias, float soft_cap, int64_t count, float *y) {
     for (int64_t i = 0; i < count; i += LANES) {
         vec value = load_optional(z, i, count - i);
@@ -117,27 +103,11 @@ static void cap(const float *z, const float *bias, float soft_cap, int64_t count
     }
 }
 
-static void silu_gate(const float *z, const float *bias, const float *u, const float *u_bias,
-                      int64_t count, float *y) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        vec gate = load_optional(z, i, count - i) + load_optional(bias, i, count - i);
-        vec value = load_optional(u, i, count - i) + load_optional(u_bias, i, count - i);
-        store_some(y + i, gate * sigmoid_vec(gate) * value, count - i);
-    }
-}
-
 static void add(const float *residual, float sign, const float *z, const float *bias, int64_t count,
                 float *y) {
     for (int64_t i = 0; i < count; i += LANES) {
         vec value = load_optional(z, i, count - i) + load_optional(bias, i, count - i);
         store_some(y + i, load_optional(residual, i, count - i) + splat(sign) * value, count - i);
-    }
-}
-
-static void sigmoid_gate(const float *z, int64_t count, float *y) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        vec gate = sigmoid_vec(load_optional(z, i, count - i));
-        store_some(y + i, load_optional(y, i, count - i) * gate, count - i);
     }
 }
 
@@ -165,15 +135,15 @@ static void blend(float a, float b, const float *x, int64_t count, float *y) {
 
 const cpu_kernels PER_ISA(cpu_kernels) = {
     .name = NAME(KERNEL_ISA),
+    .f32 = &PER_ISA(cpu_library),
+    .f64 = &JOIN(PER_ISA(cpu_library), f64),
     .lanes = LANES,
     .product = PER_ISA(cpu_multiply),
     .widen = widen,
     .normalize = normalize,
     .exponential = exponential,
     .cap = cap,
-    .silu_gate = silu_gate,
     .add = add,
-    .sigmoid_gate = sigmoid_gate,
     .dot = dot,
     .blend = blend,
     .step = PER_ISA(cpu_step),

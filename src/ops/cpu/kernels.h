@@ -78,9 +78,69 @@ typedef struct cpu_norm {
     const float *weight, *bias; /* [width]; bias may be NULL */
 } cpu_norm;
 
+/* ---- Kernels for f32 and f64 alike; void: arrays of that type ---- */
+
+/* z [rows][columns] = (with `add`: +=) a [rows][terms] b [terms][columns]. Every z is a sum in the
+ * order of the terms, in blocks of CPU_COMBINE_BLOCK that are added up, however many rows and
+ * columns there are. */
+enum { CPU_COMBINE_BLOCK = 256 };
+typedef struct cpu_combine {
+    const void *a;
+    int64_t a_row, a_term; /* strides */
+    const void *b;
+    int64_t b_stride;
+    void *z;
+    int64_t z_stride;
+    int64_t rows, terms, columns;
+    bool add;
+} cpu_combine;
+
+/* out [tokens][columns] = act(bias + sum over j < taps of weight[j] x[t - taps + 1 + j]), where
+ * x[-1], x[-2] … are the rows of `before`, the last first. */
+typedef struct cpu_convolution {
+    const void *x, *before;
+    int64_t x_stride, before_stride;
+    const void *weight; /* [taps][columns], row stride weight_stride */
+    int64_t weight_stride;
+    const void *bias; /* [columns] or NULL */
+    enum ops_activation activation;
+    void *out;
+    int64_t out_stride;
+    int64_t tokens, columns;
+    int taps;
+} cpu_convolution;
+
+/* One token of `count` units of the sLSTM or the LSTM: the equations of struct ops_slstm, with
+ * raw_g = input_g + mixed_g + bias_g. States are updated in place. */
+typedef struct cpu_cell {
+    bool lstm;
+    const void *input[4], *mixed[4], *bias[4];
+    void *y, *c, *n, *m;
+    double clip; /* 0: none */
+    int64_t count;
+} cpu_cell;
+
+/* What exists for f32 and f64, from the same source (real_*.c): the arrays are of that type. */
+typedef struct cpu_library {
+    int lanes; /* elements in a vector */
+    void (*exponential)(const void *x, int64_t count, void *y);
+    void (*hyperbolic_tangent)(const void *x, int64_t count, void *y);
+    void (*sigmoid)(const void *x, int64_t count, void *y);
+    /* y = act(z + bias) * (u + u_bias); biases may be NULL. */
+    void (*gated)(enum ops_activation, const void *z, const void *bias, const void *u,
+                  const void *u_bias, int64_t count, void *y);
+    /* y = act(z) * (y + skip * x); skip may be NULL, and then x is not read. */
+    void (*gate)(enum ops_activation, const void *z, const void *skip, const void *x, int64_t count,
+                 void *y);
+    void (*combine)(const cpu_combine *);
+    void (*convolve)(const cpu_convolution *);
+    void (*cell)(const cpu_cell *);
+} cpu_library;
+
 typedef struct cpu_kernels {
     const char *name; /* of the instruction set */
-    int lanes;        /* floats in a vector */
+    const cpu_library *f32, *f64;
+    int lanes; /* floats in a vector */
 
     void (*product)(const cpu_product *);
     /* y [count] = x [count] of a floating-point type. */
@@ -90,14 +150,9 @@ typedef struct cpu_kernels {
     void (*exponential)(const float *x, int64_t count, float *y);
     /* y = cap(z + bias), bias may be NULL; cap as in ops_projection. */
     void (*cap)(const float *z, const float *bias, float soft_cap, int64_t count, float *y);
-    /* y = (z + bias) * sigmoid(z + bias) * (u + u_bias); biases may be NULL. */
-    void (*silu_gate)(const float *z, const float *bias, const float *u, const float *u_bias,
-                      int64_t count, float *y);
     /* y = residual + sign * (z + bias); residual and bias may be NULL, y may be residual. */
     void (*add)(const float *residual, float sign, const float *z, const float *bias, int64_t count,
                 float *y);
-    /* y *= sigmoid(z) */
-    void (*sigmoid_gate)(const float *z, int64_t count, float *y);
     double (*dot)(const float *x, const float *y, int64_t count); /* summed in double */
     /* y = a * y + b * x */
     void (*blend)(float a, float b, const float *x, int64_t count, float *y);

@@ -13,7 +13,7 @@ ALWAYS_INLINE vec load_some(const float *p, const bool part, int64_t count) {
     return part ? load_part(p, count) : load(p);
 }
 
-ALWAYS_INLINE void store_some(float *p, vec value, const bool part, int64_t count) {
+ALWAYS_INLINE void store_columns(float *p, vec value, const bool part, int64_t count) {
     if (part)
         store_part(p, value, count);
     else
@@ -40,9 +40,9 @@ ALWAYS_INLINE void step_vector(const cpu_step *a, const int rows, const enum cha
         if (change == KEEP_AND_WRITE)
             c = fused(splat(a->write * a->k[row + r]), v, c);
         if (change != NONE)
-            store_some(p, c, part, count);
+            store_columns(p, c, part, count);
     }
-    store_some(a->h + column, h, part, count);
+    store_columns(a->h + column, h, part, count);
 }
 
 ALWAYS_INLINE void step_rows(const cpu_step *a, const int rows, const enum change change,
@@ -75,7 +75,7 @@ void PER_ISA(cpu_step)(const cpu_step *a) {
         int64_t count = a->columns - column;
         vec h = load_some(a->h + column, part, count) * splat(a->inter);
         h = fused(splat(a->p), load_some(a->v + column, part, count), h);
-        store_some(a->h + column, h / splat(a->denominator), part, count);
+        store_columns(a->h + column, h / splat(a->denominator), part, count);
     }
 }
 
@@ -132,7 +132,7 @@ ALWAYS_INLINE void read_tile(const cpu_chunk *a, const int rows, const int vecto
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int i = 0; i < vectors; i++)
-            store_some(a->h + (token + r) * a->h_stride + column + i * LANES,
+            store_columns(a->h + (token + r) * a->h_stride + column + i * LANES,
                        sums[r][i] / splat(a->denominator[(token + r) * a->gate_stride]), part,
                        count);
     }
@@ -158,7 +158,7 @@ ALWAYS_INLINE void update_tile(const cpu_chunk *a, const int rows, const int vec
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int i = 0; i < vectors; i++)
-            store_some(c + r * a->c_stride + i * LANES, sums[r][i], part, count);
+            store_columns(c + r * a->c_stride + i * LANES, sums[r][i], part, count);
     }
 }
 

@@ -328,21 +328,6 @@ static void columns_task(void *context, int64_t task, int worker) {
 
 /* ---- The op ---- */
 
-/* After check_shapes: c is there. */
-static bool check_batch(cpu_stream *s, const struct ops_mlstm *op) {
-    const ops_batch *b = &op->batch;
-    const ops_limits *limits = &s->base.options.limits;
-    if (b->sequences < 1 || b->sequences > limits->sequences)
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "mlstm: %d sequences, must be 1 to %d",
-                        b->sequences, limits->sequences);
-    if (!cpu_expect1(s, "mlstm", "the batch's slots", &b->slot, CPU_I32, b->sequences) ||
-        !cpu_expect1(s, "mlstm", "the batch's starts", &b->start, CPU_I32, b->sequences + 1) ||
-        !cpu_expect1(s, "mlstm", "the batch's positions", &b->position, CPU_I64, b->sequences))
-        return false;
-    const char *fault = ops_batch_fault(b, op->c.shape[0]);
-    return !fault || cpu_fail(s, XLSTM_INVALID_ARGUMENT, "mlstm: wrong batch: %s", fault);
-}
-
 static bool check_shapes(cpu_stream *s, const struct ops_mlstm *op) {
     const char *name = "mlstm";
     const ops_limits *limits = &s->base.options.limits;
@@ -376,7 +361,7 @@ static bool check(cpu_stream *s, const struct ops_mlstm *op) {
             s, XLSTM_INVALID_ARGUMENT,
             "mlstm: chunks of %d tokens; 0, 1 and multiples of 16 up to %d are possible", length,
             CPU_LONGEST_CHUNK);
-    return check_shapes(s, op) && check_batch(s, op);
+    return check_shapes(s, op) && cpu_expect_batch(s, "mlstm", &op->batch, op->c.shape[0]);
 }
 
 /* Cuts the batch at chunk borders; returns how many pieces have more than one token. */

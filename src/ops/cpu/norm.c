@@ -3,7 +3,9 @@
 
 typedef struct norm_job {
     const cpu_stream *s;
-    const ops_tensor *x, *gate;
+    const ops_tensor *x;
+    const struct ops_mlstm_output *output; /* NULL: only the norm */
+    const float *skip;
     cpu_norm norm;
     int64_t width;
     float *out;
@@ -21,8 +23,11 @@ static void normalize_token(void *context, int64_t token, int worker) {
         memmove(out, x, (size_t)job->width * sizeof(float));
     else
         kernels->normalize(&job->norm, x, job->width, out);
-    if (job->gate)
-        kernels->sigmoid_gate(cpu_row(job->gate, token), job->width, out);
+    if (job->output) {
+        const struct ops_mlstm_output *op = job->output;
+        kernels->f32->gate(op->activation, cpu_row(&op->output_gate, token), job->skip,
+                           job->skip ? cpu_row(&op->skip_input, token) : NULL, job->width, out);
+    }
     for (int64_t i = job->width; i < job->padded; i++)
         out[i] = 0;
 }
@@ -41,20 +46,27 @@ static cpu_norm widened(cpu_stream *s, const ops_norm *norm, int64_t width) {
     return result;
 }
 
-cpu_input cpu_normalized(cpu_stream *s, const ops_tensor *x, int64_t width, const ops_norm *norm,
-                         const ops_tensor *gate) {
-    if (norm->kind == OPS_NORM_NONE && !gate && width % CPU_PADDING == 0 && x->shape[0] == 1)
+static cpu_input run(cpu_stream *s, norm_job *job) {
+    job->s = s;
+    job->out = s->rows;
+    job->out_stride = cpu_row_stride(job->width);
+    job->padded = cpu_padded(job->width);
+    thread_pool_run(s->pool, job->x->shape[0], normalize_token, job);
+    return (cpu_input){s->rows, job->out_stride};
+}
+
+cpu_input cpu_normalized(cpu_stream *s, const ops_tensor *x, int64_t width, const ops_norm *norm) {
+    if (norm->kind == OPS_NORM_NONE && width % CPU_PADDING == 0 && x->shape[0] == 1)
         return (cpu_input){cpu_row(x, 0), x->stride[0]};
-    norm_job job = {.s = s,
-                    .x = x,
-                    .gate = gate,
-                    .norm = widened(s, norm, width),
-                    .width = width,
-                    .out = s->rows,
-                    .out_stride = cpu_row_stride(width),
-                    .padded = cpu_padded(width)};
-    thread_pool_run(s->pool, x->shape[0], normalize_token, &job);
-    return (cpu_input){s->rows, job.out_stride};
+    return run(s, &(norm_job){.x = x, .norm = widened(s, norm, width), .width = width});
+}
+
+cpu_input cpu_gated(cpu_stream *s, const struct ops_mlstm_output *op, int64_t width) {
+    return run(s, &(norm_job){.x = &op->h,
+                              .output = op,
+                              .skip = ops_present(&op->skip) ? ops_data(&op->skip) : NULL,
+                              .norm = widened(s, &op->norm, width),
+                              .width = width});
 }
 
 void cpu_normalize(ops_stream *stream, const struct ops_normalize *op) {

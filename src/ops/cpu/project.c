@@ -64,15 +64,6 @@ static const float *bias_rows(const project_job *job, const ops_tensor *bias, in
     return scratch;
 }
 
-/* z Phi(z) (u + bu); erfc keeps the relative accuracy where Phi is small. */
-static void gelu_gate(const float *z, const float *bias, const float *u, const float *u_bias,
-                      int64_t count, float *y) {
-    for (int64_t i = 0; i < count; i++) {
-        double gate = z[i] + (bias ? bias[i] : 0), up = u[i] + (u_bias ? u_bias[i] : 0);
-        y[i] = (float)(0.5 * gate * erfc(-gate * 0.70710678118654752) * up);
-    }
-}
-
 static void finish_token(const project_job *job, const part *p, const float *bias,
                          const float *up_bias, int64_t row, int rows, int64_t token, const float *z,
                          const float *z_up) {
@@ -83,10 +74,7 @@ static void finish_token(const project_job *job, const part *p, const float *bia
         kernels->cap(z, bias, p->soft_cap, rows, out);
         break;
     case END_GATED:
-        if (p->activation == OPS_GELU)
-            gelu_gate(z, bias, z_up, up_bias, rows, out);
-        else
-            kernels->silu_gate(z, bias, z_up, up_bias, rows, out);
+        kernels->f32->gated(p->activation, z, bias, z_up, up_bias, rows, out);
         break;
     case END_ADD:
         kernels->add(ops_present(p->residual) ? cpu_row(p->residual, token) + row : NULL, p->sign,
@@ -181,7 +169,7 @@ void cpu_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
                               .soft_cap = (float)p->soft_cap,
                               .out = &p->out};
     }
-    job.x = cpu_normalized(s, &op->x, width, &op->norm, NULL);
+    job.x = cpu_normalized(s, &op->x, width, &op->norm);
     run_job(&job);
 }
 
@@ -192,6 +180,7 @@ void cpu_norm_project_gated(ops_stream *stream, const struct ops_norm_project_ga
         return;
     int64_t tokens = op->x.shape[0], width = op->x.shape[1];
     if (!cpu_expect_limits(s, name, tokens, width) || !cpu_expect_norm(s, name, &op->norm, width) ||
+        !cpu_expect_activation(s, name, op->activation) ||
         !check_matrix(s, name, &op->gate_weight, &op->gate_bias, tokens, -1, width, &op->out) ||
         !check_matrix(s, name, &op->up_weight, &op->up_bias, tokens, op->gate_weight.shape[0],
                       width, &op->out))
@@ -204,7 +193,7 @@ void cpu_norm_project_gated(ops_stream *stream, const struct ops_norm_project_ga
                           .up_bias = &op->up_bias,
                           .activation = op->activation,
                           .out = &op->out};
-    job.x = cpu_normalized(s, &op->x, width, &op->norm, NULL);
+    job.x = cpu_normalized(s, &op->x, width, &op->norm);
     run_job(&job);
 }
 
@@ -236,8 +225,18 @@ void cpu_project_add(ops_stream *stream, const struct ops_project_add *op) {
     if (!prepare_add(s, "project_add", &job, &op->weight, &op->bias, &op->residual, op->sign,
                      &op->out))
         return;
-    job.x = cpu_normalized(s, &op->x, job.width, &(ops_norm){.kind = OPS_NORM_NONE}, NULL);
+    job.x = cpu_normalized(s, &op->x, job.width, &(ops_norm){.kind = OPS_NORM_NONE});
     run_job(&job);
+}
+
+static bool check_skip(cpu_stream *s, const struct ops_mlstm_output *op, int64_t tokens,
+                       int64_t width) {
+    const char *name = "mlstm_output";
+    if (ops_present(&op->skip) != ops_present(&op->skip_input))
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: skip and skip_input go together", name);
+    return !ops_present(&op->skip) ||
+           (cpu_expect1(s, name, "skip", &op->skip, CPU_F32, width) &&
+            cpu_expect2(s, name, "skip_input", &op->skip_input, CPU_F32, tokens, width));
 }
 
 void cpu_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
@@ -250,11 +249,16 @@ void cpu_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
         cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: the heads of h must follow each other", name);
         return;
     }
-    if (!cpu_expect2(s, name, "the output gate", &op->output_gate, CPU_F32, job.tokens,
+    if (op->activation != OPS_SIGMOID && op->activation != OPS_SILU) {
+        cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: the activation must be sigmoid or SiLU", name);
+        return;
+    }
+    if (!check_skip(s, op, job.tokens, job.width) ||
+        !cpu_expect2(s, name, "the output gate", &op->output_gate, CPU_F32, job.tokens,
                      job.width) ||
         !cpu_expect_norm(s, name, &op->norm, job.width) ||
         !prepare_add(s, name, &job, &op->weight, &op->bias, &op->residual, op->sign, &op->out))
         return;
-    job.x = cpu_normalized(s, &op->h, job.width, &op->norm, &op->output_gate);
+    job.x = cpu_gated(s, op, job.width);
     run_job(&job);
 }

@@ -73,7 +73,9 @@ static double slstm_unit(head *a, int64_t d) {
     double m = a->n[d] == 0 ? i : reference_larger(i, log_f);
     m = reference_storable_maximum(m, a->op->m.dtype);
     double write = weigh(i, m), keep = weigh(log_f, m);
-    a->c[d] = keep * a->c[d] + write * tanh(a->raw[CELL_INPUT][d]);
+    a->c[d] *= keep;
+    if (write != 0) /* nothing is added otherwise, whatever z is */
+        a->c[d] += write * tanh(a->raw[CELL_INPUT][d]);
     a->n[d] = keep * a->n[d] + write;
     a->m[d] = m;
     return a->n[d] == 0 ? 0 : reference_sigmoid(a->raw[OUTPUT_GATE][d]) * a->c[d] / a->n[d];

@@ -1,0 +1,34 @@
+/* The table of one instruction set and element type, and the functions that need no file of their
+ * own. */
+#include "ops/cpu/vector.h"
+
+typedef vec vec_function(vec);
+
+ALWAYS_INLINE void apply(vec_function *function, const real *x, int64_t count, real *y) {
+    for (int64_t i = 0; i < count; i += LANES)
+        store_some(y + i, function(load_optional(x, i, count - i)), count - i);
+}
+
+static void exponential(const void *x, int64_t count, void *y) {
+    apply(exp_vec, x, count, y);
+}
+
+static void hyperbolic_tangent(const void *x, int64_t count, void *y) {
+    apply(tanh_vec, x, count, y);
+}
+
+static void sigmoid(const void *x, int64_t count, void *y) {
+    apply(sigmoid_vec, x, count, y);
+}
+
+const cpu_library PER_ISA(cpu_library) = {
+    .lanes = LANES,
+    .exponential = exponential,
+    .hyperbolic_tangent = hyperbolic_tangent,
+    .sigmoid = sigmoid,
+    .gated = PER_ISA(cpu_gated),
+    .gate = PER_ISA(cpu_gate),
+    .combine = PER_ISA(cpu_combine),
+    .convolve = PER_ISA(cpu_convolve),
+    .cell = PER_ISA(cpu_cell),
+};
