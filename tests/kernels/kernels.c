@@ -168,6 +168,22 @@ void case_draw(kernel_case *c, const char *name, uint64_t seed, double mean, dou
         draw(&c->array[p], name, seed, mean, spread);
 }
 
+static npy_array open_values(const char *path, const xlstm_array *a) {
+    npy_array file;
+    if (npy_open(path, &file) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+    assert_int_equal(elements_of(a), file.count);
+    return file;
+}
+
+void case_load(kernel_case *c, const char *name, const char *path) {
+    xlstm_array *a = case_array(c, name);
+    npy_array file = open_values(path, a);
+    for (int64_t i = 0; i < file.count; i++)
+        set_element(a, i, dtype_load(file.dtype, file.data, i));
+    npy_close(&file);
+}
+
 void case_copy_inputs(kernel_case *to, const kernel_case *from) {
     for (int p = 0; p < to->kernel->parameter_count; p++) {
         int source = is_input(to, p) ? find(from, to->kernel->parameters[p].name) : -1;
@@ -227,10 +243,7 @@ double case_error(const kernel_case *a, const char *name, const kernel_case *b,
 
 double case_error_file(const kernel_case *a, const char *name, const char *path) {
     const xlstm_array *x = &a->array[must_find(a, name)];
-    npy_array file;
-    if (npy_open(path, &file) != XLSTM_OK)
-        fail_msg("%s", xlstm_last_error());
-    assert_int_equal(elements_of(x), file.count);
+    npy_array file = open_values(path, x);
     double difference = 0, norm = 0;
     bool comparable = true;
     for (int64_t i = 0; i < file.count; i++)

@@ -37,6 +37,8 @@ double case_get(const kernel_case *c, const char *name, int64_t element);
 void case_set(kernel_case *c, const char *name, int64_t element, double value);
 /* Draws the parameter anew; does nothing if there is none of that name. */
 void case_draw(kernel_case *c, const char *name, uint64_t seed, double mean, double spread);
+/* The values of a .npy file with as many elements. */
+void case_load(kernel_case *c, const char *name, const char *path);
 /* Makes the inputs of `to` those of `from`, by name. */
 void case_copy_inputs(kernel_case *to, const kernel_case *from);
 

@@ -5,20 +5,16 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 #include <cmocka.h>
 
 #include "kernels/kernels.h"
+#include "kernels/mlstm.h"
 #include "support/support.h"
-
-static bool is_mlstm(const xlstm_kernel *kernel) {
-    return kernel->upstream;
-}
 
 /* A case of random sizes. Every fourth has large gates, every third is without some of the states. */
 static void make(kernel_case *c, const xlstm_kernel *kernel, uint64_t seed, bool normalize) {
-    bool step = strncmp(kernel->family, "step", 4) == 0;
+    bool step = mlstm_is_step(kernel);
     xlstm_kernel_options options = xlstm_kernel_defaults();
     options.normalize = normalize;
     options.chunk_size = case_choose(seed, 0, 1, 9);
@@ -42,7 +38,7 @@ static void test_finite_differences(void **state) {
     int rounds = test_is_quick() ? 2 : 12, tested = 0;
     const xlstm_kernel *kernel;
     for (int k = 0; (kernel = xlstm_kernel_at(k)); k++) {
-        if (!is_mlstm(kernel))
+        if (!mlstm_is(kernel))
             continue;
         for (int round = 0; round < rounds; round++) {
             kernel_case c;
