@@ -77,9 +77,10 @@ XLSTM_API xlstm_status xlstm_model_load(const char *path, const xlstm_model_opti
 XLSTM_API void xlstm_model_free(xlstm_model *model);
 
 typedef struct xlstm_model_info {
-    const char *architecture; /* "xlstm-large" */
+    const char *architecture; /* "xlstm-large" or "xlstm-neurips" */
     const char *device, *profile;
     int32_t vocab_size; /* rows of the embedding; the logits have this length */
+    /* xlstm-neurips: heads of its mLSTM, else of its sLSTM, which have no keys; ffn_dim may be 0. */
     int32_t embedding_dim, num_heads, head_dim_qk, head_dim_v, num_blocks, ffn_dim;
     int32_t bos_id; /* -1: none */
     int32_t eos_id; /* where generation ends: the tokenizer's end of text, else the config's; -1:

@@ -34,6 +34,13 @@ typedef struct bench {
 
 /* ---- What the work needs ---- */
 
+static int mlstm_nodes(const xlstm_model *model) {
+    int nodes = 0;
+    for (int i = 0; i < model->graph.count; i++)
+        nodes += model->graph.nodes[i].kind == WIRING_MLSTM;
+    return nodes;
+}
+
 /* Operations of a prompt of `tokens` with the logits of its last position. An mLSTM takes four a
  * state element and token: two to update it, two to read it. */
 static double prefill_flops(const bench *b, int64_t tokens) {
@@ -42,7 +49,7 @@ static double prefill_flops(const bench *b, int64_t tokens) {
     double tables =
         i->vocab_size * (double)i->embedding_dim * (b->model->config.tie_word_embeddings ? 1 : 2);
     double linear = 2 * ((double)i->parameters - tables);
-    double recurrence = 4.0 * i->num_blocks * i->num_heads * i->head_dim_qk * i->head_dim_v;
+    double recurrence = 4.0 * mlstm_nodes(b->model) * i->num_heads * i->head_dim_qk * i->head_dim_v;
     return (double)tokens * (linear + recurrence) + head;
 }
 

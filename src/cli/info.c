@@ -39,26 +39,79 @@ static json_t *soft_cap(double cap) {
     return cap == 0 ? json_null() : json_real(cap);
 }
 
+/* What both families have. */
+static json_t *common_fields(const xlstm_model *model, const xlstm_model_info *info) {
+    const model_config *c = &model->config;
+    return json_pack("{s:s, s:s, s:i, s:i, s:i, s:b, s:b, s:o, s:o, s:o, s:b}", "architecture",
+                     info->architecture, "spelling", c->spelling, "embedding_dim", c->embedding_dim,
+                     "num_blocks", c->num_blocks, "vocab_size", c->vocab_size, "add_out_norm",
+                     (int)c->add_out_norm, "tie_word_embeddings", (int)c->tie_word_embeddings,
+                     "bos_token_id", known_id(c->bos_token_id), "eos_token_id",
+                     known_id(c->eos_token_id), "pad_token_id", known_id(c->pad_token_id),
+                     "force_bos_token_insert", (int)c->force_bos_token_insert);
+}
+
+static json_t *large_fields(const xlstm_model *model, const xlstm_model_info *info) {
+    const large_config *c = &model->config.large;
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:s, s:f, s:f, s:o, s:o, s:f, s:f, s:f,"
+                     " s:i, s:i, s:i}",
+                     "num_heads", c->num_heads, "qk_dim", c->qk_dim, "v_dim", c->v_dim,
+                     "head_dim_qk", info->head_dim_qk, "head_dim_v", info->head_dim_v, "ffn_dim",
+                     c->ffn_dim, "use_bias", (int)c->use_bias, "weight_mode",
+                     model->weights.fused ? "fused" : "single", "norm_eps", c->norm_eps, "eps",
+                     c->eps, "gate_soft_cap", soft_cap(c->gate_soft_cap), "output_logit_soft_cap",
+                     soft_cap(c->output_logit_soft_cap), "qk_dim_factor", c->qk_dim_factor,
+                     "v_dim_factor", c->v_dim_factor, "ffn_proj_factor", c->ffn_proj_factor,
+                     "ffn_round_up_to_multiple_of", c->ffn_round_up_to_multiple_of, "chunk_size",
+                     c->chunk_size, "max_inference_chunksize", c->max_inference_chunksize);
+}
+
+static json_t *slstm_blocks(const model_config *c) {
+    json_t *blocks = json_array();
+    for (int i = 0; i < c->num_blocks; i++)
+        if (c->neurips.slstm_at[i])
+            json_array_append_new(blocks, json_integer(i));
+    return blocks;
+}
+
+static json_t *neurips_fields(const xlstm_model *model, const xlstm_model_info *info) {
+    static const char *const activations[] = {"gelu", "relu", "relu^2", "sigmoid", "swish", "selu"};
+    const neurips_config *c = &model->config.neurips;
+    json_t *fields =
+        json_pack("{s:b, s:o}", "bias", (int)c->bias, "slstm_at", slstm_blocks(&model->config));
+    json_t *mlstm = json_pack("{s:i, s:i, s:i, s:i, s:i}", "mlstm_num_heads", c->mlstm.num_heads,
+                              "mlstm_inner_dim", c->mlstm.inner.width, "mlstm_head_dim",
+                              info->head_dim_v, "mlstm_conv1d_kernel_size",
+                              c->mlstm.conv1d_kernel_size, "qkv_proj_blocks", c->mlstm.qkv_heads);
+    json_t *slstm = json_pack(
+        "{s:s, s:i, s:i, s:i, s:b, s:o}", "slstm_function", c->slstm.lstm ? "lstm" : "slstm",
+        "slstm_num_heads", c->slstm.num_heads, "slstm_head_dim",
+        c->slstm.present ? model->config.embedding_dim / c->slstm.num_heads : 0,
+        "slstm_conv1d_kernel_size", c->slstm.conv1d_kernel_size, "group_norm_weight",
+        (int)c->slstm.group_norm_weight, "forward_clipval", soft_cap(c->slstm.forward_clipval));
+    json_t *ffn = json_pack("{s:i, s:s, s:b}", "ffn_dim", c->ffn.hidden.width, "ffn_act_fn",
+                            activations[c->ffn.activation], "ffn_bias", (int)c->ffn.bias);
+    if (c->mlstm.present)
+        json_object_update(fields, mlstm);
+    if (c->slstm.present)
+        json_object_update(fields, slstm);
+    if (c->ffn.present)
+        json_object_update(fields, ffn);
+    json_decref(mlstm);
+    json_decref(slstm);
+    json_decref(ffn);
+    return fields;
+}
+
 static json_t *config_fields(const xlstm_model *model) {
-    const xlstm_large_config *c = &model->config;
     xlstm_model_info info;
     xlstm_model_get_info(model, &info);
-    return json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:b, s:s, s:f, s:f,"
-        " s:o, s:o, s:f, s:f, s:f, s:i, s:i, s:i, s:o, s:o, s:o, s:b}",
-        "architecture", info.architecture, "spelling", c->spelling, "embedding_dim",
-        c->embedding_dim, "num_heads", c->num_heads, "num_blocks", c->num_blocks, "vocab_size",
-        c->vocab_size, "qk_dim", c->qk_dim, "v_dim", c->v_dim, "head_dim_qk", info.head_dim_qk,
-        "head_dim_v", info.head_dim_v, "ffn_dim", c->ffn_dim, "use_bias", (int)c->use_bias,
-        "add_out_norm", (int)c->add_out_norm, "tie_word_embeddings", (int)c->tie_word_embeddings,
-        "weight_mode", model->weights.fused ? "fused" : "single", "norm_eps", c->norm_eps, "eps",
-        c->eps, "gate_soft_cap", soft_cap(c->gate_soft_cap), "output_logit_soft_cap",
-        soft_cap(c->output_logit_soft_cap), "qk_dim_factor", c->qk_dim_factor, "v_dim_factor",
-        c->v_dim_factor, "ffn_proj_factor", c->ffn_proj_factor, "ffn_round_up_to_multiple_of",
-        c->ffn_round_up_to_multiple_of, "chunk_size", c->chunk_size, "max_inference_chunksize",
-        c->max_inference_chunksize, "bos_token_id", known_id(c->bos_token_id), "eos_token_id",
-        known_id(c->eos_token_id), "pad_token_id", known_id(c->pad_token_id),
-        "force_bos_token_insert", (int)c->force_bos_token_insert);
+    json_t *fields = common_fields(model, &info);
+    json_t *family = model->config.family == FAMILY_LARGE ? large_fields(model, &info)
+                                                          : neurips_fields(model, &info);
+    json_object_update(fields, family);
+    json_decref(family);
+    return fields;
 }
 
 /* Bytes that decoding one token of one sequence must move: weights once, the state read and
@@ -114,6 +167,14 @@ static json_t *collect(const xlstm_model *model) {
 
 /* ---- Words ---- */
 
+static void print_list(const char *name, const json_t *list, buffer *out) {
+    buffer_print(out, "  %-28s%s", name, json_array_size(list) == 0 ? "none" : "");
+    for (size_t i = 0; i < json_array_size(list); i++)
+        buffer_print(out, "%s%" JSON_INTEGER_FORMAT, i ? ", " : "",
+                     json_integer_value(json_array_get(list, i)));
+    buffer_print(out, "\n");
+}
+
 static void print_value(const char *name, const json_t *value, buffer *out) {
     if (json_is_boolean(value))
         buffer_print(out, "  %-28s%s\n", name, json_is_true(value) ? "true" : "false");
@@ -123,6 +184,8 @@ static void print_value(const char *name, const json_t *value, buffer *out) {
         buffer_print(out, "  %-28s%s\n", name, json_string_value(value));
     else if (json_is_integer(value))
         buffer_print(out, "  %-28s%" JSON_INTEGER_FORMAT "\n", name, json_integer_value(value));
+    else if (json_is_array(value))
+        print_list(name, value, out);
     else
         buffer_print(out, "  %-28s%g\n", name, json_number_value(value));
 }

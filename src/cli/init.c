@@ -21,7 +21,7 @@ int command_init(const options *o) {
     const char *path = option_text(o, OPTION_CONFIG, "");
     if (access(path, F_OK) != 0)
         return cli_fail(error_system("open", path));
-    xlstm_large_config config;
+    model_config config;
     xlstm_status status = config_open(path, &config);
     if (status != XLSTM_OK) {
         config_free(&config);

@@ -70,7 +70,7 @@ static xlstm_status find_bos(const char *path, int32_t *bos) {
     char *folder = file_is_folder(path) ? strdup(path) : path_folder(path);
     if (!folder)
         return error_memory(strlen(path), "a path");
-    xlstm_large_config config;
+    model_config config;
     xlstm_status status = config_open_folder(folder, &config);
     free(folder);
     *bos = config.bos_token_id;

@@ -1,38 +1,10 @@
 /* Memory for one run, taken once; then the steps of the program as calls of ops. */
-#include "model/forward.h"
+#include "model/forward_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { BUFFER_ALIGNMENT = 64 };
-
-/* Activations; T = limits.tokens. */
-struct forward {
-    const xlstm_large_config *config;
-    const weights *weights;
-    const state_pool *pool;
-    ops_device *device;
-    ops_stream *stream;
-    forward_limits limits;
-    program program;
-
-    ops_buffer buffer;                   /* holds everything below */
-    ops_tensor *values;                  /* [program.values], each [T][D] */
-    ops_tensor q, k;                     /* [T][qk_dim] */
-    ops_tensor v, output_gate, h;        /* [T][v_dim] */
-    ops_tensor input_gate, forget_gate;  /* [T][heads] */
-    ops_tensor hidden;                   /* [T][F] */
-    ops_tensor ids;                      /* i32 [T] */
-    ops_tensor slot, start, position;    /* of the batch */
-    ops_tensor rows, row_values, logits; /* i32 [R], [R][D], [R][vocab] */
-    ops_tensor penalised, sampled;       /* i32 [vocab], i32 [1] */
-    ops_batch batch;
-
-    /* Host copies of what is sent to the device. */
-    int32_t *host_ids, *host_slot, *host_start;
-    int64_t *host_position;
-    double *wide; /* one row of logits, where activations are f64 */
-};
 
 /* ---- Memory ---- */
 
@@ -50,14 +22,15 @@ static ops_tensor place(arena *a, dtype type, int64_t outer, int64_t inner) {
     return t;
 }
 
-static void place_all(forward *f, const xlstm_large_config *c, arena *a) {
-    int64_t T = f->limits.tokens, R = FORWARD_LOGIT_ROWS, D = c->embedding_dim;
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+/* What the layers of xlstm-large need between their ops. */
+static void place_large(forward *f, const model_config *config, arena *a) {
+    const large_config *c = &config->large;
+    int64_t T = f->limits.tokens;
     dtype real = f->limits.activation;
-    for (int i = 0; i < f->program.values; i++) {
-        ops_tensor value = place(a, real, T, D);
-        if (f->values)
-            f->values[i] = value;
-    }
     f->q = place(a, real, T, c->qk_dim);
     f->k = place(a, real, T, c->qk_dim);
     f->v = place(a, real, T, c->v_dim);
@@ -66,6 +39,41 @@ static void place_all(forward *f, const xlstm_large_config *c, arena *a) {
     f->input_gate = place(a, real, T, c->num_heads);
     f->forget_gate = place(a, real, T, c->num_heads);
     f->hidden = place(a, real, T, c->ffn_dim);
+}
+
+static void place_neurips(forward *f, const model_config *config, arena *a) {
+    const neurips_config *c = &config->neurips;
+    int64_t T = f->limits.tokens, D = config->embedding_dim, E = c->mlstm.inner.width;
+    dtype real = f->limits.activation;
+    if (c->mlstm.present) {
+        f->qkv = place(a, real, T, 3 * E);
+        f->q = forward_columns(&f->qkv, 0, E);
+        f->k = forward_columns(&f->qkv, E, E);
+        f->v = forward_columns(&f->qkv, 2 * E, E);
+        f->inner = place(a, real, T, E);
+        f->output_gate = place(a, real, T, E);
+        f->input_gate = place(a, real, T, c->mlstm.num_heads);
+        f->forget_gate = place(a, real, T, c->mlstm.num_heads);
+    }
+    if (c->slstm.present) {
+        f->normed = place(a, real, T, D);
+        f->gates = place(a, real, T, 4 * D);
+    }
+    if (c->ffn.present)
+        f->hidden = place(a, real, T, c->ffn.hidden.width);
+    f->conv = place(a, real, T, larger(D, E));
+    f->h = place(a, real, T, larger(D, E));
+}
+
+static void place_all(forward *f, const model_config *c, arena *a) {
+    int64_t T = f->limits.tokens, R = FORWARD_LOGIT_ROWS, D = c->embedding_dim;
+    dtype real = f->limits.activation;
+    for (int i = 0; i < f->program.values; i++) {
+        ops_tensor value = place(a, real, T, D);
+        if (f->values)
+            f->values[i] = value;
+    }
+    (c->family == FAMILY_LARGE ? place_large : place_neurips)(f, c, a);
     f->ids = place(a, DTYPE_I32, T, 0);
     f->slot = place(a, DTYPE_I32, f->limits.sequences, 0);
     f->start = place(a, DTYPE_I32, f->limits.sequences + 1, 0);
@@ -77,21 +85,33 @@ static void place_all(forward *f, const xlstm_large_config *c, arena *a) {
     f->sampled = place(a, DTYPE_I32, 1, 0);
 }
 
-ops_limits forward_ops_limits(const xlstm_large_config *c, const forward_limits *limits) {
-    int64_t width = c->embedding_dim > c->v_dim ? c->embedding_dim : c->v_dim;
-    return (ops_limits){
-        .tokens = limits->tokens,
-        .sequences = limits->sequences,
-        .width = width > c->ffn_dim ? width : c->ffn_dim,
-        .heads = c->num_heads,
-        .head_dim_qk = c->qk_dim / c->num_heads,
-        .head_dim_v = c->v_dim / c->num_heads,
-        .vocab = c->vocab_size,
-        .activation = limits->activation,
-    };
+ops_limits forward_ops_limits(const model_config *c, const forward_limits *limits) {
+    ops_limits out = {.tokens = limits->tokens,
+                      .sequences = limits->sequences,
+                      .vocab = c->vocab_size,
+                      .activation = limits->activation};
+    if (c->family == FAMILY_LARGE) {
+        const large_config *l = &c->large;
+        out.width = larger(larger(c->embedding_dim, l->v_dim), l->ffn_dim);
+        out.heads = l->num_heads;
+        out.head_dim_qk = l->qk_dim / l->num_heads;
+        out.head_dim_v = l->v_dim / l->num_heads;
+        return out;
+    }
+    const neurips_config *n = &c->neurips;
+    /* The gates of an sLSTM are a width too, and so are q, k and v together. */
+    out.width = larger(larger(4 * (int64_t)c->embedding_dim, 3 * (int64_t)n->mlstm.inner.width),
+                       n->ffn.hidden.width);
+    int32_t slstm_heads = n->slstm.present ? n->slstm.num_heads : 0;
+    out.heads =
+        n->mlstm.present && n->mlstm.num_heads > slstm_heads ? n->mlstm.num_heads : slstm_heads;
+    int64_t mlstm_dim = n->mlstm.present ? n->mlstm.inner.width / n->mlstm.num_heads : 1;
+    int64_t slstm_dim = slstm_heads > 0 ? c->embedding_dim / slstm_heads : 1;
+    out.head_dim_qk = out.head_dim_v = larger(mlstm_dim, slstm_dim);
+    return out;
 }
 
-int64_t forward_bytes(const xlstm_large_config *config, const wiring *graph,
+int64_t forward_bytes(const model_config *config, const wiring *graph,
                       const forward_limits *limits) {
     forward f = {.limits = *limits};
     arena a = {0};
@@ -111,19 +131,29 @@ static bool has_step(const program *p, enum step_kind kind) {
     return false;
 }
 
-/* Ops that are called for steps of one kind; every model needs the others. */
-static bool needs_op(const program *p, const char *op) {
-    static const struct {
+/* Ops that only some models call; every model needs the others. */
+static bool needs_op(const forward *f, const char *op) {
+    const program *p = &f->program;
+    bool mlstm = has_step(p, STEP_MLSTM), slstm = has_step(p, STEP_SLSTM);
+    bool ffn = has_step(p, STEP_FFN), neurips = f->config->family == FAMILY_NEURIPS;
+    bool slstm_conv = slstm && f->config->neurips.slstm.conv1d_kernel_size > 0;
+    const struct {
         const char *op;
-        enum step_kind step;
-    } called[] = {
-        {"mlstm", STEP_MLSTM},     {"mlstm_output", STEP_MLSTM},
-        {"project_add", STEP_FFN}, {"norm_project_gated", STEP_FFN},
-        {"sum", STEP_SUM},         {"normalize", STEP_NORM},
+        bool needed;
+    } some[] = {
+        {"mlstm", mlstm},
+        {"mlstm_output", mlstm},
+        {"project_add", ffn},
+        {"norm_project_gated", ffn},
+        {"sum", has_step(p, STEP_SUM) || slstm},
+        {"normalize", has_step(p, STEP_NORM) || slstm},
+        {"causal_conv", (mlstm && neurips) || slstm_conv},
+        {"headwise", (mlstm && neurips) || slstm},
+        {"slstm", slstm},
     };
-    for (size_t i = 0; i < sizeof called / sizeof *called; i++)
-        if (strcmp(called[i].op, op) == 0)
-            return has_step(p, called[i].step);
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++)
+        if (strcmp(some[i].op, op) == 0)
+            return some[i].needed;
     return true;
 }
 
@@ -131,7 +161,7 @@ static bool needs_op(const program *p, const char *op) {
 static xlstm_status check_ops(const forward *f) {
     error_list missing = {0};
     for (int op = 0; ops_name(op); op++)
-        if (needs_op(&f->program, ops_name(op)) && !ops_device_has(f->device, op))
+        if (needs_op(f, ops_name(op)) && !ops_device_has(f->device, op))
             error_list_add(&missing, "device %s lacks the op %s, which this model needs",
                            f->device->name, ops_name(op));
     return error_list_finish(&missing, XLSTM_UNSUPPORTED);
@@ -157,7 +187,7 @@ static xlstm_status take_memory(forward *f) {
     return status;
 }
 
-xlstm_status forward_create(const xlstm_large_config *config, const wiring *graph, const weights *w,
+xlstm_status forward_create(const model_config *config, const wiring *graph, const weights *w,
                             const state_pool *pool, ops_stream *stream,
                             const forward_limits *limits, forward **out) {
     *out = NULL;
@@ -198,142 +228,6 @@ void forward_free(forward *f) {
     free(f);
 }
 
-/* ---- Steps ---- */
-
-/* The first T rows, T being the tokens of this run. */
-static ops_tensor head_rows(const forward *f, const ops_tensor *t) {
-    return ops_tensor_rows(t, 0, f->batch.tokens);
-}
-
-static ops_norm block_norm(const forward *f, const ops_tensor *weight, const ops_tensor *bias) {
-    return (ops_norm){.kind = OPS_NORM_RMS,
-                      .groups = 1,
-                      .eps = f->config->norm_eps,
-                      .weight = *weight,
-                      .bias = *bias};
-}
-
-static ops_tensor residual_of(const forward *f, const step *s) {
-    return s->residual >= 0 ? head_rows(f, &f->values[s->residual]) : (ops_tensor){0};
-}
-
-/* mLSTM layer: projections and gates, the recurrence, then head norm, output gate and output
- * projection. */
-static void run_mlstm(forward *f, const step *s) {
-    const xlstm_large_config *c = f->config;
-    const mlstm_weights *w = &f->weights->blocks[s->block].mlstm;
-    int64_t heads = c->num_heads, qk = c->qk_dim / heads, v = c->v_dim / heads;
-    ops_tensor q = head_rows(f, &f->q), k = head_rows(f, &f->k), values = head_rows(f, &f->v);
-    ops_tensor o = head_rows(f, &f->output_gate), h = head_rows(f, &f->h);
-    ops_tensor i = head_rows(f, &f->input_gate), forget = head_rows(f, &f->forget_gate);
-
-    struct ops_norm_project project = {
-        .x = head_rows(f, &f->values[s->input[0]]),
-        .norm = block_norm(f, &w->norm, &w->norm_bias),
-        .count = 6,
-        .projection = {{w->q, w->q_bias, 0, q},
-                       {w->k, w->k_bias, 0, k},
-                       {w->v, w->v_bias, 0, values},
-                       {w->output_gate, w->output_gate_bias, 0, o},
-                       {w->input_gate, w->input_gate_bias, c->gate_soft_cap, i},
-                       {w->forget_gate, w->forget_gate_bias, c->gate_soft_cap, forget}},
-    };
-    f->device->ops.norm_project(f->stream, &project);
-
-    struct ops_mlstm recurrence = {
-        .batch = f->batch,
-        .q = ops_tensor_split(&q, heads, qk),
-        .k = ops_tensor_split(&k, heads, qk),
-        .v = ops_tensor_split(&values, heads, v),
-        .input_gate = i,
-        .forget_gate = forget,
-        .c = state_find(f->pool, s->node, "c")->pool,
-        .n = state_find(f->pool, s->node, "n")->pool,
-        .m = state_find(f->pool, s->node, "m")->pool,
-        .eps = c->eps,
-        .h = ops_tensor_split(&h, heads, v),
-    };
-    f->device->ops.mlstm(f->stream, &recurrence);
-
-    struct ops_mlstm_output output = {
-        .h = recurrence.h,
-        .output_gate = o,
-        .activation = OPS_SIGMOID,
-        .norm = {.kind = OPS_NORM_LAYER,
-                 .groups = c->num_heads,
-                 .eps = c->norm_eps,
-                 .weight = w->head_norm,
-                 .bias = w->head_norm_bias},
-        .weight = w->out,
-        .bias = w->out_bias,
-        .residual = residual_of(f, s),
-        .sign = s->branch_sign,
-        .out = head_rows(f, &f->values[s->output]),
-    };
-    f->device->ops.mlstm_output(f->stream, &output);
-}
-
-static void run_ffn(forward *f, const step *s) {
-    const ffn_weights *w = &f->weights->blocks[s->block].ffn;
-    struct ops_norm_project_gated gated = {
-        .x = head_rows(f, &f->values[s->input[0]]),
-        .norm = block_norm(f, &w->norm, &w->norm_bias),
-        .activation = OPS_SILU,
-        .gate_weight = w->gate,
-        .gate_bias = w->gate_bias,
-        .up_weight = w->up,
-        .up_bias = w->up_bias,
-        .out = head_rows(f, &f->hidden),
-    };
-    f->device->ops.norm_project_gated(f->stream, &gated);
-
-    struct ops_project_add down = {
-        .x = gated.out,
-        .weight = w->down,
-        .bias = w->down_bias,
-        .residual = residual_of(f, s),
-        .sign = s->branch_sign,
-        .out = head_rows(f, &f->values[s->output]),
-    };
-    f->device->ops.project_add(f->stream, &down);
-}
-
-static void run_sum(forward *f, const step *s) {
-    struct ops_sum sum = {.count = s->input_count, .out = head_rows(f, &f->values[s->output])};
-    for (int i = 0; i < s->input_count; i++) {
-        sum.input[i] = head_rows(f, &f->values[s->input[i]]);
-        sum.sign[i] = s->sign[i];
-    }
-    f->device->ops.sum(f->stream, &sum);
-}
-
-static void run_step(forward *f, const step *s) {
-    ops_tensor output = head_rows(f, &f->values[s->output]);
-    switch (s->kind) {
-    case STEP_EMBED:
-        f->device->ops.embed(f->stream, &(struct ops_embed){.table = f->weights->embedding,
-                                                            .ids = head_rows(f, &f->ids),
-                                                            .out = output});
-        break;
-    case STEP_MLSTM:
-        run_mlstm(f, s);
-        break;
-    case STEP_FFN:
-        run_ffn(f, s);
-        break;
-    case STEP_SUM:
-        run_sum(f, s);
-        break;
-    case STEP_NORM:
-        f->device->ops.normalize(
-            f->stream, &(struct ops_normalize){
-                           .x = head_rows(f, &f->values[s->input[0]]),
-                           .norm = block_norm(f, &f->weights->out_norm, &f->weights->out_norm_bias),
-                           .out = output});
-        break;
-    }
-}
-
 /* ---- Running ---- */
 
 static void send(forward *f, const ops_tensor *to, const void *from, size_t bytes) {
@@ -367,7 +261,7 @@ static void send_batch(forward *f, const forward_sequence *sequences, int count)
 xlstm_status forward_run(forward *f, const forward_sequence *sequences, int count) {
     send_batch(f, sequences, count);
     for (int i = 0; i < f->program.count; i++)
-        run_step(f, &f->program.steps[i]);
+        forward_step(f, &f->program.steps[i]);
     return f->device->wait(f->stream);
 }
 
@@ -377,7 +271,7 @@ static ops_tensor make_logits(forward *f, const int32_t *rows, int64_t count) {
     ops_tensor logits = ops_tensor_rows(&f->logits, 0, count);
     send(f, &f->rows, rows, (size_t)count * sizeof *rows);
     f->device->ops.take_rows(
-        f->stream, &(struct ops_take_rows){.x = head_rows(f, &f->values[f->program.head_input]),
+        f->stream, &(struct ops_take_rows){.x = forward_rows(f, &f->values[f->program.head_input]),
                                            .rows = ops_tensor_rows(&f->rows, 0, count),
                                            .out = selected});
     struct ops_norm_project head = {
@@ -385,11 +279,11 @@ static ops_tensor make_logits(forward *f, const int32_t *rows, int64_t count) {
         .norm = {.kind = OPS_NORM_NONE, .groups = 1},
         .count = 1,
         .projection = {{.weight = f->weights->head,
-                        .soft_cap = f->config->output_logit_soft_cap,
+                        .soft_cap = f->config->large.output_logit_soft_cap,
                         .out = logits}},
     };
     if (f->program.head_norm)
-        head.norm = block_norm(f, &f->weights->out_norm, &f->weights->out_norm_bias);
+        head.norm = forward_norm(f, &f->weights->out_norm, &f->weights->out_norm_bias);
     f->device->ops.norm_project(f->stream, &head);
     return logits;
 }

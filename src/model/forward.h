@@ -1,4 +1,4 @@
-/* The forward program of xlstm-large, written once over the op seam, for every device.
+/* The forward program, written once over the op seam, for every device.
  *
  * It takes packed tokens of one or more sequences through the steps of the program, advances the
  * states of their slots, and leaves the input of the head on the device; logits are then made for
@@ -31,14 +31,14 @@ typedef struct forward_sequence {
     int64_t count;      /* >= 1 */
 } forward_sequence;
 
-ops_limits forward_ops_limits(const xlstm_large_config *config, const forward_limits *limits);
+ops_limits forward_ops_limits(const model_config *config, const forward_limits *limits);
 /* Bytes of activations, beside the stream's scratch. */
-int64_t forward_bytes(const xlstm_large_config *config, const wiring *graph,
+int64_t forward_bytes(const model_config *config, const wiring *graph,
                       const forward_limits *limits);
 
 /* All pointers must outlive the forward. Fails if the device lacks an op that the program needs,
  * naming it. */
-xlstm_status forward_create(const xlstm_large_config *config, const wiring *graph, const weights *w,
+xlstm_status forward_create(const model_config *config, const wiring *graph, const weights *w,
                             const state_pool *pool, ops_stream *stream,
                             const forward_limits *limits, forward **out);
 void forward_free(forward *f);

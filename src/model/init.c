@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 
 #include "base/error.h"
 #include "base/normal.h"
+#include "base/random.h"
 #include "base/threads.h"
 #include "format/safetensors.h"
 #include "model/init_plan.h"
@@ -38,6 +40,18 @@ typedef struct writing {
     bool has_index, has_config;
 } writing;
 
+/* Value j of a part that is not random. */
+static double fixed_value(const init_part *t, int64_t j) {
+    if (t->kind == INIT_LINEAR)
+        return t->a + (t->b - t->a) * (double)j / (t->count > 1 ? (double)(t->count - 1) : 1);
+    if (t->kind == INIT_CONSTANT)
+        return t->a;
+    if (j / t->gate_stride % 4 != 1)
+        return 0;
+    double x = (double)(j % t->units) / (t->units > 1 ? (double)(t->units - 1) : 1);
+    return t->a - t->b * pow(x, t->exponent);
+}
+
 static void fill_block(void *context, int64_t task, int worker) {
     const writing *w = context;
     const init_part *t = w->part;
@@ -47,11 +61,11 @@ static void fill_block(void *context, int64_t task, int worker) {
     int64_t count = t->count - first < BLOCK ? t->count - first : BLOCK;
     float values[BLOCK];
     normal_generator g = normal_sequence(&w->normal, seed, t->stream, (uint64_t)block);
-    double steps = t->count > 1 ? (double)(t->count - 1) : 1;
     for (int64_t i = 0; i < count; i++) {
-        double value = t->kind == INIT_NORMAL   ? t->a * normal_next(&g)
-                       : t->kind == INIT_LINEAR ? t->a + (t->b - t->a) * (double)(first + i) / steps
-                                                : t->a;
+        double value = t->kind == INIT_NORMAL ? t->a * normal_next(&g)
+                       : t->kind == INIT_UNIFORM
+                           ? t->a * (2 * random_uniform(seed, t->stream, (uint64_t)(first + i)) - 1)
+                           : fixed_value(t, first + i);
         values[i] = (float)value;
     }
     dtype type = w->plan->options->dtype;
@@ -101,7 +115,7 @@ static xlstm_status write_tensors(writing *w, size_t first, size_t last, const c
         entries[i - first] = (safetensors_entry){.name = t->name,
                                                  .dtype = w->plan->options->dtype,
                                                  .rank = t->rank,
-                                                 .shape = {t->shape[0], t->shape[1]}};
+                                                 .shape = {t->shape[0], t->shape[1], t->shape[2]}};
     }
     safetensors_writer *file;
     xlstm_status status = safetensors_writer_open(path, entries, last - first, &file);
@@ -170,45 +184,6 @@ static json_t *make_index(const init_plan *p) {
     }
     return json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)p->bytes, "weight_map",
                      map);
-}
-
-static json_t *token_id(int32_t id) {
-    return id < 0 ? json_null() : json_integer(id);
-}
-
-static json_t *number_or_null(double value) {
-    return value == 0 ? json_null() : json_real(value);
-}
-
-/* The source's fields, and every field that the shape depends on: what a field defaults to differs
- * between the spellings. */
-static json_t *make_config(const init_plan *p) {
-    static const char *const type_names[] = {
-        [DTYPE_F32] = "float32", [DTYPE_BF16] = "bfloat16", [DTYPE_F16] = "float16"};
-    const xlstm_large_config *c = p->config;
-    json_t *config = c->source ? json_deep_copy(c->source) : json_object();
-    json_t *fields = json_pack(
-        "{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:b, s:s, s:f, s:f, s:o, s:o, s:f, "
-        "s:f, "
-        "s:f, s:i, s:i, s:o, s:o, s:o, s:b, s:s}",
-        "architectures", "xLSTMForCausalLM", "model_type", "xlstm", "embedding_dim",
-        c->embedding_dim, "hidden_size", c->embedding_dim, "num_heads", c->num_heads, "num_blocks",
-        c->num_blocks, "num_hidden_layers", c->num_blocks, "vocab_size", c->vocab_size, "use_bias",
-        (int)c->use_bias, "add_out_norm", (int)c->add_out_norm, "tie_word_embeddings",
-        (int)c->tie_word_embeddings, "weight_mode", p->options->fused ? "fused" : "single",
-        "norm_eps", c->norm_eps, "eps", c->eps, "gate_soft_cap", number_or_null(c->gate_soft_cap),
-        "output_logit_soft_cap", number_or_null(c->output_logit_soft_cap), "qk_dim_factor",
-        c->qk_dim_factor, "v_dim_factor", c->v_dim_factor, "ffn_proj_factor", c->ffn_proj_factor,
-        "ffn_round_up_to_multiple_of", c->ffn_round_up_to_multiple_of, "chunk_size", c->chunk_size,
-        "bos_token_id", token_id(c->bos_token_id), "eos_token_id", token_id(c->eos_token_id),
-        "pad_token_id", token_id(c->pad_token_id), "force_bos_token_insert",
-        (int)c->force_bos_token_insert, "torch_dtype", type_names[p->options->dtype]);
-    if (!config || !fields || json_object_update(config, fields) != 0) {
-        json_decref(config);
-        config = NULL;
-    }
-    json_decref(fields);
-    return config;
 }
 
 /* ---- The folder ---- */
@@ -288,7 +263,7 @@ static xlstm_status write_files(writing *w) {
         w->has_index = status == XLSTM_OK;
     }
     if (status == XLSTM_OK) {
-        status = write_json(w, "config.json", make_config(w->plan));
+        status = write_json(w, "config.json", init_config(w->plan));
         w->has_config = status == XLSTM_OK;
     }
     return status;
@@ -316,11 +291,13 @@ static xlstm_status write_checkpoint(const init_plan *p, const char *folder) {
     return status;
 }
 
-xlstm_status init_checkpoint(const xlstm_large_config *config, const char *folder,
+xlstm_status init_checkpoint(const model_config *config, const char *folder,
                              const init_options *options) {
     if (options->dtype != DTYPE_F32 && options->dtype != DTYPE_BF16 && options->dtype != DTYPE_F16)
         return error_set(XLSTM_INVALID_ARGUMENT, "weights are f32, bf16 or f16, not %s",
                          dtype_name(options->dtype));
+    if (options->fused && config->family == FAMILY_NEURIPS)
+        return error_set(XLSTM_INVALID_ARGUMENT, "xlstm-neurips has no fused layout of tensors");
     init_plan p = {.config = config, .options = options};
     xlstm_status status = init_plan_make(&p);
     if (status == XLSTM_OK)

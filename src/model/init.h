@@ -2,7 +2,7 @@
  * that its size is not bound by memory. Initialisers as in the reference (docs/MODEL.md): N(0,
  * sqrt(2 / (5 D))) for embedding, head, q, k, v, o, gate and up, N(0, 2 / (blocks sqrt(K))) for the
  * output projections, K their inputs; gate weights 0, input gate bias -10, forget gate bias from 3
- * to 6; norms 1.
+ * to 6; norms 1. For xlstm-neurips: init_neurips.c.
  */
 #ifndef MODEL_INIT_H
 #define MODEL_INIT_H
@@ -22,7 +22,7 @@ typedef struct init_options {
 
 /* `folder` is created; an existing checkpoint in it is an error. Nothing stays behind on failure.
  */
-xlstm_status init_checkpoint(const xlstm_large_config *config, const char *folder,
+xlstm_status init_checkpoint(const model_config *config, const char *folder,
                              const init_options *options);
 
 #endif

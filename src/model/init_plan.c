@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -46,7 +47,8 @@ static void add_part(init_plan *p, init_tensor *t, const char *prefix, const cha
             error_set(XLSTM_INVALID_ARGUMENT, "%s has more bytes than a file can have", full);
         return;
     }
-    t->parts[t->part_count++] = (init_part){hash64_of(full, (size_t)length, 0), count, kind, a, b};
+    t->parts[t->part_count++] = (init_part){
+        .stream = hash64_of(full, (size_t)length, 0), .count = count, .kind = kind, .a = a, .b = b};
     t->shape[0] += rows;
     t->bytes += bytes;
 }
@@ -54,6 +56,29 @@ static void add_part(init_plan *p, init_tensor *t, const char *prefix, const cha
 static void add_single(init_plan *p, const char *prefix, const char *name, int64_t rows,
                        int64_t columns, enum init_kind kind, double a, double b) {
     add_part(p, add_tensor(p, prefix, name, columns), prefix, name, rows, kind, a, b);
+}
+
+void init_plan_add(init_plan *p, const char *prefix, const char *name, int rank,
+                   const int64_t *shape, init_part part) {
+    init_tensor *t = add_tensor(p, prefix, name, 0);
+    int64_t bytes = (int64_t)dtype_size(p->options->dtype);
+    if (!t)
+        return;
+    t->rank = rank;
+    part.count = 1;
+    for (int i = 0; i < rank; i++) {
+        t->shape[i] = shape[i];
+        part.count *= shape[i]; /* each below 2^24, and two of them at most are not small */
+    }
+    if (__builtin_mul_overflow(part.count, bytes, &bytes) ||
+        __builtin_add_overflow(p->bytes, bytes, &p->bytes)) {
+        p->status =
+            error_set(XLSTM_INVALID_ARGUMENT, "%s has more bytes than a file can have", t->name);
+        return;
+    }
+    part.stream = hash64_of(t->name, strlen(t->name), 0);
+    t->parts[t->part_count++] = part;
+    t->bytes = bytes;
 }
 
 typedef struct row_group {
@@ -64,7 +89,7 @@ typedef struct row_group {
 /* Linear layers over the same input: single tensors, or one under the fused name. Biases are 0. */
 static void add_linears(init_plan *p, const char *prefix, const char *fused_name,
                         const row_group *groups, int count, int64_t columns, double deviation) {
-    for (int bias = 0; bias <= (p->config->use_bias ? 1 : 0); bias++) {
+    for (int bias = 0; bias <= (p->config->large.use_bias ? 1 : 0); bias++) {
         const char *suffix = bias ? "bias" : "weight";
         char name[INIT_NAME_SIZE];
         init_tensor *t = NULL;
@@ -82,7 +107,7 @@ static void add_linears(init_plan *p, const char *prefix, const char *fused_name
 }
 
 static void add_gates(init_plan *p, const char *prefix) {
-    int64_t heads = p->config->num_heads, width = p->config->embedding_dim;
+    int64_t heads = p->config->large.num_heads, width = p->config->embedding_dim;
     static const char *const names[2] = {"mlstm_layer.igate_preact", "mlstm_layer.fgate_preact"};
     for (int bias = 0; bias < 2; bias++) {
         const char *suffix = bias ? "bias" : "weight";
@@ -109,7 +134,7 @@ static void add_norm(init_plan *p, const char *prefix, const char *name, int64_t
     char full[INIT_NAME_SIZE];
     snprintf(full, sizeof full, "%s.weight", name);
     add_single(p, prefix, full, width, 0, INIT_CONSTANT, 1, 0);
-    if (!p->config->use_bias)
+    if (!p->config->large.use_bias)
         return;
     snprintf(full, sizeof full, "%s.bias", name);
     add_single(p, prefix, full, width, 0, INIT_CONSTANT, 0, 0);
@@ -123,33 +148,38 @@ static void add_output(init_plan *p, const char *prefix, const char *name, int64
 }
 
 static void add_block(init_plan *p, int block) {
-    const xlstm_large_config *c = p->config;
+    const model_config *config = p->config;
+    const large_config *c = &config->large;
     char prefix[48];
     snprintf(prefix, sizeof prefix, "backbone.blocks.%d.", block);
-    double deviation = sqrt(2.0 / (5.0 * c->embedding_dim));
-    add_norm(p, prefix, "norm_mlstm", c->embedding_dim);
+    double deviation = sqrt(2.0 / (5.0 * config->embedding_dim));
+    add_norm(p, prefix, "norm_mlstm", config->embedding_dim);
     row_group qkvo[4] = {{"mlstm_layer.q", c->qk_dim},
                          {"mlstm_layer.k", c->qk_dim},
                          {"mlstm_layer.v", c->v_dim},
                          {"mlstm_layer.ogate_preact", c->v_dim}};
-    add_linears(p, prefix, "mlstm_layer.qkv_opreact", qkvo, 4, c->embedding_dim, deviation);
+    add_linears(p, prefix, "mlstm_layer.qkv_opreact", qkvo, 4, config->embedding_dim, deviation);
     add_gates(p, prefix);
     add_norm(p, prefix, "mlstm_layer.multihead_norm", c->v_dim);
     add_output(p, prefix, "mlstm_layer.out_proj", c->v_dim);
-    add_norm(p, prefix, "norm_ffn", c->embedding_dim);
+    add_norm(p, prefix, "norm_ffn", config->embedding_dim);
     row_group up[2] = {{"ffn.proj_up_gate", c->ffn_dim}, {"ffn.proj_up", c->ffn_dim}};
-    add_linears(p, prefix, "ffn.proj_up_gate_z", up, 2, c->embedding_dim, deviation);
+    add_linears(p, prefix, "ffn.proj_up_gate_z", up, 2, config->embedding_dim, deviation);
     add_output(p, prefix, "ffn.proj_down", c->ffn_dim);
 }
 
 xlstm_status init_plan_make(init_plan *p) {
-    const xlstm_large_config *c = p->config;
+    const model_config *c = p->config;
+    bool neurips = c->family == FAMILY_NEURIPS;
     double deviation = sqrt(2.0 / (5.0 * c->embedding_dim));
-    add_single(p, "", "backbone.embeddings.weight", c->vocab_size, c->embedding_dim, INIT_NORMAL,
-               deviation, 0);
+    add_single(p, "", neurips ? "token_embedding.weight" : "backbone.embeddings.weight",
+               c->vocab_size, c->embedding_dim, INIT_NORMAL, deviation, 0);
     for (int block = 0; block < c->num_blocks && p->status == XLSTM_OK; block++)
-        add_block(p, block);
-    if (c->add_out_norm)
+        (neurips ? init_neurips_block : add_block)(p, block);
+    if (c->add_out_norm && neurips)
+        add_single(p, "", "xlstm_block_stack.post_blocks_norm.weight", c->embedding_dim, 0,
+                   INIT_CONSTANT, 0, 0);
+    else if (c->add_out_norm)
         add_norm(p, "", "backbone.out_norm", c->embedding_dim);
     if (!c->tie_word_embeddings)
         add_single(p, "", "lm_head.weight", c->vocab_size, c->embedding_dim, INIT_NORMAL, deviation,

@@ -104,10 +104,10 @@ static xlstm_status find_folder(const char *path, xlstm_model *model) {
 }
 
 static xlstm_status find_wiring(xlstm_model *model) {
-    const xlstm_large_config *c = &model->config;
+    const model_config *c = &model->config;
     if (c->wiring)
         return wiring_from_json(c->wiring, model->folder, &model->graph);
-    return wiring_sequential(c->num_blocks, c->add_out_norm, &model->graph);
+    return wiring_sequential(c, &model->graph);
 }
 
 /* A wiring may name weights that do not exist: seen by compiling it once. */
@@ -128,12 +128,10 @@ static bool is_fault(xlstm_status status) {
 /* Config, wiring, files and tensors: what can still be looked at after a fault is, so that a user
  * sees all that is wrong with a checkpoint and not one thing at a time. */
 static xlstm_status open_checkpoint(xlstm_model *model) {
-    const xlstm_large_config *c = &model->config;
+    const model_config *c = &model->config;
     error_list faults = {0};
     xlstm_status first = XLSTM_OK;
     xlstm_status status = config_open_folder(model->folder, &model->config);
-    bool has_dimensions =
-        c->qk_dim > 0 && c->v_dim > 0 && c->ffn_dim > 0 && c->num_blocks > 0 && c->vocab_size > 0;
     if (status != XLSTM_OK && !is_fault(status))
         return status;
     if (status != XLSTM_OK) {
@@ -145,8 +143,8 @@ static xlstm_status open_checkpoint(xlstm_model *model) {
         first = status;
     }
     status = safetensors_open_folder(model->path, &model->files);
-    if (status == XLSTM_OK && has_dimensions) {
-        status = weights_bind(c, &model->files, model->device, &model->weights);
+    if (status == XLSTM_OK && c->complete) {
+        status = weights_bind(c, &model->files, model->device, model->activation, &model->weights);
         if (status == XLSTM_FORMAT_ERROR)
             error_prefix(status, "%s", model->folder);
     }
@@ -255,19 +253,28 @@ void xlstm_model_free(xlstm_model *model) {
 
 /* ---- Facts ---- */
 
+/* Heads and widths; an sLSTM's head has no keys. */
+static void info_of_neurips(const model_config *config, xlstm_model_info *info) {
+    const neurips_config *c = &config->neurips;
+    if (c->mlstm.present) {
+        info->num_heads = c->mlstm.num_heads;
+        info->head_dim_qk = info->head_dim_v = c->mlstm.inner.width / c->mlstm.num_heads;
+    } else {
+        info->num_heads = c->slstm.num_heads;
+        info->head_dim_v = config->embedding_dim / c->slstm.num_heads;
+    }
+    info->ffn_dim = c->ffn.present ? c->ffn.hidden.width : 0;
+}
+
 void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info) {
-    const xlstm_large_config *c = &model->config;
+    const model_config *c = &model->config;
     *info = (xlstm_model_info){
-        .architecture = "xlstm-large",
+        .architecture = config_family_name(c->family),
         .device = model->device->name,
         .profile = model->profile == OPS_EXACT ? "exact" : "fast",
         .vocab_size = c->vocab_size,
         .embedding_dim = c->embedding_dim,
-        .num_heads = c->num_heads,
-        .head_dim_qk = c->qk_dim / c->num_heads,
-        .head_dim_v = c->v_dim / c->num_heads,
         .num_blocks = c->num_blocks,
-        .ffn_dim = c->ffn_dim,
         .bos_id = c->bos_token_id,
         .eos_id = model_end_of_text(model),
         .force_bos = c->force_bos_token_insert,
@@ -278,6 +285,14 @@ void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info) {
         .weight_bytes = model->weights.bytes,
         .state_bytes = state_bytes(c, &model->graph, model->activation),
     };
+    if (c->family == FAMILY_NEURIPS) {
+        info_of_neurips(c, info);
+        return;
+    }
+    info->num_heads = c->large.num_heads;
+    info->head_dim_qk = c->large.qk_dim / c->large.num_heads;
+    info->head_dim_v = c->large.v_dim / c->large.num_heads;
+    info->ffn_dim = c->large.ffn_dim;
 }
 
 /* Ids of the tokenizer must be ids of the model; the other way round there may be more. */
@@ -318,24 +333,45 @@ bool model_has_tokenizer(const xlstm_model *model) {
 
 enum { SAMPLE_BYTES = 256 };
 
+/* Elements [first, first + count). What is held in f64 because activations are enters as f32, so
+ * that a state goes from device to device. */
+static void hash_elements(hash64 *h, const ops_tensor *tensor, const uint8_t *data, size_t first,
+                          size_t count) {
+    float narrow[SAMPLE_BYTES / sizeof(float)];
+    size_t width = dtype_size(tensor->dtype);
+    if (tensor->dtype == DTYPE_F64) {
+        dtype_convert(DTYPE_F64, data + first * width, DTYPE_F32, narrow, (int64_t)count);
+        hash64_update(h, narrow, count * sizeof(float));
+    } else {
+        hash64_update(h, data + first * width, count * width);
+    }
+}
+
 /* The beginning, middle and end of a tensor: enough to tell two trained models apart without
  * reading all of it. */
 static void hash_tensor(void *context, const char *name, const ops_tensor *tensor,
                         const uint8_t *data) {
     hash64 *h = context;
-    size_t size = (size_t)ops_tensor_elements(tensor) * dtype_size(tensor->dtype);
-    size_t part = size < SAMPLE_BYTES ? size : SAMPLE_BYTES;
+    dtype type = tensor->dtype == DTYPE_F64 ? DTYPE_F32 : tensor->dtype;
+    size_t width = dtype_size(type), count = (size_t)ops_tensor_elements(tensor);
+    size_t part = count * width < SAMPLE_BYTES ? count : SAMPLE_BYTES / width;
     hash64_update(h, name, strlen(name) + 1);
-    hash64_update(h, dtype_name(tensor->dtype), strlen(dtype_name(tensor->dtype)) + 1);
+    hash64_update(h, dtype_name(type), strlen(dtype_name(type)) + 1);
     for (int i = 0; i < tensor->rank; i++)
         hash64_update(h, &tensor->shape[i], sizeof tensor->shape[i]);
-    hash64_update(h, data, part);
-    hash64_update(h, data + (size - part) / 2, part);
-    hash64_update(h, data + size - part, part);
+    hash_elements(h, tensor, data, 0, part);
+    hash_elements(h, tensor, data, (count - part) / 2, part);
+    hash_elements(h, tensor, data, count - part, part);
 }
 
-/* What changes the function that a state belongs to, and is not a tensor. */
-static void hash_config(hash64 *h, const xlstm_large_config *c, const wiring *graph) {
+static void hash_neurips(hash64 *h, const neurips_config *c) {
+    const double numbers[] = {
+        c->mlstm.present ? c->mlstm.num_heads : 0, c->slstm.present ? c->slstm.num_heads : 0,
+        c->slstm.lstm, c->slstm.forward_clipval, c->ffn.present ? (double)c->ffn.activation : -1};
+    hash64_update(h, numbers, sizeof numbers);
+}
+
+static void hash_large(hash64 *h, const large_config *c) {
     const double numbers[] = {c->num_heads,
                               c->qk_dim,
                               c->v_dim,
@@ -344,6 +380,14 @@ static void hash_config(hash64 *h, const xlstm_large_config *c, const wiring *gr
                               c->gate_soft_cap,
                               c->output_logit_soft_cap};
     hash64_update(h, numbers, sizeof numbers);
+}
+
+/* What changes the function that a state belongs to, and is not a tensor. */
+static void hash_config(hash64 *h, const model_config *c, const wiring *graph) {
+    if (c->family == FAMILY_NEURIPS)
+        hash_neurips(h, &c->neurips);
+    else
+        hash_large(h, &c->large);
     for (int i = 0; i < graph->count; i++) {
         const wiring_node *node = &graph->nodes[graph->order[i]];
         int32_t kind = (int32_t)node->kind;

@@ -15,7 +15,7 @@
 struct xlstm_model {
     char *path; /* as given */
     char *folder;
-    xlstm_large_config config;
+    model_config config;
     safetensors files;
     wiring graph;
     weights weights;

@@ -24,11 +24,10 @@ typedef struct compiler {
 /* ---- Weights by name ---- */
 
 /* N of "backbone.blocks.N", or -1. */
-static int block_number(const char *prefix, int blocks) {
-    static const char start[] = "backbone.blocks.";
-    if (!prefix || strncmp(prefix, start, sizeof start - 1) != 0)
+static int block_number(const char *prefix, const char *start, int blocks) {
+    if (!prefix || strncmp(prefix, start, strlen(start)) != 0)
         return -1;
-    const char *digits = prefix + sizeof start - 1;
+    const char *digits = prefix + strlen(start);
     char *end;
     long number = strtol(digits, &end, 10);
     bool plain =
@@ -36,31 +35,49 @@ static int block_number(const char *prefix, int blocks) {
     return plain && number < blocks ? (int)number : -1;
 }
 
-static void resolve(compiler *c, const xlstm_large_config *config, int index, error_list *faults) {
+/* A branch's block must be there and be of its kind. */
+static void resolve_branch(compiler *c, const model_config *config, int index, error_list *faults) {
     const wiring_node *node = &c->graph->nodes[index];
+    const char *start = wiring_names_of(config->family)->blocks;
+    int block = block_number(node->weights, start, config->num_blocks);
+    c->nodes[index].block = block;
+    if (block < 0) {
+        error_list_add(faults,
+                       "node \"%s\": weights \"%s\" do not exist; the model has %s0 to %s%d",
+                       node->name, node->weights, start, start, config->num_blocks - 1);
+        return;
+    }
+    bool slstm = config_is_slstm(config, block);
+    bool fits = node->kind == WIRING_FFN ? config_has_ffn(config, block)
+                                         : (node->kind == WIRING_SLSTM) == slstm;
+    if (!fits)
+        error_list_add(faults, "node \"%s\" is of kind %s, but %s is an %s block%s", node->name,
+                       wiring_kind_name(node->kind), node->weights, slstm ? "sLSTM" : "mLSTM",
+                       node->kind == WIRING_FFN ? " without feed-forward" : "");
+}
+
+static void resolve(compiler *c, const model_config *config, int index, error_list *faults) {
+    const wiring_node *node = &c->graph->nodes[index];
+    const wiring_names *names = wiring_names_of(config->family);
     const char *expected = NULL;
     switch (node->kind) {
     case WIRING_EMBEDDING:
-        expected = "backbone.embeddings";
+        expected = names->embedding;
         break;
     case WIRING_NORM:
-        expected = "backbone.out_norm";
+        expected = names->out_norm;
         if (!config->add_out_norm)
-            error_list_add(faults, "node \"%s\" is a norm, but the config has add_out_norm false",
-                           node->name);
+            error_list_add(faults, "node \"%s\" is a norm, but the config has %s false", node->name,
+                           config->family == FAMILY_NEURIPS ? "add_post_blocks_norm"
+                                                            : "add_out_norm");
         break;
     case WIRING_HEAD:
-        expected = "lm_head";
+        expected = names->head;
         break;
     case WIRING_MLSTM:
+    case WIRING_SLSTM:
     case WIRING_FFN:
-        c->nodes[index].block = block_number(node->weights, config->num_blocks);
-        if (c->nodes[index].block < 0)
-            error_list_add(
-                faults,
-                "node \"%s\": weights \"%s\" do not exist; the model has backbone.blocks.0 to "
-                "backbone.blocks.%d",
-                node->name, node->weights, config->num_blocks - 1);
+        resolve_branch(c, config, index, faults);
         break;
     case WIRING_SUM:
         break;
@@ -207,6 +224,9 @@ static void compile_node(compiler *c, int index) {
     case WIRING_MLSTM:
         compile_branch(c, index, STEP_MLSTM);
         break;
+    case WIRING_SLSTM:
+        compile_branch(c, index, STEP_SLSTM);
+        break;
     case WIRING_FFN:
         compile_branch(c, index, STEP_FFN);
         break;
@@ -248,7 +268,7 @@ static xlstm_status prepare(compiler *c) {
     return XLSTM_OK;
 }
 
-xlstm_status program_compile(const wiring *graph, const xlstm_large_config *config, program *out) {
+xlstm_status program_compile(const wiring *graph, const model_config *config, program *out) {
     *out = (program){0};
     compiler c = {.graph = graph, .out = out};
     error_list faults = {0};

@@ -12,17 +12,17 @@
 #include "model/wiring.h"
 #include "ops/ops.h"
 
-enum step_kind { STEP_EMBED, STEP_MLSTM, STEP_FFN, STEP_SUM, STEP_NORM };
+enum step_kind { STEP_EMBED, STEP_MLSTM, STEP_SLSTM, STEP_FFN, STEP_SUM, STEP_NORM };
 
 /* Numbers of values are indices of [T][D] buffers. */
 typedef struct step {
     enum step_kind kind;
     int node;  /* of the wiring */
-    int block; /* whose weights: mlstm and ffn */
+    int block; /* whose weights: branches */
     int input_count;
     int input[OPS_MAX_TERMS]; /* one, except for sums */
     int sign[OPS_MAX_TERMS];
-    int residual; /* a value, or -1: mlstm and ffn write residual + branch_sign * branch */
+    int residual; /* a value, or -1: a branch writes residual + branch_sign * branch */
     int branch_sign;
     int output;
 } step;
@@ -37,7 +37,7 @@ typedef struct program {
 
 /* Also checks that the nodes' `weights` name weights of this config, and reports all that do not.
  */
-xlstm_status program_compile(const wiring *graph, const xlstm_large_config *config, program *out);
+xlstm_status program_compile(const wiring *graph, const model_config *config, program *out);
 void program_free(program *p);
 
 #endif

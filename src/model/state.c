@@ -12,11 +12,44 @@ typedef struct layout {
     int64_t shape[3];
 } layout;
 
-static void mlstm_layout(const xlstm_large_config *c, layout out[3]) {
-    int64_t heads = c->num_heads, qk = c->qk_dim / c->num_heads, v = c->v_dim / c->num_heads;
-    out[0] = (layout){"c", 3, {heads, qk, v}};
-    out[1] = (layout){"n", 2, {heads, qk}};
-    out[2] = (layout){"m", 1, {heads}};
+enum { MOST_KINDS = 5 };
+
+static int mlstm_layout(const model_config *config, layout out[MOST_KINDS]) {
+    bool large = config->family == FAMILY_LARGE;
+    const large_config *l = &config->large;
+    const neurips_mlstm_config *c = &config->neurips.mlstm;
+    int64_t heads = large ? l->num_heads : c->num_heads;
+    int64_t qk = (large ? l->qk_dim : c->inner.width) / heads;
+    int64_t v = (large ? l->v_dim : c->inner.width) / heads;
+    int count = 0;
+    out[count++] = (layout){"c", 3, {heads, qk, v}};
+    out[count++] = (layout){"n", 2, {heads, qk}};
+    out[count++] = (layout){"m", 1, {heads}};
+    if (!large && c->conv1d_kernel_size > 1)
+        out[count++] = (layout){"conv", 2, {c->conv1d_kernel_size - 1, c->inner.width}};
+    return count;
+}
+
+static int slstm_layout(const model_config *config, layout out[MOST_KINDS]) {
+    const neurips_slstm_config *c = &config->neurips.slstm;
+    int64_t heads = c->num_heads, d = config->embedding_dim / c->num_heads;
+    int count = 0;
+    out[count++] = (layout){"y", 2, {heads, d}};
+    out[count++] = (layout){"c", 2, {heads, d}};
+    if (!c->lstm) {
+        out[count++] = (layout){"n", 2, {heads, d}};
+        out[count++] = (layout){"m", 2, {heads, d}};
+    }
+    if (c->conv1d_kernel_size > 1)
+        out[count++] = (layout){"conv", 2, {c->conv1d_kernel_size - 1, config->embedding_dim}};
+    return count;
+}
+
+/* The tensors of a node; 0: it has no state. */
+static int node_layout(const model_config *config, enum wiring_kind kind, layout out[MOST_KINDS]) {
+    return kind == WIRING_MLSTM   ? mlstm_layout(config, out)
+           : kind == WIRING_SLSTM ? slstm_layout(config, out)
+                                  : 0;
 }
 
 /* -1: more than 2^48, which no memory holds. */
@@ -28,37 +61,30 @@ static int64_t layout_elements(const layout *l) {
     return elements;
 }
 
-static int mlstm_nodes(const wiring *graph) {
-    int nodes = 0;
-    for (int i = 0; i < graph->count; i++)
-        nodes += graph->nodes[i].kind == WIRING_MLSTM;
-    return nodes;
-}
-
-int64_t state_bytes(const xlstm_large_config *config, const wiring *graph, dtype type) {
-    layout kinds[3];
-    int64_t elements = 0;
-    mlstm_layout(config, kinds);
-    for (int i = 0; i < 3; i++) {
-        int64_t more = layout_elements(&kinds[i]);
-        elements = elements < 0 || more < 0 ? -1 : elements + more;
+int64_t state_bytes(const model_config *config, const wiring *graph, dtype type) {
+    int64_t bytes = 0;
+    for (int node = 0; node < graph->count; node++) {
+        layout kinds[MOST_KINDS];
+        int count = node_layout(config, graph->nodes[node].kind, kinds);
+        for (int i = 0; i < count; i++) {
+            int64_t elements = layout_elements(&kinds[i]);
+            if (elements < 0 ||
+                __builtin_add_overflow(bytes, elements * (int64_t)dtype_size(type), &bytes))
+                return INT64_MAX;
+        }
     }
-    int64_t bytes = (int64_t)dtype_size(type) * mlstm_nodes(graph);
-    if (elements < 0 || __builtin_mul_overflow(bytes, elements, &bytes))
-        return INT64_MAX;
     return bytes;
 }
 
 /* Fills the table in order of execution; the buffer is only known afterwards. Returns the bytes of
  * the pool. */
-static size_t place(const xlstm_large_config *config, const wiring *graph, dtype type,
-                    state_pool *pool) {
-    layout kinds[3];
+static size_t place(const model_config *config, const wiring *graph, dtype type, state_pool *pool) {
+    layout kinds[MOST_KINDS];
     size_t offset = 0;
-    mlstm_layout(config, kinds);
     for (int at = 0; at < graph->count; at++) {
         int node = graph->order[at];
-        for (int i = 0; graph->nodes[node].kind == WIRING_MLSTM && i < 3; i++) {
+        int count = node_layout(config, graph->nodes[node].kind, kinds);
+        for (int i = 0; i < count; i++) {
             int64_t shape[4] = {pool->slots, kinds[i].shape[0], kinds[i].shape[1],
                                 kinds[i].shape[2]};
             state_tensor *t = &pool->tensors[pool->count++];
@@ -74,8 +100,8 @@ static size_t place(const xlstm_large_config *config, const wiring *graph, dtype
     return offset;
 }
 
-xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *graph,
-                               ops_device *device, dtype type, int slots, state_pool *out) {
+xlstm_status state_pool_create(const model_config *config, const wiring *graph, ops_device *device,
+                               dtype type, int slots, state_pool *out) {
     *out = (state_pool){.device = device, .slots = slots};
     /* With room to spare for the alignment of every tensor: place() cannot overflow. */
     int64_t one = state_bytes(config, graph, type), all;
@@ -83,7 +109,7 @@ xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *g
         all > INT64_MAX / 4)
         return error_set(XLSTM_OUT_OF_MEMORY,
                          "the states of %d sessions do not fit into any memory", slots);
-    out->tensors = calloc((size_t)mlstm_nodes(graph) * 3 + 1, sizeof *out->tensors);
+    out->tensors = calloc(wiring_size(graph) * MOST_KINDS + 1, sizeof *out->tensors);
     out->taken = calloc((size_t)slots, sizeof *out->taken);
     if (!out->tensors || !out->taken) {
         state_pool_free(out);

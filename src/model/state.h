@@ -1,9 +1,10 @@
 /* The state of sessions: one pool a model, with a slot a session.
  *
  * The pool is a table of named tensors, each [slots][...]: for every mLSTM node of the wiring C
- * [heads][d_qk][d_v], n [heads][d_qk] and m [heads]. The layout of a tensor within a slot is that
- * of the state file. A fresh slot is all zeros, which is where the recurrence starts (C = 0, n = 0,
- * m = 0).
+ * [heads][d_qk][d_v], n [heads][d_qk] and m [heads]; for every sLSTM node y, c, n and m [heads][d]
+ * (an LSTM: y and c); for every convolution its last inputs, conv [K - 1][width], the oldest first.
+ * The layout of a tensor within a slot is that of the state file. A fresh slot is all zeros, which
+ * is where every recurrence starts.
  */
 #ifndef MODEL_STATE_H
 #define MODEL_STATE_H
@@ -14,7 +15,7 @@
 
 typedef struct state_tensor {
     const char *node; /* the node's name, owned by the wiring */
-    const char *kind; /* "c", "n", "m" */
+    const char *kind; /* "c", "n", "m", "y", "conv" */
     int node_index;
     ops_tensor pool;  /* [slots][...] */
     size_t slot_size; /* bytes of one slot */
@@ -30,9 +31,9 @@ typedef struct state_pool {
 } state_pool;
 
 /* Bytes of one slot. */
-int64_t state_bytes(const xlstm_large_config *config, const wiring *graph, dtype type);
-xlstm_status state_pool_create(const xlstm_large_config *config, const wiring *graph,
-                               ops_device *device, dtype type, int slots, state_pool *out);
+int64_t state_bytes(const model_config *config, const wiring *graph, dtype type);
+xlstm_status state_pool_create(const model_config *config, const wiring *graph, ops_device *device,
+                               dtype type, int slots, state_pool *out);
 void state_pool_free(state_pool *pool);
 
 /* A slot of zeros; XLSTM_INVALID_ARGUMENT when all are taken. */
@@ -45,7 +46,7 @@ xlstm_status state_read(const state_pool *pool, ops_stream *stream, int tensor, 
                         void *target);
 void state_write(const state_pool *pool, ops_stream *stream, int tensor, int slot,
                  const void *source);
-/* The C, n and m of a node. */
+/* A tensor of a node, or NULL. */
 const state_tensor *state_find(const state_pool *pool, int node, const char *kind);
 
 #endif

@@ -1,9 +1,10 @@
-/* The weights of an xlstm-large model, bound to device tensors.
+/* The weights of a model, bound to device tensors.
  *
  * Every tensor that the config calls for is looked up under each of its names and layouts (Hugging
- * Face and official, q or query, single or fused); presence, shape and dtype are checked, and
- * everything that is wrong is reported at once. Matrices stay in the mapped files; norms and
- * biases, which are small, become f32.
+ * Face and official, q or query, single or fused; either layout of an sLSTM's recurrent weights);
+ * presence, shape and dtype are checked, and everything that is wrong is reported at once. Matrices
+ * stay in the mapped files; what is small, or computed with in another form than it is stored,
+ * becomes f32 (f64 for some, where activations are).
  */
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
@@ -12,16 +13,32 @@
 #include "format/safetensors.h"
 #include "ops/ops.h"
 
-/* Biases are absent (buffer NULL) where the model has none. */
+/* Biases are absent (buffer NULL) where the model has none. E is xlstm-neurips' inner width, of
+ * which q, k, v are made by blocks [E / s][s][s]; in xlstm-large they are matrices of the width D.
+ */
 typedef struct mlstm_weights {
     ops_tensor norm, norm_bias;                          /* [D] */
-    ops_tensor q, q_bias, k, k_bias;                     /* [qk_dim][D] */
-    ops_tensor v, v_bias, output_gate, output_gate_bias; /* [v_dim][D] */
-    ops_tensor input_gate, input_gate_bias;              /* [heads][D], [heads] */
-    ops_tensor forget_gate, forget_gate_bias;            /* [heads][D], [heads] */
-    ops_tensor head_norm, head_norm_bias;                /* [v_dim] */
-    ops_tensor out, out_bias;                            /* [D][v_dim] */
+    ops_tensor q, q_bias, k, k_bias;                     /* [qk_dim][D], or by blocks */
+    ops_tensor v, v_bias, output_gate, output_gate_bias; /* [v_dim][D], or by blocks and [E][D] */
+    ops_tensor input_gate, input_gate_bias;              /* [heads][D or 3 E], [heads] */
+    ops_tensor forget_gate, forget_gate_bias;            /* [heads][D or 3 E], [heads] */
+    ops_tensor head_norm, head_norm_bias;                /* [v_dim or E] */
+    ops_tensor out, out_bias;                            /* [D][v_dim or E] */
+    /* Only xlstm-neurips: */
+    ops_tensor inner, inner_bias; /* [E][D] */
+    ops_tensor conv, conv_bias;   /* [E][K], [E] */
+    ops_tensor skip;              /* [E] */
 } mlstm_weights;
+
+typedef struct slstm_weights {
+    ops_tensor norm;            /* [D] */
+    ops_tensor conv, conv_bias; /* [D][K], [D]; absent with kernel size 0 */
+    ops_tensor gate[4];         /* what drives i, f, z, o: [heads][d][d] */
+    ops_tensor recurrent;       /* [heads][d in][4 d out] */
+    ops_tensor bias;            /* [4][D] */
+    ops_tensor head_norm;       /* [D] */
+    bool norm_from_file;        /* head_norm is a tensor of the checkpoint, not just ones */
+} slstm_weights;
 
 typedef struct ffn_weights {
     ops_tensor norm, norm_bias;              /* [D] */
@@ -30,11 +47,13 @@ typedef struct ffn_weights {
 } ffn_weights;
 
 typedef struct block_weights {
-    mlstm_weights mlstm;
+    mlstm_weights mlstm; /* or */
+    slstm_weights slstm;
     ffn_weights ffn;
 } block_weights;
 
 typedef struct weights {
+    model_family family;
     ops_tensor embedding;               /* [vocab][D] */
     ops_tensor out_norm, out_norm_bias; /* [D]; absent without add_out_norm */
     ops_tensor head;                    /* [vocab][D]; the embedding where tied */
@@ -52,11 +71,13 @@ typedef struct weights {
     int buffer_count, file_count;
 } weights;
 
-xlstm_status weights_bind(const xlstm_large_config *config, const safetensors *files,
-                          ops_device *device, weights *out);
+/* real: the type of activations. */
+xlstm_status weights_bind(const model_config *config, const safetensors *files, ops_device *device,
+                          dtype real, weights *out);
 void weights_free(weights *w);
 
-/* Called with a tensor under its canonical name (Hugging Face, single layout), and its bytes in
+/* Called with a tensor under its canonical name (xlstm-large: Hugging Face, single
+ * layout), and its bytes in
  * host memory. */
 typedef void (*weights_visit)(void *context, const char *name, const ops_tensor *tensor,
                               const uint8_t *bytes);

@@ -6,7 +6,8 @@
 
 enum { WIRING_MAX_NODES = 4096 }; /* of a `wiring` field: names are compared one by one */
 
-static const char *const kind_names[] = {"embedding", "mlstm", "ffn", "sum", "norm", "head"};
+static const char *const kind_names[] = {"embedding", "mlstm", "ffn",  "sum",
+                                         "norm",      "head",  "slstm"};
 enum { KIND_COUNT = sizeof kind_names / sizeof kind_names[0] };
 
 const char *wiring_kind_name(enum wiring_kind kind) {
@@ -184,30 +185,44 @@ static void add_node(wiring *w, bool *ok, const char *name, enum wiring_kind kin
         node->inputs[1] = (wiring_input){second, 1};
 }
 
-xlstm_status wiring_sequential(int blocks, bool out_norm, wiring *out) {
+const wiring_names *wiring_names_of(model_family family) {
+    static const wiring_names names[] = {
+        [FAMILY_LARGE] = {"backbone.embeddings", "backbone.blocks.", "backbone.out_norm",
+                          "lm_head"},
+        [FAMILY_NEURIPS] = {"token_embedding", "xlstm_block_stack.blocks.",
+                            "xlstm_block_stack.post_blocks_norm", "lm_head"}};
+    return &names[family];
+}
+
+/* A branch and the sum that joins it with the residual stream, which was the last node. */
+static void add_branch(wiring *w, bool *ok, int block, enum wiring_kind kind, const char *weights) {
+    char name[64];
+    int stream = w->count - 1;
+    snprintf(name, sizeof name, "blocks.%d.%s", block, wiring_kind_name(kind));
+    add_node(w, ok, name, kind, weights, 1, stream, 0);
+    snprintf(name, sizeof name, "blocks.%d.%s_sum", block, wiring_kind_name(kind));
+    add_node(w, ok, name, WIRING_SUM, NULL, 2, stream, w->count - 1);
+}
+
+xlstm_status wiring_sequential(const model_config *config, wiring *out) {
+    const wiring_names *names = wiring_names_of(config->family);
+    size_t most = (size_t)config->num_blocks * 4 + 3;
     *out = (wiring){0};
-    wiring w = {.nodes = calloc((size_t)blocks * 4 + 3, sizeof(wiring_node))};
+    wiring w = {.nodes = calloc(most, sizeof(wiring_node))};
     if (!w.nodes)
-        return error_memory((size_t)blocks * 4 * sizeof(wiring_node), "the wiring");
+        return error_memory(most * sizeof(wiring_node), "the wiring");
     bool ok = true;
-    add_node(&w, &ok, "embedding", WIRING_EMBEDDING, "backbone.embeddings", 0, 0, 0);
-    for (int i = 0; i < blocks; i++) {
-        char name[64], weights[64];
-        int stream = w.count - 1; /* what the residual stream was before this block */
-        snprintf(weights, sizeof weights, "backbone.blocks.%d", i);
-        snprintf(name, sizeof name, "blocks.%d.mlstm", i);
-        add_node(&w, &ok, name, WIRING_MLSTM, weights, 1, stream, 0);
-        snprintf(name, sizeof name, "blocks.%d.mlstm_sum", i);
-        add_node(&w, &ok, name, WIRING_SUM, NULL, 2, stream, w.count - 1);
-        stream = w.count - 1;
-        snprintf(name, sizeof name, "blocks.%d.ffn", i);
-        add_node(&w, &ok, name, WIRING_FFN, weights, 1, stream, 0);
-        snprintf(name, sizeof name, "blocks.%d.ffn_sum", i);
-        add_node(&w, &ok, name, WIRING_SUM, NULL, 2, stream, w.count - 1);
+    add_node(&w, &ok, "embedding", WIRING_EMBEDDING, names->embedding, 0, 0, 0);
+    for (int i = 0; i < config->num_blocks; i++) {
+        char weights[64];
+        snprintf(weights, sizeof weights, "%s%d", names->blocks, i);
+        add_branch(&w, &ok, i, config_is_slstm(config, i) ? WIRING_SLSTM : WIRING_MLSTM, weights);
+        if (config_has_ffn(config, i))
+            add_branch(&w, &ok, i, WIRING_FFN, weights);
     }
-    if (out_norm)
-        add_node(&w, &ok, "out_norm", WIRING_NORM, "backbone.out_norm", 1, w.count - 1, 0);
-    add_node(&w, &ok, "head", WIRING_HEAD, "lm_head", 1, w.count - 1, 0);
+    if (config->add_out_norm)
+        add_node(&w, &ok, "out_norm", WIRING_NORM, names->out_norm, 1, w.count - 1, 0);
+    add_node(&w, &ok, "head", WIRING_HEAD, names->head, 1, w.count - 1, 0);
     error_list faults = {0};
     xlstm_status status = ok ? validate(&w, &faults) : error_memory(64, "the wiring");
     if (status == XLSTM_OK)
@@ -260,9 +275,10 @@ static void read_kind(const json_t *item, wiring_node *node, error_list *faults)
             return;
         }
     }
-    error_list_add(faults,
-                   "node \"%s\": \"kind\" must be embedding, mlstm, ffn, sum, norm or head%s%s%s",
-                   node->name, kind ? ", not \"" : "", kind ? kind : "", kind ? "\"" : "");
+    error_list_add(
+        faults,
+        "node \"%s\": \"kind\" must be embedding, mlstm, slstm, ffn, sum, norm or head%s%s%s",
+        node->name, kind ? ", not \"" : "", kind ? kind : "", kind ? "\"" : "");
 }
 
 /* Names, kinds and weights first, since an input may name a node further down. */

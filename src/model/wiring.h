@@ -10,7 +10,7 @@
 #define MODEL_WIRING_H
 
 #include "base/buffer.h"
-#include "format/json.h"
+#include "format/config.h"
 
 enum wiring_kind {
     WIRING_EMBEDDING, /* token ids -> [T][D]; no inputs */
@@ -18,7 +18,8 @@ enum wiring_kind {
     WIRING_FFN,       /* norm + gated feed-forward, without the residual */
     WIRING_SUM,       /* the sum of its inputs */
     WIRING_NORM,      /* the norm after the last block */
-    WIRING_HEAD       /* [T][D] -> logits [T][vocab]; the output of the model; exactly one */
+    WIRING_HEAD,      /* [T][D] -> logits [T][vocab]; the output of the model; exactly one */
+    WIRING_SLSTM      /* norm + sLSTM layer, without the residual */
 };
 
 typedef struct wiring_input {
@@ -46,11 +47,17 @@ static inline size_t wiring_size(const wiring *w) {
 }
 
 const char *
-wiring_kind_name(enum wiring_kind kind); /* "embedding" "mlstm" "ffn" "sum" "norm" "head" */
+wiring_kind_name(enum wiring_kind kind); /* "embedding" "mlstm" "slstm" "ffn" "sum" "norm" "head" */
 
-/* The sequential xlstm-large model: embedding, blocks.i.{mlstm, mlstm_sum, ffn, ffn_sum}, out_norm,
- * head. */
-xlstm_status wiring_sequential(int blocks, bool out_norm, wiring *out);
+/* How the tensors of a family are called; a block's prefix is `blocks` and its number. */
+typedef struct wiring_names {
+    const char *embedding, *blocks, *out_norm, *head;
+} wiring_names;
+const wiring_names *wiring_names_of(model_family family);
+
+/* The sequential model: embedding, blocks.i.{mlstm, mlstm_sum} or {slstm, slstm_sum}, blocks.i.{ffn,
+ * ffn_sum} where the block has one, out_norm, head. */
+xlstm_status wiring_sequential(const model_config *config, wiring *out);
 /* From JSON as wiring_json prints it. All faults (cycles, dangling inputs, doubled names, wrong
  * polarity or arity, not one head) are reported at once. */
 xlstm_status wiring_from_json(const json_t *value, const char *name, wiring *out);

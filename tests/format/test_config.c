@@ -19,7 +19,7 @@ static void assert_error(const char *part) {
         fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
 }
 
-static xlstm_status read_config(const char *text, bool yaml, xlstm_large_config *config) {
+static xlstm_status read_config(const char *text, bool yaml, model_config *config) {
     json_t *value;
     xlstm_status status = yaml ? yaml_parse(text, strlen(text), "c", &value)
                                : json_parse(text, strlen(text), "c", &value);
@@ -30,8 +30,8 @@ static xlstm_status read_config(const char *text, bool yaml, xlstm_large_config 
     return status;
 }
 
-static xlstm_large_config must_read(const char *text, bool yaml) {
-    xlstm_large_config config;
+static model_config must_read(const char *text, bool yaml) {
+    model_config config;
     if (read_config(text, yaml, &config) != XLSTM_OK)
         fail_msg("%s: %s", text, xlstm_last_error());
     return config;
@@ -39,23 +39,24 @@ static xlstm_large_config must_read(const char *text, bool yaml) {
 
 static void has_the_defaults_of_hugging_face(void **state) {
     (void)state;
-    xlstm_large_config c = must_read("{\"model_type\": \"xlstm\"}", false);
+    model_config c = must_read("{\"model_type\": \"xlstm\"}", false);
     assert_int_equal(c.embedding_dim, 4096);
     assert_int_equal(c.num_blocks, 32);
-    assert_int_equal(c.num_heads, 8);
+    assert_int_equal(c.large.num_heads, 8);
     assert_int_equal(c.vocab_size, 50304);
-    assert_int_equal(c.qk_dim, 2048);
-    assert_int_equal(c.v_dim, 4096);
-    assert_int_equal(c.ffn_dim, 10944); /* not 10924.03 rounded to 10924, nor 11008 */
-    assert_false(c.use_bias);
+    assert_int_equal(c.large.qk_dim, 2048);
+    assert_int_equal(c.large.v_dim, 4096);
+    assert_int_equal(c.large.ffn_dim, 10944); /* not 10924.03 rounded to 10924, nor 11008 */
+    assert_false(c.large.use_bias);
     assert_true(c.add_out_norm);
     assert_false(c.tie_word_embeddings);
-    assert_false(c.fused);
-    assert_true(c.norm_eps == 1e-6 && c.eps == 1e-6);
-    assert_true(c.gate_soft_cap == 15 && c.output_logit_soft_cap == 30);
-    assert_true(c.qk_dim_factor == 0.5 && c.v_dim_factor == 1 && c.ffn_proj_factor == 2.667);
-    assert_int_equal(c.chunk_size, 64);
-    assert_int_equal(c.max_inference_chunksize, 16384);
+    assert_false(c.large.fused);
+    assert_true(c.large.norm_eps == 1e-6 && c.large.eps == 1e-6);
+    assert_true(c.large.gate_soft_cap == 15 && c.large.output_logit_soft_cap == 30);
+    assert_true(c.large.qk_dim_factor == 0.5 && c.large.v_dim_factor == 1 &&
+                c.large.ffn_proj_factor == 2.667);
+    assert_int_equal(c.large.chunk_size, 64);
+    assert_int_equal(c.large.max_inference_chunksize, 16384);
     assert_int_equal(c.bos_token_id, 0);
     assert_int_equal(c.eos_token_id, 2);
     assert_int_equal(c.pad_token_id, 1);
@@ -68,13 +69,13 @@ static void has_the_defaults_of_hugging_face(void **state) {
 
 static void has_the_defaults_of_the_official_code(void **state) {
     (void)state;
-    xlstm_large_config c =
+    model_config c =
         must_read("embedding_dim: 4096\nnum_heads: 8\nnum_blocks: 32\nvocab_size: 50304\n"
                   "qk_dim_factor: 0.5\nnorm_eps: 1e-06\n",
                   true);
-    assert_true(c.ffn_proj_factor == 2.6667);
-    assert_int_equal(c.ffn_dim, 10944);
-    assert_true(c.norm_eps == 1e-6);
+    assert_true(c.large.ffn_proj_factor == 2.6667);
+    assert_int_equal(c.large.ffn_dim, 10944);
+    assert_true(c.large.norm_eps == 1e-6);
     assert_int_equal(c.bos_token_id, 0); /* what the official generate begins with */
     assert_int_equal(c.eos_token_id, -1);
     assert_int_equal(c.pad_token_id, -1);
@@ -99,17 +100,17 @@ static void takes_both_spellings(void **state) {
         "{\"hidden_size\": 384, \"num_blocks\": 3, \"num_heads\": 6}",
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        xlstm_large_config c = must_read(cases[i], false);
+        model_config c = must_read(cases[i], false);
         assert_int_equal(c.embedding_dim, 384);
         assert_int_equal(c.num_blocks, 3);
-        assert_int_equal(c.qk_dim, 192);
+        assert_int_equal(c.large.qk_dim, 192);
         config_free(&c);
     }
 }
 
 static void takes_every_field(void **state) {
     (void)state;
-    xlstm_large_config c = must_read(
+    model_config c = must_read(
         "{\"model_type\": \"xlstm\", \"embedding_dim\": 96, \"num_heads\": 2, \"num_blocks\": 1,"
         " \"vocab_size\": 100, \"use_bias\": true, \"add_out_norm\": false, "
         "\"tie_word_embeddings\": true,"
@@ -124,15 +125,15 @@ static void takes_every_field(void **state) {
         " \"add_qk_norm\": true, \"head_dim\": 512, \"mode\": \"train\", \"torch_dtype\": 7,"
         " \"chunkwise_kernel\": null, \"quantization_config\": null}",
         false);
-    assert_true(c.use_bias && !c.add_out_norm && c.tie_word_embeddings && c.fused &&
+    assert_true(c.large.use_bias && !c.add_out_norm && c.tie_word_embeddings && c.large.fused &&
                 c.force_bos_token_insert);
-    assert_true(c.norm_eps == 1e-5 && c.eps == 0 && c.gate_soft_cap == 0 &&
-                c.output_logit_soft_cap == 0);
-    assert_int_equal(c.qk_dim, 96);
-    assert_int_equal(c.v_dim, 192);
-    assert_int_equal(c.ffn_dim, 160); /* 144 is not a multiple of 32 */
-    assert_int_equal(c.chunk_size, 128);
-    assert_int_equal(c.max_inference_chunksize, 4096);
+    assert_true(c.large.norm_eps == 1e-5 && c.large.eps == 0 && c.large.gate_soft_cap == 0 &&
+                c.large.output_logit_soft_cap == 0);
+    assert_int_equal(c.large.qk_dim, 96);
+    assert_int_equal(c.large.v_dim, 192);
+    assert_int_equal(c.large.ffn_dim, 160); /* 144 is not a multiple of 32 */
+    assert_int_equal(c.large.chunk_size, 128);
+    assert_int_equal(c.large.max_inference_chunksize, 4096);
     assert_int_equal(c.bos_token_id, -1);
     assert_int_equal(c.eos_token_id, 7);
     assert_int_equal(c.pad_token_id, -1);
@@ -162,22 +163,22 @@ static void derives_dimensions_as_python_does(void **state) {
                  "{\"model_type\": \"xlstm\", \"embedding_dim\": %d, \"num_heads\": 1,"
                  " \"ffn_proj_factor\": %s, \"ffn_round_up_to_multiple_of\": %d}",
                  cases[i].embedding_dim, cases[i].factor, cases[i].multiple);
-        xlstm_large_config c = must_read(text, false);
-        assert_int_equal(c.ffn_dim, cases[i].ffn_dim);
+        model_config c = must_read(text, false);
+        assert_int_equal(c.large.ffn_dim, cases[i].ffn_dim);
         config_free(&c);
     }
-    xlstm_large_config c =
+    model_config c =
         must_read("{\"model_type\": \"xlstm\", \"embedding_dim\": 10, \"num_heads\": 1,"
                   " \"qk_dim_factor\": 0.37, \"v_dim_factor\": 0.29}",
                   false);
-    assert_int_equal(c.qk_dim, 3);
-    assert_int_equal(c.v_dim, 2);
+    assert_int_equal(c.large.qk_dim, 3);
+    assert_int_equal(c.large.v_dim, 2);
     config_free(&c);
 }
 
 static void a_default_token_beyond_the_vocabulary_is_none(void **state) {
     (void)state;
-    xlstm_large_config c = must_read("{\"model_type\": \"xlstm\", \"vocab_size\": 2}", false);
+    model_config c = must_read("{\"model_type\": \"xlstm\", \"vocab_size\": 2}", false);
     assert_int_equal(c.bos_token_id, 0);
     assert_int_equal(c.eos_token_id, -1);
     assert_int_equal(c.pad_token_id, 1);
@@ -272,7 +273,7 @@ static void refuses_wrong_values(void **state) {
          "c: eps is a list; it must be a number that is not negative"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        xlstm_large_config c;
+        model_config c;
         if (read_config(cases[i].text, false, &c) != XLSTM_FORMAT_ERROR)
             fail_msg("not refused: %s", cases[i].text);
         if (cases[i].error != NULL)
@@ -319,21 +320,12 @@ static void refuses_other_models(void **state) {
          "c: slstm_at belongs to the xlstm-neurips family and qk_dim_factor to xlstm-large; a "
          "config is of one of "
          "them"},
-        {"slstm_at: [1]\nvocab_size: 5\n", true, XLSTM_UNSUPPORTED,
-         "c: slstm_at says that this is an xlstm-neurips model; such models are not supported by "
-         "this version"},
-        {"mlstm_block:\n", true, XLSTM_UNSUPPORTED,
-         "c: mlstm_block says that this is an xlstm-neurips model; such models are not supported "
-         "by this version"},
-        {"{\"model_type\": \"xlstm\", \"slstm_block\": {}}", false, XLSTM_UNSUPPORTED,
-         "c: slstm_block says that this is an xlstm-neurips model; such models are not supported "
-         "by this version"},
         {"qk_dim_factor: 0.5\nnum_heads: null\n", true, XLSTM_FORMAT_ERROR,
          "c: embedding_dim is missing\nc: num_blocks is missing\n"
          "c: num_heads is null; it must be an integer from 1 to 65536\nc: vocab_size is missing"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        xlstm_large_config c;
+        model_config c;
         assert_int_equal(read_config(cases[i].text, cases[i].yaml, &c), cases[i].status);
         assert_string_equal(xlstm_last_error(), cases[i].error);
         config_free(&c);
@@ -358,7 +350,7 @@ static void refuses_yaml_numbers_that_are_none(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[400];
-        xlstm_large_config c;
+        model_config c;
         snprintf(text, sizeof text, "%s%s\n", base, cases[i].line);
         assert_int_equal(read_config(text, true, &c), XLSTM_FORMAT_ERROR);
         assert_string_equal(xlstm_last_error(), cases[i].error);
@@ -371,11 +363,11 @@ static void opens_files_and_folders(void **state) {
     static const char json[] = "{\"model_type\": \"xlstm\", \"num_blocks\": 5}";
     static const char yaml[] =
         "embedding_dim: 64\nnum_heads: 2\nnum_blocks: 7\nvocab_size: 9\nqk_dim_factor: 0.5\n";
-    xlstm_large_config c;
+    model_config c;
     assert_int_equal(config_open_folder("models/reference-17m", &c), XLSTM_OK);
     assert_int_equal(c.embedding_dim, 384);
     assert_int_equal(c.num_blocks, 8);
-    assert_int_equal(c.ffn_dim, 1024);
+    assert_int_equal(c.large.ffn_dim, 1024);
     assert_true(c.force_bos_token_insert);
     config_free(&c);
     assert_int_equal(mkdir(test_path("model"), 0700), 0);

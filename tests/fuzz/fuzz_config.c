@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     bool yaml = size > 0 && bytes[0] == 'y';
     const char *text = (const char *)bytes + yaml;
-    xlstm_large_config config;
+    model_config config;
     json_t *value;
     xlstm_status status = yaml ? yaml_parse(text, size - 1, "input", &value)
                                : json_parse(text, size, "input", &value);

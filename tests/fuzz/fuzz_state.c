@@ -19,7 +19,7 @@ static const char config_text[] =
 static xlstm_session *make_session(void) {
     char folder[] = "/tmp/xlstm-fuzz-XXXXXX", model_folder[64], path[128];
     json_t *value;
-    xlstm_large_config config;
+    model_config config;
     xlstm_model *model;
     xlstm_session *session;
     xlstm_model_options options = {.threads = 1, .max_sessions = 1, .max_batch_tokens = 64};

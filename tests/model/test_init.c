@@ -51,7 +51,7 @@ static xlstm_status make(const char *bias, const char *tied, init_options wanted
     char text[512];
     int length = snprintf(text, sizeof text, shape, bias, tied);
     json_t *value;
-    xlstm_large_config config;
+    model_config config;
     assert_int_equal(json_parse(text, (size_t)length, "shape", &value), XLSTM_OK);
     assert_int_equal(config_from_json(value, "shape", false, &config), XLSTM_OK);
     json_decref(value);

@@ -101,8 +101,8 @@ static void test_program_is_fused(void **state) {
     (void)state;
     wiring graph;
     program p;
-    xlstm_large_config config = {.num_blocks = 3, .add_out_norm = true};
-    assert_int_equal(wiring_sequential(3, true, &graph), XLSTM_OK);
+    model_config config = {.num_blocks = 3, .add_out_norm = true};
+    assert_int_equal(wiring_sequential(&config, &graph), XLSTM_OK);
     assert_int_equal(program_compile(&graph, &config, &p), XLSTM_OK);
     assert_int_equal(p.values, 1);
     assert_int_equal(p.count, 7); /* embedding and six branches */
@@ -114,7 +114,8 @@ static void test_program_is_fused(void **state) {
 static void test_styles(void **state) {
     (void)state;
     wiring graph;
-    assert_int_equal(wiring_sequential(2, true, &graph), XLSTM_OK);
+    model_config config = {.num_blocks = 2, .add_out_norm = true};
+    assert_int_equal(wiring_sequential(&config, &graph), XLSTM_OK);
     for (int style = WIRING_UNICODE; style <= WIRING_JSON; style++) {
         buffer text = {0};
         wiring_print(&graph, (enum wiring_style)style, &text);

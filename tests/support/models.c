@@ -26,7 +26,7 @@ const char *test_small_model(void) {
         "{\"model_type\": \"xlstm\", \"embedding_dim\": 48, \"num_heads\": 3, \"num_blocks\": 2, "
         "\"vocab_size\": 320, \"ffn_round_up_to_multiple_of\": 16}";
     json_t *value;
-    xlstm_large_config config;
+    model_config config;
     if (folder[0])
         return folder;
     snprintf(folder, sizeof folder, "%s", test_path("small"));
