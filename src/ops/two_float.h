@@ -16,7 +16,7 @@
  * that means nothing; who may meet them asks two_float_finite first.
  *
  * All of it depends on operations being rounded as written: no fast-math, no contraction of a * b + c
- * (-ffp-contract=off, nvcc -fmad=false or the __f*_rn intrinsics below, Metal's -fno-fast-math). */
+ * (-ffp-contract=off, nvcc -fmad=false, Metal -fno-fast-math). */
 #ifndef OPS_TWO_FLOAT_H
 #define OPS_TWO_FLOAT_H
 
@@ -126,13 +126,26 @@ TWO_FLOAT_FUNCTION two_float two_float_multiply(two_float x, two_float y) {
     return fast_two_sum(p.high, p.low + cross);
 }
 
-/* x + a b, absolute error at most 4 u^2 (|x| + |a b|): the two low parts and the rest of the sum of
- * the high ones are added in float. n of them lose n times as much at most, so that a sum of n
- * products is within u |sum| + 4 n u^2 (sum of |a b|) after it is rounded to a float. */
+/* x + y, absolute error at most 4 u^2 (|x| + |y|): the two low parts and the rest of the sum of the
+ * high ones are added in float. n of these lose n times as much at most, so that a sum of n products
+ * is within u |sum| + 4 n u^2 (sum of |a b|) after it is rounded to a float. */
+TWO_FLOAT_FUNCTION two_float two_float_accumulate(two_float x, two_float y) {
+    two_float s = two_sum(x.high, y.high);
+    return two_sum(s.high, s.low + (x.low + y.low));
+}
+
+/* x + a b, in the same way. */
 TWO_FLOAT_FUNCTION two_float two_float_add_product(two_float x, float a, float b) {
-    two_float p = two_product(a, b);
-    two_float s = two_sum(x.high, p.high);
-    return two_sum(s.high, s.low + (x.low + p.low));
+    return two_float_accumulate(x, two_product(a, b));
+}
+
+/* x / y as a float, relative error at most u + 8 u^2 unless it is below 2^-102. */
+TWO_FLOAT_FUNCTION float two_float_quotient(two_float x, two_float y) {
+    float quotient = x.high / y.high;
+    if (!two_float_finite(quotient) || !two_float_finite(y.high))
+        return quotient;
+    float rest = TWO_FLOAT_FMA(-quotient, y.high, x.high);
+    return quotient + (rest + TWO_FLOAT_FMA(-quotient, y.low, x.low)) / y.high;
 }
 
 /* ---- Functions for gates ---- */
@@ -142,8 +155,8 @@ TWO_FLOAT_FUNCTION float two_float_power(int n) {
     return TWO_FLOAT_OF_BITS((unsigned)(n + 127) << 23);
 }
 
-/* exp(x) for x <= 0; relative error at most u / 4 as a pair, near 0 even 2 u x^2 + 2 u^2, as long as
- * the result is at least 2^-102; below, 2^-148 is added to it. x = -inf gives 0, NaN gives NaN.
+/* exp(x); relative error at most u / 4 as a pair, near 0 even 2 u x^2 + 2 u^2, as long as the result
+ * is at least 2^-102; below, 2^-148 is added to it. NaN gives NaN.
  *   x = n log 2 + r,  |r| <= log 2 / 2,  exp(x) = 2^n (1 + r + r^2 (1/2 + r/6 + ...))
  * 1 + r is kept exactly, so that only the small rest carries a rounding error. */
 TWO_FLOAT_FUNCTION two_float two_float_exp(two_float x) {
@@ -151,6 +164,8 @@ TWO_FLOAT_FUNCTION two_float two_float_exp(two_float x) {
         return x;
     if (x.high < -110.0f)
         return two_float_make(0, 0);
+    if (x.high > 88.72283f) /* log of the largest float */
+        return two_float_make(two_float_power(127) * 2, 0);
     /* log 2 in two parts, the first of 15 bits, so that n times it is exact */
     const float first = 0.693145751953125f, second = 1.42860682030941723e-6f;
     const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no fraction */
@@ -168,7 +183,7 @@ TWO_FLOAT_FUNCTION two_float two_float_exp(two_float x) {
     two_float one = fast_two_sum(1, a);
     float rest = TWO_FLOAT_FMA(a * a, p, TWO_FLOAT_FMA(r.low, a, r.low));
     two_float result = fast_two_sum(one.high, one.low + rest);
-    int power = (int)n, half = power < -100 ? power + 60 : power;
+    int power = (int)n, half = power / 2;
     float scale = two_float_power(half), more = two_float_power(power - half);
     return two_float_make(result.high * scale * more, result.low * scale * more);
 }

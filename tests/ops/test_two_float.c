@@ -175,6 +175,22 @@ static void test_pairs(void **state) {
     }
 }
 
+static void test_quotient(void **state) {
+    (void)state;
+    for (uint64_t i = 0; i < 100000; i++) {
+        two_float x = draw_pair(70, i, 20), y = draw_pair(80, i, 20);
+        long double exact =
+            ((long double)x.high + (long double)x.low) / ((long double)y.high + (long double)y.low);
+        long double error = fabsl((long double)two_float_quotient(x, y) - exact);
+        assert_true(error <= (long double)(u + 8 * u * u) * fabsl(exact));
+    }
+    const two_float one = {1, 0}, none = {0, 0}, infinite = {INFINITY, 0};
+    assert_true(two_float_quotient(one, infinite) == 0);
+    assert_true(two_float_quotient(infinite, one) == INFINITY);
+    assert_true(two_float_quotient(one, none) == INFINITY);
+    assert_true(isnan(two_float_quotient(none, none)));
+}
+
 /* Sums of n products, of one sign and cancelling, rounded to a float. */
 static void test_accumulated(void **state) {
     (void)state;
@@ -215,7 +231,7 @@ static void check_exp(two_float x) {
         assert_true(error <= (long double)u / 4 * expected);
     else
         assert_true(error <= (long double)u * expected + 0x1p-148L);
-    if (at > -0.1L) {
+    if (fabsl(at) < 0.1L) {
         long double small = (long double)(y.high - 1) + (long double)y.low - expm1l(at);
         assert_true(fabsl(small) <= 2 * (long double)u * (at * at + (long double)u));
     }
@@ -226,6 +242,7 @@ static void test_exp(void **state) {
     for (uint64_t i = 0; i < 100000; i++) {
         float x = (float)(-103 * random_uniform(seed, 50, i));
         check_exp(fast_two_sum(x, x * 0x1p-25f * draw(51, i, 0)));
+        check_exp(two_float_make(x * -0.86f, 0));
         check_exp(two_float_make(-fabsf(draw(52, i, 40)) * 0x1p-42f, 0));
     }
     for (int n = 0; n < 149; n++) /* between two powers of two, on both sides */
@@ -235,6 +252,9 @@ static void test_exp(void **state) {
         }
     assert_true(two_float_exp(two_float_make(0, 0)).high == 1);
     assert_true(two_float_exp(two_float_make(-0.0f, 0)).low == 0);
+    assert_true(two_float_exp(two_float_make(INFINITY, 0)).high == INFINITY);
+    assert_true(two_float_exp(two_float_make(88.7229f, 0)).high == INFINITY);
+    assert_true(isfinite(two_float_exp(two_float_make(88.7228f, 0)).high));
     assert_true(two_float_exp(two_float_make(-INFINITY, 0)).high == 0);
     assert_true(two_float_exp(two_float_make(-1e30f, 0)).high == 0);
     assert_true(isnan(two_float_exp(two_float_make(NAN, 0)).high));
@@ -263,9 +283,10 @@ static void test_log_sigmoid(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_pairs), cmocka_unit_test(test_range),
-        cmocka_unit_test(test_pairs),     cmocka_unit_test(test_accumulated),
-        cmocka_unit_test(test_exp),       cmocka_unit_test(test_log_sigmoid),
+        cmocka_unit_test(test_all_pairs),   cmocka_unit_test(test_range),
+        cmocka_unit_test(test_pairs),       cmocka_unit_test(test_accumulated),
+        cmocka_unit_test(test_quotient),    cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_log_sigmoid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
