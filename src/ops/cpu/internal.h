@@ -138,6 +138,9 @@ void cpu_headwise(ops_stream *, const struct ops_headwise *);
 void cpu_slstm(ops_stream *, const struct ops_slstm *);
 void cpu_sample(ops_stream *, const struct ops_sample *);
 
+/* Kernels of the mLSTM in two-float arithmetic; f32, forward only. */
+xlstm_status cpu_kernel_mlstm_compensated(const kernel_call *call);
+
 extern const kernel_table cpu_kernel_table;
 
 #endif

@@ -137,6 +137,7 @@ const cpu_kernels PER_ISA(cpu_kernels) = {
     .name = NAME(KERNEL_ISA),
     .f32 = &PER_ISA(cpu_library),
     .f64 = &JOIN(PER_ISA(cpu_library), f64),
+    .compensated = &PER_ISA(cpu_compensated),
     .lanes = LANES,
     .product = PER_ISA(cpu_multiply),
     .widen = widen,

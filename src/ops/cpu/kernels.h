@@ -140,6 +140,7 @@ typedef struct cpu_library {
 typedef struct cpu_kernels {
     const char *name; /* of the instruction set */
     const cpu_library *f32, *f64;
+    const struct cpu_compensated *compensated;
     int lanes; /* floats in a vector */
 
     void (*product)(const cpu_product *);

@@ -124,6 +124,7 @@ void PER_ISA(cpu_chunk_read)(const cpu_chunk *);
 void PER_ISA(cpu_chunk_update)(const cpu_chunk *);
 extern const cpu_kernels PER_ISA(cpu_kernels);
 extern const cpu_library JOIN(PER_ISA(cpu_library), f64);
+extern const struct cpu_compensated PER_ISA(cpu_compensated);
 #endif
 
 #endif
