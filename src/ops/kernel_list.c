@@ -289,6 +289,7 @@ static size_t common(const char *a, const char *b) {
 const xlstm_kernel *xlstm_kernel_find(const char *name) {
     need_list();
     int nearest = 0;
+    name = name ? name : "";
     for (int i = 0; i < list_count; i++) {
         if (strcmp(list[i].name, name) == 0)
             return &list[i].entry.kernel;

@@ -293,6 +293,8 @@ static xlstm_status sort_arguments(run *r, const xlstm_argument *arguments, int 
     bool backward = r->call.options.backward != XLSTM_FORWARD;
     for (int i = 0; i < count; i++) {
         int p = 0;
+        if (!arguments || !arguments[i].name)
+            return error_set(XLSTM_INVALID_ARGUMENT, "%s: argument %d has no name", k->name, i);
         while (p < k->parameter_count && strcmp(k->parameters[p].name, arguments[i].name) != 0)
             p++;
         if (p == k->parameter_count)
@@ -355,6 +357,9 @@ xlstm_status xlstm_kernel_run(const char *name, const xlstm_kernel_options *opti
                            .lstm = r.entry->lstm,
                            .options = options ? *options : xlstm_kernel_defaults()};
     r.sizes.chunk_size = r.call.options.chunk_size;
+    /* Forward they are outputs like any other. */
+    if (r.call.options.backward == XLSTM_FORWARD)
+        r.call.options.stored_states = false;
     xlstm_status status = prepare(&r, arguments, count);
     if (status == XLSTM_OK)
         status = r.entry->run(&r.call);

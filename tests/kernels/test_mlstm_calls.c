@@ -450,8 +450,14 @@ static void check_names(const xlstm_kernel *kernel) {
     assert_non_null(strstr(xlstm_last_error(), "belongs to a backward"));
     assert_int_equal(xlstm_kernel_run(kernel->name, NULL, arguments, 0), XLSTM_INVALID_ARGUMENT);
 
+    arguments[6].name = NULL;
+    assert_int_equal(xlstm_kernel_run(kernel->name, NULL, arguments, 7), XLSTM_INVALID_ARGUMENT);
+    assert_int_equal(xlstm_kernel_run(kernel->name, NULL, NULL, 1), XLSTM_INVALID_ARGUMENT);
+
     if (mlstm_is_chunkwise(kernel)) {
         c.options.stored_states = true;
+        case_run(&c, XLSTM_FORWARD); /* which has nothing to do with it */
+        assert_false(isnan(case_get(&c, "all_n", 0)));
         case_drop(&c, "all_n");
         refused(&c, XLSTM_BACKWARD_EXACT, "all_n is missing");
     }
@@ -466,6 +472,7 @@ static void test_names(void **state) {
     assert_non_null(strstr(xlstm_last_error(), "chunkwise--reference"));
     assert_null(xlstm_kernel_find("sequence"));
     assert_int_equal(xlstm_kernel_run("", NULL, NULL, 0), XLSTM_INVALID_ARGUMENT);
+    assert_int_equal(xlstm_kernel_run(NULL, NULL, NULL, 0), XLSTM_INVALID_ARGUMENT);
     assert_null(xlstm_kernel_at(-1));
     assert_null(xlstm_kernel_at(10000));
     for (int k = 0; xlstm_kernel_at(k); k++)
