@@ -131,12 +131,13 @@ static xlstm_status check_array(const run *r, int parameter) {
             return error_set(XLSTM_INVALID_ARGUMENT,
                              "%s: %s has a size or stride that is negative or too large", kernel,
                              name);
+    }
+    for (int i = 0; elements > 0 && i < a->rank; i++)
         if (is_output(r, parameter) && a->stride[i] == 0 && a->shape[i] > 1)
             return error_set(XLSTM_INVALID_ARGUMENT,
                              "%s: %s is an output and has stride 0 in dimension %d: its elements "
                              "would share memory",
                              kernel, name, i);
-    }
     if (elements > 0 && (!a->data || (uintptr_t)a->data % element_size(a->dtype)))
         return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s has data %p: %s", kernel, name, a->data,
                          a->data ? "not aligned to its elements" : "no memory");
