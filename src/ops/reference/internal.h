@@ -90,6 +90,15 @@ void reference_slstm(ops_stream *stream, const struct ops_slstm *op);
 void reference_sample(ops_stream *stream, const struct ops_sample *op);
 
 xlstm_status reference_kernel_mlstm(const kernel_call *call);
+xlstm_status reference_kernel_slstm(const kernel_call *call);
+xlstm_status reference_kernel_conv1d(const kernel_call *call);
+xlstm_status reference_kernel_headwise(const kernel_call *call);
+xlstm_status reference_kernel_rms_norm(const kernel_call *call);
+xlstm_status reference_kernel_layer_norm(const kernel_call *call);
+xlstm_status reference_kernel_soft_cap(const kernel_call *call);
+xlstm_status reference_kernel_swiglu(const kernel_call *call);
+xlstm_status reference_kernel_gelu_gate(const kernel_call *call);
+xlstm_status reference_kernel_cross_entropy(const kernel_call *call);
 
 extern const kernel_table reference_kernel_table;
 
