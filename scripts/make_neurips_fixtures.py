@@ -6,7 +6,7 @@ effect. Weights are rounded to the type they are stored in; then the package com
 tests/golden/neurips-* gets config.yaml, model.safetensors, ids.npy (int32 [T]) and logits.npy (float32 [T, vocab]);
 neurips-mixed also the states after the last token and the logits of models wired otherwise, neurips-slstm-cuda the
 same weights in the layout of the vanilla backend. Run from the repository
-root with the versions of requirements.txt.
+root with the versions of requirements-oracle.txt.
 """
 
 import json

@@ -17,7 +17,7 @@ sLSTM blocks). The folder gets config.yaml, model.safetensors (float32), and
   targets.npy      int64 [N]
   predictions.npy  int64 [N]: the official model's argmax over the three logits at the last token
   margins.npy      float32 [N]: its best logit less its second best there
-Versions: requirements.txt. The training is not reproducible to the bit on another machine; the frozen
+Versions: requirements-oracle.txt. The training is not reproducible to the bit on another machine; the frozen
 files are what the tests compare with.
 """
 
