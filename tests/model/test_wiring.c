@@ -96,6 +96,39 @@ static void test_sequential_is_bit_equal(void **state) {
     assert_memory_equal(plain, printed, sizeof plain);
 }
 
+/* A value that is wanted again later is not overwritten by the branch that adds to it: with an
+ * embedding of its own for each use, the graph gives the same bits. */
+static void test_values_are_kept(void **state) {
+    (void)state;
+    static float shared[VOCAB], apart[VOCAB];
+    for (int own = 0; own < 2; own++) {
+        const char *second = own ? "e2" : "e";
+        buffer json = {0};
+        buffer_print(&json, "{\"nodes\": [{\"name\": \"e\", \"kind\": \"embedding\", \"weights\": "
+                            "\"backbone.embeddings\", \"inputs\": []}, ");
+        if (own)
+            buffer_print(&json, "{\"name\": \"e2\", \"kind\": \"embedding\", \"weights\": "
+                                "\"backbone.embeddings\", \"inputs\": []}, ");
+        buffer_print(&json,
+                     "{\"name\": \"a\", \"kind\": \"mlstm\", \"weights\": \"backbone.blocks.0\", "
+                     "\"inputs\": [{\"from\": \"e\"}]}, "
+                     "{\"name\": \"s\", \"kind\": \"sum\", \"inputs\": [{\"from\": \"e\"}, "
+                     "{\"from\": \"a\"}]}, "
+                     "{\"name\": \"b\", \"kind\": \"ffn\", \"weights\": \"backbone.blocks.0\", "
+                     "\"inputs\": [{\"from\": \"s\"}]}, "
+                     "{\"name\": \"t\", \"kind\": \"sum\", \"inputs\": [{\"from\": \"%s\"}, "
+                     "{\"from\": \"b\"}]}, "
+                     "{\"name\": \"head\", \"kind\": \"head\", \"weights\": \"lm_head\", "
+                     "\"inputs\": [{\"from\": \"t\"}]}]}",
+                     second);
+        xlstm_model *model = load_wired(own ? "apart" : "shared", json.data, "cpu");
+        last_logits(model, own ? apart : shared);
+        xlstm_model_free(model);
+        buffer_free(&json);
+    }
+    assert_memory_equal(shared, apart, sizeof shared);
+}
+
 /* The sequential program needs one residual stream and no sums of its own. */
 static void test_program_is_fused(void **state) {
     (void)state;
@@ -202,9 +235,9 @@ static void test_faults(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_graphs),           cmocka_unit_test(test_sequential_is_bit_equal),
-        cmocka_unit_test(test_program_is_fused), cmocka_unit_test(test_styles),
-        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_graphs),          cmocka_unit_test(test_sequential_is_bit_equal),
+        cmocka_unit_test(test_values_are_kept), cmocka_unit_test(test_program_is_fused),
+        cmocka_unit_test(test_styles),          cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
