@@ -68,6 +68,37 @@ static void test_types(void **state) {
     each_kernel(check_types);
 }
 
+/* Where m is large its rounding to f32 is not one of C and n, which stand for exp(m) times as much. */
+static void check_large_m(const xlstm_kernel *kernel) {
+    if (strcmp(kernel->device, "reference") != 0 || mlstm_is_parallel(kernel) ||
+        mlstm_is_sigmoid(kernel))
+        return;
+    kernel_case c, exact;
+    make(&c, kernel, XLSTM_F32);
+    make(&exact, kernel, XLSTM_F64);
+    case_draw(&c, "i", 11, 1000, 3);
+    case_copy_inputs(&exact, &c);
+    case_run(&c, XLSTM_FORWARD);
+    case_run(&exact, XLSTM_FORWARD);
+    static const char *const names[] = {"c", "n"};
+    int64_t heads = case_count(&c, "m");
+    for (int s = 0; s < 2; s++) {
+        int64_t width = case_count(&c, names[s]) / heads;
+        for (int64_t i = 0; i < heads * width; i++) {
+            double shift = case_get(&c, "m", i / width) - case_get(&exact, "m", i / width);
+            double expected = case_get(&exact, names[s], i) * exp(-shift);
+            assert_true(fabs(case_get(&c, names[s], i) - expected) <= 1e-7 * fabs(expected));
+        }
+    }
+    case_free(&c);
+    case_free(&exact);
+}
+
+static void test_large_m(void **state) {
+    (void)state;
+    each_kernel(check_large_m);
+}
+
 /* q, k, v, h in bf16, the rest in f32: the states are then those of f32. */
 static void check_mixture(const xlstm_kernel *kernel) {
     static const char *const narrow[] = {"q", "k", "v", "h"};
@@ -481,11 +512,11 @@ static void test_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_types),           cmocka_unit_test(test_mixtures),
-        cmocka_unit_test(test_layouts),         cmocka_unit_test(test_broadcast),
-        cmocka_unit_test(test_states_in_place), cmocka_unit_test(test_single_outputs),
-        cmocka_unit_test(test_absent_is_zero),  cmocka_unit_test(test_wrong_calls),
-        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_types),          cmocka_unit_test(test_large_m),
+        cmocka_unit_test(test_mixtures),       cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_broadcast),      cmocka_unit_test(test_states_in_place),
+        cmocka_unit_test(test_single_outputs), cmocka_unit_test(test_absent_is_zero),
+        cmocka_unit_test(test_wrong_calls),    cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -264,6 +264,9 @@ static void check_padding(const xlstm_kernel *kernel, xlstm_dtype type) {
         case_set(&c, "i", n, -INFINITY);
         case_set(&c, "f", n, INFINITY);
     }
+    for (int s = 0; s < 3; s++)
+        if (case_has(&c, initial[s]))
+            case_set(&c, initial[s], 0, -0.0);
     case_run(&c, XLSTM_BACKWARD_EXACT);
     for (int s = 0; s < 3; s++) /* the sigmoid input gate has no m, which counts as no elements */
         for (int64_t i = 0; i < case_count(&c, last[s]); i++) {
@@ -279,6 +282,60 @@ static void check_padding(const xlstm_kernel *kernel, xlstm_dtype type) {
 static void test_padding(void **state) {
     (void)state;
     each_kernel(check_padding);
+}
+
+/* m = -inf and closed input gates: nothing is stored, C and n are 0 whatever they were, and nothing has
+ * a gradient. */
+static void check_nothing_stored(const xlstm_kernel *kernel, xlstm_dtype type) {
+    if (mlstm_is_parallel(kernel) || mlstm_is_sigmoid(kernel))
+        return;
+    kernel_case c;
+    xlstm_kernel_options options = xlstm_kernel_defaults();
+    options.chunk_size = 4;
+    case_make(&c, kernel, &options, type, 6, "B=1 NH=2 S=%d DHQK=3 DHHV=4",
+              mlstm_is_step(kernel) ? 1 : 10);
+    for (int64_t n = 0; n < case_count(&c, "i"); n++)
+        case_set(&c, "i", n, -INFINITY);
+    for (int64_t n = 0; n < case_count(&c, "m0"); n++)
+        case_set(&c, "m0", n, -INFINITY);
+    case_run(&c, XLSTM_BACKWARD_EXACT);
+    for (int p = 0; p < kernel->parameter_count; p++) {
+        const xlstm_parameter *parameter = &kernel->parameters[p];
+        if ((parameter->role != XLSTM_OUTPUT && parameter->role != XLSTM_BACKWARD_OUTPUT) ||
+            strncmp(parameter->name, "all_", 4) == 0)
+            continue;
+        double expected = strcmp(parameter->name, "m") == 0 ? -(double)INFINITY : 0;
+        for (int64_t i = 0; i < case_count(&c, parameter->name); i++)
+            if (!(case_get(&c, parameter->name, i) == expected))
+                fail_msg("%s: %s[%lld] is %g", kernel->name, parameter->name, (long long)i,
+                         case_get(&c, parameter->name, i));
+    }
+    case_free(&c);
+}
+
+static void test_nothing_stored(void **state) {
+    (void)state;
+    each_kernel(check_nothing_stored);
+}
+
+/* log(sigmoid(f)) is f far below 0, where exp(-f) overflows. */
+static void check_forgotten(const xlstm_kernel *kernel, xlstm_dtype type) {
+    if (mlstm_is_parallel(kernel) || mlstm_is_sigmoid(kernel))
+        return;
+    kernel_case c;
+    case_make(&c, kernel, NULL, type, 6, "B=1 NH=1 S=1 DHQK=3 DHHV=4");
+    case_set(&c, "i", 0, -2048);
+    case_set(&c, "f", 0, -1024);
+    case_set(&c, "m0", 0, 1);
+    case_run(&c, XLSTM_FORWARD);
+    assert_true(case_get(&c, "m", 0) == -1023);
+    assert_true(case_error(&c, "c", &c, "c0") == 0);
+    case_free(&c);
+}
+
+static void test_forgotten(void **state) {
+    (void)state;
+    each_kernel(check_forgotten);
 }
 
 /* Padding within a sequence: the other tokens do not know of it. */
@@ -448,9 +505,10 @@ static void test_long(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gates),   cmocka_unit_test(test_gradients),
-        cmocka_unit_test(test_padding), cmocka_unit_test(test_inner_padding),
-        cmocka_unit_test(test_nan),     cmocka_unit_test(test_long),
+        cmocka_unit_test(test_gates),     cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_padding),   cmocka_unit_test(test_nothing_stored),
+        cmocka_unit_test(test_forgotten), cmocka_unit_test(test_inner_padding),
+        cmocka_unit_test(test_nan),       cmocka_unit_test(test_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
