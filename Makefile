@@ -147,7 +147,7 @@ $(BUILD)/packages-test.mk: scripts/install-deps | $(BUILD)/packages.mk
 
 # ---- Targets -------------------------------------------------------------------------------------
 
-.PHONY: all test test-quick test-large test-programs demo bench install uninstall clean help fuzz \
+.PHONY: all test test-quick test-large test-oracle test-programs demo bench install uninstall clean help fuzz \
         fuzz-programs format lint FORCE
 
 all: $(STATIC_LIBRARY) $(SHARED_LIBRARY) $(if $(MAIN_OBJECT),$(COMMAND)) ## the command and the libraries
@@ -175,6 +175,9 @@ test-quick: test-programs ## all tests with small shapes (for sanitizers)
 
 test-large: test-programs ## also what takes long, much memory or a large model
 	@XLSTM_TEST_LARGE=1 $(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS) $(LARGE_SCRIPTS)
+
+test-oracle: $(SHARED_LIBRARY) ## the official packages' own tests with these kernels (PyTorch, from the network)
+	@scripts/test-oracle $(SHARED_LIBRARY)
 
 test-programs: all $(TEST_PROGRAMS)
 
