@@ -141,6 +141,20 @@ void cpu_sample(ops_stream *, const struct ops_sample *);
 /* Kernels of the mLSTM in two-float arithmetic; f32, forward only. */
 xlstm_status cpu_kernel_mlstm_compensated(const kernel_call *call);
 
+/* A pool of so many threads (0: all), which nobody else uses until it is given back. */
+xlstm_status cpu_pool_take(int threads, thread_pool **pool);
+void cpu_pool_give_back(thread_pool *pool);
+
+xlstm_status cpu_kernel_slstm(const kernel_call *);
+xlstm_status cpu_kernel_conv1d(const kernel_call *);
+xlstm_status cpu_kernel_headwise(const kernel_call *);
+xlstm_status cpu_kernel_rms_norm(const kernel_call *);
+xlstm_status cpu_kernel_layer_norm(const kernel_call *);
+xlstm_status cpu_kernel_soft_cap(const kernel_call *);
+xlstm_status cpu_kernel_swiglu(const kernel_call *);
+xlstm_status cpu_kernel_gelu_gate(const kernel_call *);
+xlstm_status cpu_kernel_cross_entropy(const kernel_call *);
+
 extern const kernel_table cpu_kernel_table;
 
 #endif

@@ -96,7 +96,7 @@ typedef struct cpu_combine {
 } cpu_combine;
 
 /* out [tokens][columns] = act(bias + sum over j < taps of weight[j] x[t - taps + 1 + j]), where
- * x[-1], x[-2] … are the rows of `before`, the last first. */
+ * x[-1], x[-2] … are the rows of `before`, the last first; NULL: zeros. */
 typedef struct cpu_convolution {
     const void *x, *before;
     int64_t x_stride, before_stride;
@@ -110,15 +110,69 @@ typedef struct cpu_convolution {
     int taps;
 } cpu_convolution;
 
+/* The gradients of a convolution without activation; dy and ds (of the last taps - 1 inputs) may be
+ * NULL, which is zeros, and dx, d_before and d_weight may be, which is unwanted. d_weight [taps]
+ * [columns], row stride weight_stride, is added to, in sums of CPU_COMBINE_BLOCK tokens. */
+typedef struct cpu_convolution_gradient {
+    cpu_convolution of;
+    const void *dy, *ds;
+    int64_t dy_stride, ds_stride;
+    void *dx, *d_before, *d_weight;
+    int64_t dx_stride, d_before_stride;
+} cpu_convolution_gradient;
+
 /* One token of `count` units of the sLSTM or the LSTM: the equations of struct ops_slstm, with
  * raw_g = input_g + mixed_g + bias_g. States are updated in place. */
 typedef struct cpu_cell {
     bool lstm;
     const void *input[4], *mixed[4], *bias[4];
+    void *raw[4]; /* keeps raw_g; may be mixed_g, or NULL */
     void *y, *c, *n, *m;
     double clip; /* 0: none */
     int64_t count;
 } cpu_cell;
+
+/* Back through one token: gate[g] is raw_g and becomes its gradient; dc, dn, dm are those of the
+ * states after the token and become those before it. dy is what comes from outside (NULL: 0),
+ * dy_next what comes from the next token. */
+typedef struct cpu_cell_gradient {
+    bool lstm;
+    void *gate[4];
+    const void *c, *n, *m;     /* before the token */
+    const void *c_new, *n_new; /* after it */
+    const void *dy, *dy_next;
+    void *dc, *dn, *dm;
+    double clip;
+    int64_t count;
+} cpu_cell_gradient;
+
+/* A row of RMSNorm or LayerNorm; y, or dx and what is added to dw and db, are wanted unless NULL. */
+typedef struct cpu_norm_row {
+    bool centred; /* LayerNorm */
+    int64_t width;
+    int groups;
+    double eps;
+    const void *x, *w, *b, *dy; /* w NULL: ones; b, dy NULL: zeros */
+    void *y, *dx, *dw, *db;
+} cpu_norm_row;
+
+enum cpu_gate_kind { CPU_SOFT_CAP, CPU_SWIGLU, CPU_GELU_GATE };
+/* y = act(x) u and its gradients; u is 1 for the soft cap; outputs are wanted unless NULL. */
+typedef struct cpu_gate_row {
+    enum cpu_gate_kind kind;
+    double soft_cap;
+    int64_t count;
+    const void *x, *u, *dy; /* dy NULL: zeros */
+    void *y, *dx, *du;
+} cpu_gate_row;
+
+/* The loss of a row of logits, and dlogits = dloss (softmax(logits) - [target]) unless NULL. */
+typedef struct cpu_loss_row {
+    const void *logits;
+    int64_t count, target;
+    double dloss;
+    void *dlogits;
+} cpu_loss_row;
 
 /* What exists for f32 and f64, from the same source (real_*.c): the arrays are of that type. */
 typedef struct cpu_library {
@@ -134,7 +188,14 @@ typedef struct cpu_library {
                  void *y);
     void (*combine)(const cpu_combine *);
     void (*convolve)(const cpu_convolution *);
+    void (*convolve_gradient)(const cpu_convolution_gradient *);
     void (*cell)(const cpu_cell *);
+    void (*cell_gradient)(const cpu_cell_gradient *);
+    /* y is kept within [-bound, bound]. */
+    void (*bound)(double bound, int64_t count, void *y);
+    void (*norm_row)(const cpu_norm_row *);
+    void (*gate_row)(const cpu_gate_row *);
+    double (*loss_row)(const cpu_loss_row *);
 } cpu_library;
 
 typedef struct cpu_kernels {

@@ -59,20 +59,47 @@ void PER_ISA(cpu_gate)(enum ops_activation activation, const void *z, const void
     }
 }
 
-void PER_ISA(cpu_convolve)(const cpu_convolution *c) {
-    const real *before = c->before, *weight = c->weight;
-    for (int64_t t = 0; t < c->tokens; t++)
-        for (int64_t i = 0; i < c->columns; i += LANES) {
-            int64_t left = c->columns - i;
-            vec z = load_optional(c->bias, i, left);
-            for (int j = 0; j < c->taps; j++) {
-                int64_t at = t - c->taps + 1 + j;
-                const real *x = at < 0 ? before + (c->taps - 1 + at) * c->before_stride
-                                       : (const real *)c->x + at * c->x_stride;
-                z = fused(load_optional(weight + j * c->weight_stride, i, left),
-                          load_optional(x, i, left), z);
-            }
-            store_some((real *)c->out + t * c->out_stride + i,
-                       PER_ISA(cpu_activate)(c->activation, z), left);
-        }
+/* ---- Gates of the kernel library, with their gradients ---- */
+
+typedef struct activated {
+    vec value, slope;
+} activated;
+
+/* a tanh(x / a), and 1 / cosh(x / a)^2 = 4 e / (1 + e)^2 with e = exp(-2 |x| / a). */
+ALWAYS_INLINE activated cap_with_slope(vec x, real cap) {
+    vec scaled = x / splat(cap);
+    vec far = choose((vec_bits)(scaled < (vec){0}), scaled + scaled, -(scaled + scaled));
+    vec e = exp_vec(far), sum = splat(1) + e;
+    return (activated){splat(cap) * tanh_vec(scaled), splat(4) * e / (sum * sum)};
+}
+
+ALWAYS_INLINE activated silu_with_slope(vec x) {
+    vec s = sigmoid_vec(x);
+    return (activated){x * s, s * fused(x, sigmoid_vec(-x), splat(1))};
+}
+
+/* x Phi(x), and Phi(x) + x phi(x). */
+static activated gelu_with_slope(vec x) {
+    vec density = splat((real)0.39894228040143267794) * exp_vec(x * x * splat((real)-0.5));
+    vec normal = {0};
+    for (int i = 0; i < LANES; i++)
+        normal[i] = (real)(0.5 * erfc(-(double)x[i] * 0.70710678118654752));
+    return (activated){x * normal, fused(x, density, normal)};
+}
+
+void PER_ISA(cpu_gate_row)(const cpu_gate_row *row) {
+    for (int64_t i = 0; i < row->count; i += LANES) {
+        int64_t left = row->count - i;
+        vec x = load_optional(row->x, i, left), dy = load_optional(row->dy, i, left);
+        vec u = row->u ? load_optional(row->u, i, left) : splat(1);
+        activated a = row->kind == CPU_SOFT_CAP ? cap_with_slope(x, (real)row->soft_cap)
+                      : row->kind == CPU_SWIGLU ? silu_with_slope(x)
+                                                : gelu_with_slope(x);
+        if (row->y)
+            store_some((real *)row->y + i, a.value * u, left);
+        if (row->dx)
+            store_some((real *)row->dx + i, dy * u * a.slope, left);
+        if (row->du)
+            store_some((real *)row->du + i, dy * a.value, left);
+    }
 }

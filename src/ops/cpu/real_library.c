@@ -1,5 +1,6 @@
 /* The table of one instruction set and element type, and the functions that need no file of their
  * own. */
+
 #include "ops/cpu/vector.h"
 
 typedef vec vec_function(vec);
@@ -30,5 +31,11 @@ const cpu_library PER_ISA(cpu_library) = {
     .gate = PER_ISA(cpu_gate),
     .combine = PER_ISA(cpu_combine),
     .convolve = PER_ISA(cpu_convolve),
+    .convolve_gradient = PER_ISA(cpu_convolve_gradient),
     .cell = PER_ISA(cpu_cell),
+    .cell_gradient = PER_ISA(cpu_cell_gradient),
+    .bound = PER_ISA(cpu_bound),
+    .norm_row = PER_ISA(cpu_norm_row),
+    .gate_row = PER_ISA(cpu_gate_row),
+    .loss_row = PER_ISA(cpu_loss_row),
 };

@@ -115,7 +115,13 @@ void PER_ISA(cpu_gate)(enum ops_activation, const void *z, const void *skip, con
                        int64_t count, void *y);
 void PER_ISA(cpu_combine)(const cpu_combine *);
 void PER_ISA(cpu_convolve)(const cpu_convolution *);
+void PER_ISA(cpu_convolve_gradient)(const cpu_convolution_gradient *);
 void PER_ISA(cpu_cell)(const cpu_cell *);
+void PER_ISA(cpu_cell_gradient)(const cpu_cell_gradient *);
+void PER_ISA(cpu_bound)(double bound, int64_t count, void *y);
+void PER_ISA(cpu_norm_row)(const cpu_norm_row *);
+void PER_ISA(cpu_gate_row)(const cpu_gate_row *);
+double PER_ISA(cpu_loss_row)(const cpu_loss_row *);
 
 #if !defined(KERNEL_F64)
 void PER_ISA(cpu_multiply)(const cpu_product *);
