@@ -312,6 +312,31 @@ static void test_single_outputs(void **state) {
     each_kernel(check_single_outputs);
 }
 
+/* The same bits with any number of threads. */
+static void check_threads(const xlstm_kernel *kernel) {
+    static const xlstm_dtype types[] = {XLSTM_F64, XLSTM_F32};
+    for (int t = 0; t < 2; t++)
+        for (int b = XLSTM_BACKWARD_EXACT; b <= XLSTM_BACKWARD_UPSTREAM; b++) {
+            kernel_case one, three;
+            make(&one, kernel, types[t]);
+            make(&three, kernel, types[t]);
+            one.options.threads = 1;
+            three.options.threads = 3;
+            case_run(&one, (xlstm_backward)b);
+            case_run(&three, (xlstm_backward)b);
+            for (int p = 0; p < kernel->parameter_count; p++)
+                if (is_output(&one, p))
+                    case_compare(&three, &one, kernel->parameters[p].name, 0);
+            case_free(&one);
+            case_free(&three);
+        }
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    each_kernel(check_threads);
+}
+
 /* What is absent is 0. */
 static void check_absent(const xlstm_kernel *kernel) {
     static const char *const names[] = {"c0", "n0", "m0", "dh", "dc", "dn", "dm"};
@@ -515,8 +540,9 @@ int main(void) {
         cmocka_unit_test(test_types),          cmocka_unit_test(test_large_m),
         cmocka_unit_test(test_mixtures),       cmocka_unit_test(test_layouts),
         cmocka_unit_test(test_broadcast),      cmocka_unit_test(test_states_in_place),
-        cmocka_unit_test(test_single_outputs), cmocka_unit_test(test_absent_is_zero),
-        cmocka_unit_test(test_wrong_calls),    cmocka_unit_test(test_names),
+        cmocka_unit_test(test_single_outputs), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_absent_is_zero), cmocka_unit_test(test_wrong_calls),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

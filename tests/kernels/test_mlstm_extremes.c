@@ -474,7 +474,7 @@ static void make_long(kernel_case *c, const xlstm_kernel *kernel, xlstm_dtype ty
 /* Against the reference token by token, in f64 from the same numbers. The memory of these gates spans
  * a few hundred tokens, so f32 does not get worse with the length; differences of prefix sums do. */
 static void check_long(const xlstm_kernel *kernel, xlstm_dtype type) {
-    int tokens = test_is_large() ? 1000000 : test_is_quick() ? 500 : 20000;
+    int tokens = test_is_large() ? 1000000 : test_is_quick() ? 500 : 6000;
     if (mlstm_is_parallel(kernel))
         tokens = test_is_large() ? 8192 : test_is_quick() ? 200 : 700;
     kernel_case c, exact;
