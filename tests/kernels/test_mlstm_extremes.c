@@ -467,12 +467,15 @@ static void make_long(kernel_case *c, const xlstm_kernel *kernel, xlstm_dtype ty
     options.eps = 0;
     case_make(c, kernel, &options, type, 13, "B=1 NH=1 S=%d DHQK=3 DHHV=2", tokens);
     case_draw(c, "f", 13, 5, 1);
+    case_draw(c, "q", 13, 1, 0.5); /* as above */
+    case_draw(c, "k", 13, 1, 0.5);
     for (int s = 0; s < 6 && !mlstm_is_step(kernel); s++)
         case_drop(c, states[s]);
 }
 
 /* Against the reference token by token, in f64 from the same numbers. The memory of these gates spans
- * a few hundred tokens, so f32 does not get worse with the length; differences of prefix sums do. */
+ * a few hundred tokens, over which the errors of states in f32 add up; they do not get worse with the
+ * length. Differences of prefix sums do. */
 static void check_long(const xlstm_kernel *kernel, xlstm_dtype type) {
     int tokens = test_is_large() ? 1000000 : test_is_quick() ? 500 : 6000;
     if (mlstm_is_parallel(kernel))
@@ -485,7 +488,7 @@ static void check_long(const xlstm_kernel *kernel, xlstm_dtype type) {
     run(&c, backward);
     bool f32 = type == XLSTM_F32;
     double plain = mlstm_is_plain_parallel(kernel) ? tokens : 0;
-    double forward = f32 ? fmax(2e-6, 2e-8 * plain) : 1e-11 + 1e-14 * plain;
+    double forward = f32 ? fmax(2e-5, 2e-8 * plain) : 1e-11 + 1e-14 * plain;
     compare(&c, &exact, "h", forward, "long");
     static const char *const states[] = {"c", "n", "m"}, *const gradients[] = {"dq", "dk", "dv",
                                                                                "di", "df"};
