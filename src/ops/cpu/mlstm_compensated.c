@@ -295,16 +295,13 @@ xlstm_status cpu_kernel_mlstm_compensated(const kernel_call *call) {
         return error_set(XLSTM_UNSUPPORTED,
                          "cpu: compensated accumulation has no backward; without it there is one");
     thread_pool *pool;
-    int threads = call->options.threads ? call->options.threads : threads_available();
-    xlstm_status status = thread_pool_create(threads, &pool);
+    if (!cpu_kernels_choose())
+        return XLSTM_UNSUPPORTED;
+    xlstm_status status = cpu_pool_take(call->options.threads, &pool);
     if (status != XLSTM_OK)
         return status;
-    if (!cpu_kernels_choose()) {
-        thread_pool_free(pool);
-        return XLSTM_UNSUPPORTED;
-    }
     mlstm_run job = make_job(call);
     status = run_job(&job, call->array[MLSTM_Q].shape[0], pool);
-    thread_pool_free(pool);
+    cpu_pool_give_back(pool);
     return status;
 }
