@@ -144,7 +144,15 @@ xlstm_status cpu_kernel_mlstm_compensated(const kernel_call *call);
 /* A pool of so many threads (0: all), which nobody else uses until it is given back. */
 xlstm_status cpu_pool_take(int threads, thread_pool **pool);
 void cpu_pool_give_back(thread_pool *pool);
+/* At least `size` bytes of scratch memory, aligned to 64; SIZE_MAX is too much. */
+typedef struct cpu_block {
+    void *memory;
+    size_t size;
+} cpu_block;
+xlstm_status cpu_block_take(size_t size, cpu_block *scratch);
+void cpu_block_give_back(cpu_block *scratch);
 
+xlstm_status cpu_kernel_mlstm(const kernel_call *);
 xlstm_status cpu_kernel_slstm(const kernel_call *);
 xlstm_status cpu_kernel_conv1d(const kernel_call *);
 xlstm_status cpu_kernel_headwise(const kernel_call *);

@@ -2,6 +2,8 @@
 #include "ops/cpu/internal.h"
 
 const kernel_table cpu_kernel_table = {
+    .mlstm = cpu_kernel_mlstm,
+    .mlstm_compensated = true,
     .slstm = cpu_kernel_slstm,
     .conv1d = cpu_kernel_conv1d,
     .headwise_linear = cpu_kernel_headwise,

@@ -174,6 +174,8 @@ typedef struct cpu_loss_row {
     void *dlogits;
 } cpu_loss_row;
 
+struct cpu_mlstm_call;
+
 /* What exists for f32 and f64, from the same source (real_*.c): the arrays are of that type. */
 typedef struct cpu_library {
     int lanes; /* elements in a vector */
@@ -196,6 +198,12 @@ typedef struct cpu_library {
     void (*norm_row)(const cpu_norm_row *);
     void (*gate_row)(const cpu_gate_row *);
     double (*loss_row)(const cpu_loss_row *);
+    /* The mLSTM (mlstm_core.h). Bytes of scratch memory, aligned to 64, that a call needs; SIZE_MAX if
+     * they cannot be counted. */
+    size_t (*mlstm_forward_scratch)(const struct cpu_mlstm_call *);
+    void (*mlstm_forward)(const struct cpu_mlstm_call *, void *scratch);
+    size_t (*mlstm_backward_scratch)(const struct cpu_mlstm_call *);
+    void (*mlstm_backward)(const struct cpu_mlstm_call *, void *scratch);
 } cpu_library;
 
 typedef struct cpu_kernels {

@@ -1,7 +1,6 @@
 /* The table of one instruction set and element type, and the functions that need no file of their
  * own. */
-
-#include "ops/cpu/vector.h"
+#include "ops/cpu/real_mlstm.h"
 
 typedef vec vec_function(vec);
 
@@ -38,4 +37,8 @@ const cpu_library PER_ISA(cpu_library) = {
     .norm_row = PER_ISA(cpu_norm_row),
     .gate_row = PER_ISA(cpu_gate_row),
     .loss_row = PER_ISA(cpu_loss_row),
+    .mlstm_forward_scratch = PER_ISA(mlstm_forward_scratch),
+    .mlstm_forward = PER_ISA(mlstm_forward),
+    .mlstm_backward_scratch = PER_ISA(mlstm_backward_scratch),
+    .mlstm_backward = PER_ISA(mlstm_backward),
 };

@@ -43,6 +43,10 @@ ALWAYS_INLINE quad fold4(vec a, vec b, vec c, vec d) {
            __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
+ALWAYS_INLINE void store_folds(real *p, vec a, vec b, vec c, vec d) {
+    *(quad_anywhere *)p = fold4(a, b, c, d);
+}
+
 ALWAYS_INLINE float fold(vec v) {
     quad q = fold_to_quad(v);
     return (q[0] + q[2]) + (q[1] + q[3]);

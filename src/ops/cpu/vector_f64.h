@@ -26,6 +26,13 @@ ALWAYS_INLINE double fold(vec v) {
     return lanes[0];
 }
 
+ALWAYS_INLINE void store_folds(real *p, vec a, vec b, vec c, vec d) {
+    p[0] = fold(a);
+    p[1] = fold(b);
+    p[2] = fold(c);
+    p[3] = fold(d);
+}
+
 /* exp with a relative error of about a unit in the last place: x = n ln 2 + r, |r| <= ln(2) / 2,
  * the series of exp(r) to r^13 / 13!, and 2^n multiplied in two halves, so that subnormal results
  * are right too. -inf gives 0, NaN gives NaN. */

@@ -1,0 +1,336 @@
+/* The mLSTM forward: for each group of units and window of pieces three jobs.
+ *
+ * 1. Gates, a task a unit: the tables, and n, which needs no C.
+ * 2. Scores, a task a piece of more than one token (with the gates for one): the weights of its tokens in
+ *    each other, the divisors, and the keys as they will be stored.
+ * 3. Columns, a task a unit and slice of columns: C and h. */
+#include "ops/cpu/real_mlstm.h"
+
+enum { TASKS_PER_THREAD = 4 };
+
+typedef struct forward {
+    const cpu_mlstm_call *a;
+    tables t;
+    int64_t first, count; /* units of the group */
+    bool fresh;           /* the first window of the group */
+    double scale;
+    int64_t slice, slices; /* columns of a task; a multiple of BLOCK */
+    real *c;               /* of the group, where the call wants none */
+    double *n, *m_now;     /* [units][d_qk], [units] */
+    real *packed;          /* of a thread: columns of C and of z, and h that nobody wants */
+    int64_t packed_size, z_size;
+} forward;
+
+static forward lay_out_forward(carver *c, const cpu_mlstm_call *a) {
+    int64_t units = a->sequence_count * a->heads;
+    forward f = {.a = a, .t = lay_out(c, a, units, a->d_qk), .scale = 1 / sqrt((double)a->d_qk)};
+    f.packed_size = packed_size(a->d_qk, a->d_v);
+    f.z_size = packed_size(f.t.length, a->d_v);
+    f.m_now = carve(c, sizeof(double), f.t.all_pieces, 1, 1);
+    f.n = carve(c, sizeof(double), f.t.all_pieces, a->d_qk, 1);
+    f.c = carve(c, sizeof(real), a->c.data ? 1 : f.t.all_pieces, a->d_qk, a->d_v);
+    f.packed = carve(c, sizeof(real), thread_pool_size(a->pool), f.packed_size + 2 * f.z_size, 1);
+    return f;
+}
+
+/* ---- 1. Gates ---- */
+
+typedef struct scores {
+    const forward *f;
+    int64_t at;
+    unit u;
+} scores;
+
+/* The weights of one token become p, the divisor is set. */
+static void score_token(void *context, int64_t token, const real *weights) {
+    scores *s = context;
+    const tables *t = &s->f->t;
+    int64_t j = token - s->at * t->length;
+    real *p = t->p + token * t->p_stride;
+    const real *q = token_row(&s->f->a->q, &s->u, t->piece[s->at].first + j);
+    double carried = t->carried[token], qn = 0;
+    if (carried != 0)
+        qn = carried * dot_double(q, t->n + s->at * s->f->a->d_qk, s->f->a->d_qk);
+    for (int64_t l = 0; l <= j; l++) {
+        p[l] = weights[l] == 0 ? 0 : p[l] * weights[l];
+        qn += (double)p[l];
+        p[l] *= (real)s->f->scale;
+    }
+    double n = normalizer(s->f->a, qn * s->f->scale, t->top[token]) + s->f->a->eps;
+    t->divisor[token] = s->f->a->normalize ? to_real(n) : 1;
+    t->inter[token] = (real)(carried * s->f->scale);
+}
+
+static void score_piece(const forward *f, const unit *u, int64_t at) {
+    const tables *t = &f->t;
+    const cpu_mlstm_call *a = f->a;
+    const piece *p = &t->piece[at];
+    const real *q = token_row(&a->q, u, p->first), *k = token_row(&a->k, u, p->first);
+    int64_t row = at * t->length;
+    if (a->h.data) {
+        raw_scores(p->tokens, a->d_qk, q, a->q.row, k, a->k.row, t->p + row * t->p_stride,
+                   t->p_stride);
+        weigh_scores(t, at, score_token, &(scores){.f = f, .at = at, .u = *u});
+    }
+    if (p->tokens > 1)
+        pack_panels(k, a->k.row, t->write + row, NULL, p->tokens, t->length, a->d_qk,
+                    t->y + at * t->y_size);
+}
+
+static void store_n(const double *n, int64_t count, real *target) {
+    for (int64_t i = 0; i < count; i++)
+        target[i] = (real)n[i];
+}
+
+/* n and m at border `chunk`, where they are wanted. */
+static void store_border(const forward *f, const unit *u, int64_t chunk, double m,
+                         const double *n) {
+    const cpu_mlstm_call *a = f->a;
+    if (a->all_m.data)
+        state_row(&a->all_m, u, 0)[chunk] = (real)m;
+    if (a->all_n.data)
+        store_n(n, a->d_qk, state_row(&a->all_n, u, 0) + chunk * a->d_qk);
+}
+
+static bool at_border(const unit *u, int64_t token) {
+    return (u->sequence->position + token) % u->a->chunk_size == 0 || token == u->sequence->tokens;
+}
+
+/* Of a token of the sequence that is at one. */
+static int64_t border_of(const unit *u, int64_t token) {
+    return (token + u->a->chunk_size - 1) / u->a->chunk_size;
+}
+
+static void begin_state(const forward *f, const unit *u, int64_t index) {
+    const cpu_mlstm_call *a = f->a;
+    double *n = f->n + index * a->d_qk;
+    f->t.next[index] = 0;
+    f->m_now[index] = begin_unit(u);
+    for (int64_t i = 0; i < a->d_qk; i++)
+        n[i] = a->n0.data ? (double)state_row(&a->n0, u, 0)[i] : 0;
+    store_border(f, u, 0, f->m_now[index], n);
+}
+
+static void gates_task(void *context, int64_t index, int worker) {
+    const forward *f = context;
+    const cpu_mlstm_call *a = f->a;
+    const tables *t = &f->t;
+    unit u = unit_at(a, f->first + index);
+    double *n = f->n + index * a->d_qk;
+    (void)worker;
+    if (f->fresh)
+        begin_state(f, &u, index);
+    f->m_now[index] = scan_gates(t, &u, index, f->m_now[index]);
+    for (int64_t at = index * t->pieces; at < (index + 1) * t->pieces; at++) {
+        const piece *p = &t->piece[at];
+        if (p->tokens == 0)
+            break;
+        memcpy(t->n + at * a->d_qk, n, (size_t)a->d_qk * sizeof *n);
+        add_keys(t, &u, at, n);
+        if (at_border(&u, p->first + p->tokens))
+            store_border(f, &u, border_of(&u, p->first + p->tokens), t->m_after[at], n);
+        if (p->tokens == 1)
+            score_piece(f, &u, at);
+    }
+    if (t->next[index] < u.sequence->tokens)
+        return;
+    if (a->n.data)
+        store_n(n, a->d_qk, state_row(&a->n, &u, 0));
+    if (a->m.data)
+        *state_row(&a->m, &u, 0) = (real)f->m_now[index];
+}
+
+/* ---- 2. Scores ---- */
+
+static void scores_task(void *context, int64_t at, int worker) {
+    const forward *f = context;
+    unit u = unit_at(f->a, f->first + at / f->t.pieces);
+    (void)worker;
+    if (f->t.piece[at].tokens > 1)
+        score_piece(f, &u, at);
+}
+
+/* ---- 3. Columns ---- */
+
+/* Columns of C of a unit: [d_qk] rows at c. */
+typedef struct columns {
+    const forward *f;
+    unit u;
+    int64_t first, count;
+    real *c;
+    int64_t c_stride;
+    real *packed, *z, *h; /* of the thread */
+} columns;
+
+static void begin_columns(const columns *s) {
+    const cpu_mlstm_call *a = s->f->a;
+    size_t bytes = (size_t)s->count * sizeof(real);
+    const real *c0 = a->c0.data ? state_row(&a->c0, &s->u, 0) + s->first : NULL;
+    for (int64_t d = 0; c0 != s->c && d < a->d_qk; d++) {
+        real *row = s->c + d * s->c_stride;
+        if (c0)
+            memcpy(row, c0 + d * a->c0.row, bytes);
+        else
+            memset(row, 0, bytes);
+    }
+}
+
+static void store_columns_at_border(const columns *s, int64_t token, bool is_packed) {
+    const cpu_mlstm_call *a = s->f->a;
+    if (!a->all_c.data || !at_border(&s->u, token))
+        return;
+    real *all = state_row(&a->all_c, &s->u, border_of(&s->u, token) * a->d_qk) + s->first;
+    if (is_packed)
+        unpack(s->packed, a->d_qk, s->count, all, a->all_c.row);
+    else
+        for (int64_t d = 0; d < a->d_qk; d++)
+            memcpy(all + d * a->all_c.row, s->c + d * s->c_stride, (size_t)s->count * sizeof(real));
+}
+
+static real *h_of(const columns *s, int64_t token) {
+    const cpu_mlstm_call *a = s->f->a;
+    return a->h.data ? token_row(&a->h, &s->u, token) + s->first : NULL;
+}
+
+/* A piece of one token: C is read and written in one pass. */
+static void step_columns(const columns *s, int64_t at) {
+    const cpu_mlstm_call *a = s->f->a;
+    const tables *t = &s->f->t;
+    int64_t token = t->piece[at].first, row = at * t->length;
+    real *h = h_of(s, token);
+    step_token(&(step){
+        .c = s->c,
+        .c_stride = s->c_stride,
+        .q = token_row(&a->q, &s->u, token),
+        .k = token_row(&a->k, &s->u, token),
+        .v = token_row(&a->v, &s->u, token) + s->first,
+        .h = h ? h : s->h,
+        .d_qk = a->d_qk,
+        .columns = s->count,
+        .keep = t->keep[at],
+        .write = t->write[row],
+        .inter = t->inter[row],
+        .p = t->p[row * t->p_stride],
+        .divisor = t->divisor[row],
+    });
+    store_columns_at_border(s, token + 1, false);
+}
+
+static void piece_columns(const columns *s, int64_t at) {
+    const cpu_mlstm_call *a = s->f->a;
+    const tables *t = &s->f->t;
+    const piece *p = &t->piece[at];
+    int64_t row = at * t->length;
+    bool writes = t->keep[at] != 1; /* padding alone leaves C as it is, to the bit */
+    for (int l = 0; l < p->tokens && !writes; l++)
+        writes = t->write[row + l] != 0;
+    sweep_piece(&(sweep){
+        .state = s->packed,
+        .depth = a->d_qk,
+        .columns = s->count,
+        .tokens = p->tokens,
+        .length = t->length,
+        .x = token_row(&a->q, &s->u, p->first),
+        .x_stride = a->q.row,
+        .p = t->p + row * t->p_stride,
+        .p_row = t->p_stride,
+        .p_term = 1,
+        .z = token_row(&a->v, &s->u, p->first) + s->first,
+        .z_stride = a->v.row,
+        .z_packed = s->z,
+        .y = t->y + at * t->y_size,
+        .y_weight = t->write + row,
+        .used = t->used + row,
+        .inter = t->inter + row,
+        .divisor = t->divisor + row,
+        .keep = t->keep[at],
+        .o = h_of(s, p->first),
+        .o_stride = a->h.row,
+        .update = writes,
+    });
+    store_columns_at_border(s, p->first + p->tokens, true);
+}
+
+/* The pieces from `at` on that have more than one token; returns the next one. */
+static int64_t run_of_pieces(const columns *s, int64_t at, int64_t end) {
+    const tables *t = &s->f->t;
+    int64_t d_qk = s->f->a->d_qk;
+    pack(s->c, s->c_stride, d_qk, s->count, s->packed);
+    for (; at < end && t->piece[at].tokens > 1; at++)
+        piece_columns(s, at);
+    unpack(s->packed, d_qk, s->count, s->c, s->c_stride);
+    return at;
+}
+
+static void columns_task(void *context, int64_t task, int worker) {
+    const forward *f = context;
+    const cpu_mlstm_call *a = f->a;
+    int64_t index = task / f->slices, first = task % f->slices * f->slice, left = a->d_v - first;
+    columns s = {.f = f,
+                 .u = unit_at(a, f->first + index),
+                 .first = first,
+                 .count = left < f->slice ? left : f->slice,
+                 .packed = f->packed + worker * (f->packed_size + 2 * f->z_size)};
+    s.z = s.packed + f->packed_size;
+    s.h = s.z + f->z_size;
+    s.c = f->c + index * a->d_qk * a->d_v + first;
+    s.c_stride = a->d_v;
+    if (a->c.data) {
+        s.c = state_row(&a->c, &s.u, 0) + first;
+        s.c_stride = a->c.row;
+    }
+    if (f->fresh) {
+        begin_columns(&s);
+        store_columns_at_border(&s, 0, false);
+    }
+    int64_t at = index * f->t.pieces, end = at + f->t.pieces;
+    while (at < end && f->t.piece[at].tokens > 0) {
+        if (f->t.piece[at].tokens > 1)
+            at = run_of_pieces(&s, at, end);
+        else
+            step_columns(&s, at++);
+    }
+}
+
+/* ---- The call ---- */
+
+/* Whole rows of C are the best for memory; narrower slices give every thread work. */
+static void choose_slices(forward *f) {
+    int64_t wanted = (int64_t)TASKS_PER_THREAD * thread_pool_size(f->a->pool);
+    int64_t blocks = (f->a->d_v + BLOCK - 1) / BLOCK, slices = (wanted - 1) / f->count + 1;
+    slices = slices > blocks ? blocks : slices;
+    f->slice = (blocks + slices - 1) / slices * BLOCK;
+    f->slices = (f->a->d_v + f->slice - 1) / f->slice;
+}
+
+static void forward_group(forward *f) {
+    choose_slices(f);
+    f->fresh = true;
+    bool more = true;
+    while (more) {
+        thread_pool_run(f->a->pool, f->count, gates_task, f);
+        if (f->t.length > 1)
+            thread_pool_run(f->a->pool, f->count * f->t.pieces, scores_task, f);
+        thread_pool_run(f->a->pool, f->count * f->slices, columns_task, f);
+        f->fresh = false;
+        more = false;
+        for (int64_t i = 0; i < f->count && !more; i++)
+            more = f->t.next[i] < unit_at(f->a, f->first + i).sequence->tokens;
+    }
+}
+
+size_t PER_ISA(mlstm_forward_scratch)(const cpu_mlstm_call *a) {
+    carver c = {0};
+    lay_out_forward(&c, a);
+    return c.overflow ? SIZE_MAX : c.used;
+}
+
+void PER_ISA(mlstm_forward)(const cpu_mlstm_call *a, void *scratch) {
+    carver c = {.base = scratch};
+    forward f = lay_out_forward(&c, a);
+    int64_t units = a->sequence_count * a->heads;
+    for (f.first = 0; f.first < units; f.first += f.count) {
+        f.count = units - f.first < f.t.units ? units - f.first : f.t.units;
+        forward_group(&f);
+    }
+}
