@@ -337,7 +337,7 @@ static void test_threads(void **state) {
     each_kernel(check_threads);
 }
 
-/* What is absent is 0. */
+/* What is absent is 0; sums may then be taken in another order. */
 static void check_absent(const xlstm_kernel *kernel) {
     static const char *const names[] = {"c0", "n0", "m0", "dh", "dc", "dn", "dm"};
     kernel_case zero, absent;
@@ -352,7 +352,7 @@ static void check_absent(const xlstm_kernel *kernel) {
             case_run(&absent, XLSTM_BACKWARD_EXACT);
             for (int p = 0; p < kernel->parameter_count; p++)
                 if (is_output(&zero, p))
-                    case_compare(&absent, &zero, kernel->parameters[p].name, 0);
+                    case_compare(&absent, &zero, kernel->parameters[p].name, 1e-14);
         }
     case_free(&zero);
     case_free(&absent);
