@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "ops/cpu/internal.h"
+#include "ops/cpu/mlstm_core.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -226,28 +227,9 @@ static void carve_worker(carver *c, const ops_limits *limits, cpu_worker *w) {
     w->z_up = carve(c, sizeof(float), CPU_PANEL_TOKENS, CPU_PANEL_ROWS, 1);
     w->bias = carve(c, sizeof(float), CPU_PANEL_ROWS, 1, 1);
     w->bias_up = carve(c, sizeof(float), CPU_PANEL_ROWS, 1, 1);
-    w->chunk = carve(c, sizeof(float), CPU_LONGEST_CHUNK, cpu_padded(limits->head_dim_qk), 1);
-    w->decay = carve(c, sizeof(float), CPU_LONGEST_CHUNK, 1, 1);
     w->cell = carve(c, sizeof(float), CPU_CELL_SEQUENCES, 5, limits->head_dim_v);
     w->taps = carve(c, sizeof(float), OPS_MAX_TAPS, CPU_PANEL_ROWS, 1);
     w->candidates = carve(c, sizeof(cpu_candidate), limits->vocab, 1, 1);
-}
-
-static void carve_gates(carver *c, const ops_limits *limits, cpu_gates *g) {
-    int64_t tokens = limits->tokens, heads = limits->heads;
-    g->keep = carve(c, sizeof(float), tokens, heads, 1);
-    g->write = carve(c, sizeof(float), tokens, heads, 1);
-    g->inter = carve(c, sizeof(float), tokens, heads, 1);
-    g->denominator = carve(c, sizeof(float), tokens, heads, 1);
-    g->row = carve(c, sizeof(double), tokens, heads, 1);
-    g->column = carve(c, sizeof(double), tokens, heads, 1);
-    g->floor = carve(c, sizeof(double), tokens, heads, 1);
-    g->share = carve(c, sizeof(double), tokens, heads, 1);
-    g->begin = carve(c, sizeof(int32_t), tokens, heads, 1);
-    g->p = carve(c, sizeof(float), tokens, heads, CPU_LONGEST_CHUNK);
-    g->pieces = carve(c, sizeof(cpu_piece), tokens, 1, 1);
-    g->first_piece = carve(c, sizeof(int32_t), (int64_t)limits->sequences + 1, 1, 1);
-    g->chunks = carve(c, sizeof(int32_t), tokens, 1, 1);
 }
 
 static void carve_all(carver *c, cpu_stream *s, int threads) {
@@ -255,7 +237,8 @@ static void carve_all(carver *c, cpu_stream *s, int threads) {
     s->rows = carve(c, sizeof(float), limits->tokens, cpu_row_stride(limits->width), 1);
     s->norm_weight = carve(c, sizeof(float), limits->width, 1, 1);
     s->norm_bias = carve(c, sizeof(float), limits->width, 1, 1);
-    carve_gates(c, limits, &s->gates);
+    s->sequences = carve(c, sizeof(cpu_sequence), limits->sequences, 1, 1);
+    s->mlstm = carve(c, 1, cpu_mlstm_scratch(s->kernels->f32, limits, threads), 1, 1);
     cpu_worker *workers = carve(c, sizeof(cpu_worker), threads, 1, 1);
     if (c->base)
         s->workers = workers;
@@ -285,7 +268,10 @@ static xlstm_status check_options(const ops_stream_options *options) {
 }
 
 static int64_t scratch_size(ops_device *self, const ops_stream_options *options) {
-    cpu_stream s = {.base = {.device = self, .options = *options}};
+    const cpu_kernels *kernels = cpu_kernels_choose();
+    if (!kernels)
+        return INT64_MAX; /* there will be no stream */
+    cpu_stream s = {.base = {.device = self, .options = *options}, .kernels = kernels};
     carver count = {0};
     carve_all(&count, &s, options->threads > 0 ? options->threads : threads_available());
     return count.overflow ? INT64_MAX : (int64_t)count.used;

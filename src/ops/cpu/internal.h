@@ -21,12 +21,6 @@ enum {
     CPU_CELL_SEQUENCES = 8 /* that share the recurrent weights of the sLSTM in one task */
 };
 
-/* A stretch of tokens of one sequence that lies within one chunk. */
-typedef struct cpu_piece {
-    int64_t first; /* token of the batch */
-    int tokens;
-} cpu_piece;
-
 typedef struct cpu_candidate {
     double logit;
     int32_t id;
@@ -37,23 +31,10 @@ typedef struct cpu_worker {
     float *product;            /* [CPU_PRODUCT_SCRATCH] */
     float *z, *z_up;           /* [CPU_PANEL_TOKENS][CPU_PANEL_ROWS] */
     float *bias, *bias_up;     /* [CPU_PANEL_ROWS] */
-    float *chunk;              /* [CPU_LONGEST_CHUNK][d_qk, padded] */
-    float *decay;              /* [CPU_LONGEST_CHUNK] */
     float *cell;               /* [CPU_CELL_SEQUENCES][5][d_v]: y and gates of the sLSTM */
     float *taps;               /* [OPS_MAX_TAPS][CPU_PANEL_ROWS] */
     cpu_candidate *candidates; /* [vocab] */
 } cpu_worker;
-
-/* Tables of one mLSTM call; those of gates are [token][head]. */
-typedef struct cpu_gates {
-    float *keep, *write, *inter, *denominator;
-    double *row, *column, *floor, *share;
-    int32_t *begin;
-    float *p;             /* [token][head][CPU_LONGEST_CHUNK] */
-    cpu_piece *pieces;    /* [tokens], by sequence */
-    int32_t *first_piece; /* [sequences + 1] */
-    int32_t *chunks;      /* [tokens]: the pieces of more than one token */
-} cpu_gates;
 
 typedef struct cpu_stream {
     ops_stream base;
@@ -64,8 +45,9 @@ typedef struct cpu_stream {
     void *arena;
     float *rows; /* [tokens][cpu_row_stride(width)]: the input of the current projection */
     float *norm_weight, *norm_bias; /* [width] */
-    cpu_gates gates;
-    cpu_worker *workers; /* [threads] */
+    struct cpu_sequence *sequences; /* [sequences] of an mLSTM call */
+    void *mlstm;                    /* [cpu_mlstm_scratch] */
+    cpu_worker *workers;            /* [threads] */
 } cpu_stream;
 
 /* Of rows in the scratch memory: not a power of two, or the rows would share the sets of a cache.
@@ -123,6 +105,9 @@ typedef struct cpu_input {
 cpu_input cpu_normalized(cpu_stream *s, const ops_tensor *x, int64_t width, const ops_norm *norm);
 /* act(gate) * (norm(h) + skip * skip_input), of an mlstm_output. */
 cpu_input cpu_gated(cpu_stream *s, const struct ops_mlstm_output *op, int64_t width);
+
+/* Bytes of scratch memory that the mLSTM needs within these limits. */
+int64_t cpu_mlstm_scratch(const cpu_library *library, const ops_limits *limits, int threads);
 
 void cpu_embed(ops_stream *, const struct ops_embed *);
 void cpu_take_rows(ops_stream *, const struct ops_take_rows *);

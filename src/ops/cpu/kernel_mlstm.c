@@ -120,6 +120,7 @@ xlstm_status cpu_kernel_mlstm(const kernel_call *call) {
     m.sequences = sequences;
     xlstm_status status = cpu_pool_take(call->options.threads, &m.pool);
     if (status == XLSTM_OK) {
+        m.threads = thread_pool_size(m.pool);
         status = run(call, call->real == DTYPE_F64 ? kernels->f64 : kernels->f32, &m);
         cpu_pool_give_back(m.pool);
     }

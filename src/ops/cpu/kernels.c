@@ -147,7 +147,4 @@ const cpu_kernels PER_ISA(cpu_kernels) = {
     .add = add,
     .dot = dot,
     .blend = blend,
-    .step = PER_ISA(cpu_step),
-    .chunk_read = PER_ISA(cpu_chunk_read),
-    .chunk_update = PER_ISA(cpu_chunk_update),
 };

@@ -36,41 +36,6 @@ typedef struct cpu_product {
     float *scratch;   /* [CPU_PRODUCT_SCRATCH], aligned to 64 bytes */
 } cpu_product;
 
-/* One token of the mLSTM for `columns` of the value dimension, in one pass over C; what a chunk of
- * one token gives, to the bit: h = (inter q^T C + p v) / denominator, C = keep C + (write k) v^T.
- * With write 0 nothing is added to C, whatever k and v hold. */
-typedef struct cpu_step {
-    float *c; /* [d_qk][columns], row stride c_stride */
-    int64_t c_stride;
-    const float *q, *k; /* [d_qk] */
-    const float *v;     /* [columns] */
-    float *h;           /* [columns] */
-    int64_t d_qk, columns;
-    float keep, write, inter, p, denominator;
-} cpu_step;
-
-/* A piece of a chunk of the mLSTM for `columns` of the value dimension.
- * read:   h[t] = (inter[t] q[t]^T C + sum over l <= t of p[t][l] v[l]) / denominator[t]
- * update: C = keep C + sum over l of wk[l] v[l]^T, only of those with write[l] != 0 */
-typedef struct cpu_chunk {
-    float *c; /* [d_qk][columns], row stride c_stride */
-    int64_t c_stride;
-    const float *q; /* [tokens][d_qk] */
-    int64_t q_stride;
-    const float *v; /* [tokens][columns] */
-    int64_t v_stride;
-    const float *p; /* [tokens][tokens], row stride p_stride */
-    int64_t p_stride;
-    const float *wk; /* [tokens][d_qk], row stride d_qk: write[l] k[l] */
-    float *h;        /* [tokens][columns] */
-    int64_t h_stride;
-    const float *inter, *write, *denominator; /* [tokens], stride gate_stride */
-    int64_t gate_stride;
-    int64_t d_qk, columns;
-    int tokens;
-    float keep;
-} cpu_chunk;
-
 typedef struct cpu_norm {
     enum ops_norm_kind kind;
     int groups;
@@ -226,9 +191,6 @@ typedef struct cpu_kernels {
     double (*dot)(const float *x, const float *y, int64_t count); /* summed in double */
     /* y = a * y + b * x */
     void (*blend)(float a, float b, const float *x, int64_t count, float *y);
-    void (*step)(const cpu_step *);
-    void (*chunk_read)(const cpu_chunk *);
-    void (*chunk_update)(const cpu_chunk *);
 } cpu_kernels;
 
 /* The best table for this processor, or the one that the environment variable XLSTM_CPU_ISA names;

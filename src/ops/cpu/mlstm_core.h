@@ -24,6 +24,7 @@ typedef struct cpu_sequence {
 
 typedef struct cpu_mlstm_call {
     thread_pool *pool;
+    int threads; /* of the pool */
     const cpu_sequence *sequences;
     int64_t sequence_count, heads, d_qk, d_v;
     int64_t longest;    /* tokens of the longest sequence */

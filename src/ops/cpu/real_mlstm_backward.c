@@ -87,13 +87,13 @@ static backward lay_out_backward(carver *c, const cpu_mlstm_call *a) {
     b.transposed = carve(c, sizeof(real), units, b.transposed_size, 1);
     b.state = carve(c, sizeof(real), units, b.state_size, 1);
     b.z_size = packed_size(t->length, larger_of(a->d_qk, a->d_v));
-    b.z = carve(c, sizeof(real), thread_pool_size(a->pool), b.z_size, 1);
+    b.z = carve(c, sizeof(real), a->threads, b.z_size, 1);
     b.zeros = carve(c, sizeof(real), a->d_v, 1, 1);
     return b;
 }
 
 static cut cut_columns(const backward *b, int64_t columns) {
-    int64_t wanted = (int64_t)TASKS_PER_THREAD * thread_pool_size(b->a->pool);
+    int64_t wanted = (int64_t)TASKS_PER_THREAD * b->a->threads;
     int64_t blocks = (columns + BLOCK - 1) / BLOCK, slices = (wanted - 1) / b->count + 1;
     slices = slices > blocks ? blocks : slices;
     int64_t slice = (blocks + slices - 1) / slices * BLOCK;

@@ -29,7 +29,7 @@ static forward lay_out_forward(carver *c, const cpu_mlstm_call *a) {
     f.m_now = carve(c, sizeof(double), f.t.all_pieces, 1, 1);
     f.n = carve(c, sizeof(double), f.t.all_pieces, a->d_qk, 1);
     f.c = carve(c, sizeof(real), a->c.data ? 1 : f.t.all_pieces, a->d_qk, a->d_v);
-    f.packed = carve(c, sizeof(real), thread_pool_size(a->pool), f.packed_size + 2 * f.z_size, 1);
+    f.packed = carve(c, sizeof(real), a->threads, f.packed_size + 2 * f.z_size, 1);
     return f;
 }
 
@@ -296,7 +296,7 @@ static void columns_task(void *context, int64_t task, int worker) {
 
 /* Whole rows of C are the best for memory; narrower slices give every thread work. */
 static void choose_slices(forward *f) {
-    int64_t wanted = (int64_t)TASKS_PER_THREAD * thread_pool_size(f->a->pool);
+    int64_t wanted = (int64_t)TASKS_PER_THREAD * f->a->threads;
     int64_t blocks = (f->a->d_v + BLOCK - 1) / BLOCK, slices = (wanted - 1) / f->count + 1;
     slices = slices > blocks ? blocks : slices;
     f->slice = (blocks + slices - 1) / slices * BLOCK;

@@ -84,11 +84,11 @@ double begin_unit(const unit *u) {
     return u->a->parallel ? -INFINITY : 0;
 }
 
-/* Up to the next border of a chunk; long chunks are cut further. */
-static int piece_length(const tables *t, const unit *u, int64_t token) {
+/* Up to the next border of a chunk; long chunks are cut further, always at the same places. */
+static int piece_length(const unit *u, int64_t token) {
     int64_t in_chunk = (u->sequence->position + token) % u->a->chunk_size;
     int64_t room = u->a->chunk_size - in_chunk, left = u->sequence->tokens - token;
-    int64_t cut = t->length - in_chunk % t->length;
+    int64_t cut = CPU_LONGEST_PIECE - in_chunk % CPU_LONGEST_PIECE;
     room = cut < room ? cut : room;
     return (int)(room < left ? room : left);
 }
@@ -126,7 +126,7 @@ double scan_gates(const tables *t, const unit *u, int64_t index, double m) {
         t->piece[at] = (piece){token, 0};
         if (token == u->sequence->tokens)
             continue;
-        t->piece[at].tokens = piece_length(t, u, token);
+        t->piece[at].tokens = piece_length(u, token);
         bool border = (u->sequence->position + token) % u->a->chunk_size == 0;
         if (u->a->stored_states && u->a->all_m.data && border)
             m = (double)state_row(&u->a->all_m, u, 0)[token / u->a->chunk_size];

@@ -125,9 +125,6 @@ double PER_ISA(cpu_loss_row)(const cpu_loss_row *);
 
 #if !defined(KERNEL_F64)
 void PER_ISA(cpu_multiply)(const cpu_product *);
-void PER_ISA(cpu_step)(const cpu_step *);
-void PER_ISA(cpu_chunk_read)(const cpu_chunk *);
-void PER_ISA(cpu_chunk_update)(const cpu_chunk *);
 extern const cpu_kernels PER_ISA(cpu_kernels);
 extern const cpu_library JOIN(PER_ISA(cpu_library), f64);
 extern const struct cpu_compensated PER_ISA(cpu_compensated);
