@@ -21,6 +21,10 @@ void check_sample_errors(ops_device *device);
 void check_wrong_batches(ops_device *device);
 void check_projection_counts(ops_device *device);
 
+/* The causal convolution, the sLSTM and the LSTM (recurrent_checks.c). */
+void check_recurrent_batches(ops_device *device);
+void check_recurrent_wrong_calls(ops_device *device);
+
 /* Speed of every op with the shapes of xLSTM-7B, printed (perf.c). */
 void measure_speed(ops_device *device);
 

@@ -199,6 +199,8 @@ TEST(nothing_stored)
 TEST(sample_errors)
 TEST(wrong_batches)
 TEST(projection_counts)
+TEST(recurrent_batches)
+TEST(recurrent_wrong_calls)
 
 int main(int argc, char **argv) {
     const char *perf = getenv("XLSTM_PERF");
@@ -221,6 +223,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_sample_errors),
         cmocka_unit_test(test_wrong_batches),
         cmocka_unit_test(test_projection_counts),
+        cmocka_unit_test(test_recurrent_batches),
+        cmocka_unit_test(test_recurrent_wrong_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
