@@ -104,7 +104,7 @@ def mlstm(name, backward="exact"):
     """A function with the signature of the reference's parallel, chunkwise and sequence kernels."""
 
     def function(q, k, v, i, f, c_initial=None, n_initial=None, m_initial=None, return_last_states=False,
-                 eps=1e-6, chunk_size=64, normalize=True, dtype_state=None):
+                 eps=1e-6, chunk_size=64, normalize=True, dtype_state=None, autocast_kernel_dtype=None):
         states = c_initial, n_initial, None if "_sig" in name else m_initial
         options = dict(eps=eps, chunk_size=chunk_size, normalize=normalize)
         h, *last = Mlstm.apply(q, k, v, i, f, *states, name, backward, options)
