@@ -209,7 +209,9 @@ static void read_block_map(config_reader *r) {
     else if (at != NULL)
         config_fault(r, "slstm_at", at, "a list of numbers of blocks, or \"all\"");
     const json_t *slstm = config_get(r, "slstm_block");
-    bool used = memchr(c->slstm_at, true, (size_t)blocks) != NULL;
+    bool used = false;
+    for (int32_t i = 0; i < blocks; i++)
+        used |= c->slstm_at[i];
     if (used && (slstm == NULL || json_is_null(slstm)))
         error_list_add(&r->faults, "%s: %sslstm_block is missing: there are sLSTM blocks", r->name,
                        r->path);

@@ -144,6 +144,28 @@ static void test_program_is_fused(void **state) {
     wiring_free(&graph);
 }
 
+/* So do stacks of mLSTM and sLSTM blocks, with and without a feed-forward. */
+static void test_neurips_program_is_fused(void **state) {
+    (void)state;
+    wiring graph;
+    program p;
+    bool slstm_at[] = {false, true, false};
+    model_config config = {.family = FAMILY_NEURIPS, .num_blocks = 3};
+    config.neurips.slstm_at = slstm_at;
+    for (int ffn = 0; ffn < 2; ffn++) {
+        config.neurips.ffn.present = ffn;
+        assert_int_equal(wiring_sequential(&config, &graph), XLSTM_OK);
+        assert_int_equal(program_compile(&graph, &config, &p), XLSTM_OK);
+        assert_int_equal(p.values, 1);
+        assert_int_equal(p.count, 4 + ffn);
+        assert_int_equal(p.steps[2].kind, STEP_SLSTM);
+        assert_int_equal(p.steps[2].residual, p.steps[2].output);
+        assert_false(p.head_norm);
+        program_free(&p);
+        wiring_free(&graph);
+    }
+}
+
 static void test_styles(void **state) {
     (void)state;
     wiring graph;
@@ -235,9 +257,13 @@ static void test_faults(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_graphs),          cmocka_unit_test(test_sequential_is_bit_equal),
-        cmocka_unit_test(test_values_are_kept), cmocka_unit_test(test_program_is_fused),
-        cmocka_unit_test(test_styles),          cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_graphs),
+        cmocka_unit_test(test_sequential_is_bit_equal),
+        cmocka_unit_test(test_values_are_kept),
+        cmocka_unit_test(test_program_is_fused),
+        cmocka_unit_test(test_neurips_program_is_fused),
+        cmocka_unit_test(test_styles),
+        cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
