@@ -42,7 +42,7 @@ static xlstm_status make(const char *folder, const char *backend, const char *bi
 }
 
 static safetensors open_made(const char *name, const char *backend, const char *bias) {
-    safetensors files;
+    safetensors files = {0};
     const char *folder = test_path(name);
     if (make(folder, backend, bias, false) != XLSTM_OK ||
         safetensors_open_folder(folder, &files) != XLSTM_OK)
