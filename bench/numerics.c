@@ -7,7 +7,8 @@
  *
  *     gcc -O2 -Iinclude bench/numerics.c build/libxlstm.a -ljansson -lyaml -lquadmath -lm -pthread
  *
- * Errors are ||x - exact|| / ||exact|| in the 2-norm; that of h over the last 1,000 tokens. Every
+ * It prints a table a kind of forget gates: the errors of h, C and n of each method and length. Errors
+ * are ||x - exact|| / ||exact|| in the 2-norm; that of h over the last 1,000 tokens. Every
  * kernel gets the same floats, which are exact for the oracle too, and C and n are compared as
  * exp(m) C and exp(m) n, which do not depend on how m is rounded. */
 #include <math.h>
@@ -247,16 +248,51 @@ static double error(const float *x, const __float128 *exact, __float128 scale, i
     return (double)sqrtq(difference / norm);
 }
 
-static void report(const inputs *in, int64_t tokens, const exact_state *exact) {
-    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+enum { METHODS = sizeof methods / sizeof *methods, LENGTHS = 8 };
+typedef char cell[40]; /* the errors of h, C, n */
+
+static void measure(const inputs *in, int64_t tokens, const exact_state *exact, cell *cells) {
+    for (int i = 0; i < METHODS; i++) {
         measured out;
         methods[i].run(in, tokens, &out);
         __float128 scale = expq((__float128)out.m - exact->m);
-        printf("| %s | %lld | %s | %.1e | %.1e | %.1e |\n", in->name, (long long)tokens,
-               methods[i].name, error(&out.h[0][0], &exact->h[0][0], 1, LAST * D),
-               error(out.c, exact->c, scale, D * D), error(out.n, exact->n, scale, D));
-        fflush(stdout);
+        snprintf(cells[i], sizeof *cells, "%.1e, %.1e, %.1e",
+                 error(&out.h[0][0], &exact->h[0][0], 1, LAST * D),
+                 error(out.c, exact->c, scale, D * D), error(out.n, exact->n, scale, D));
     }
+}
+
+/* The lengths 1000, 10000, … that are not above `most`. */
+static int measure_lengths(inputs *in, int64_t most, cell cells[LENGTHS][METHODS]) {
+    exact_state exact = {.m = 0};
+    int64_t next = LAST;
+    int lengths = 0;
+    draw_inputs(in, most);
+    for (int64_t t = 0; t < most && lengths < LENGTHS; t++) {
+        exact_step(&exact, in, t);
+        if (t + 1 == next) {
+            measure(in, next, &exact, cells[lengths++]);
+            next *= 10;
+        }
+    }
+    free_inputs(in);
+    return lengths;
+}
+
+static void print_table(const inputs *in, int lengths, cell cells[LENGTHS][METHODS]) {
+    printf("| %s |", in->name);
+    for (int l = 0, tokens = LAST; l < lengths; l++, tokens *= 10)
+        printf(" %d tokens |", tokens);
+    printf("\n|---|");
+    for (int l = 0; l < lengths; l++)
+        printf("---|");
+    for (int i = 0; i < METHODS; i++) {
+        printf("\n| %s |", methods[i].name);
+        for (int l = 0; l < lengths; l++)
+            printf(" %s |", cells[l][i]);
+    }
+    printf("\n\n");
+    fflush(stdout);
 }
 
 int main(int argc, char **argv) {
@@ -268,19 +304,10 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: numerics [TOKENS], at least %d\n", LAST);
         return 2;
     }
-    printf("| forget gates | tokens | | h | C | n |\n|---|---|---|---|---|---|\n");
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        exact_state exact = {.m = 0};
-        int64_t next = LAST;
-        draw_inputs(&kinds[i], most);
-        for (int64_t t = 0; t < most; t++) {
-            exact_step(&exact, &kinds[i], t);
-            if (t + 1 == next) {
-                report(&kinds[i], next, &exact);
-                next *= 10;
-            }
-        }
-        free_inputs(&kinds[i]);
+        static cell cells[LENGTHS][METHODS];
+        int lengths = measure_lengths(&kinds[i], most, cells);
+        print_table(&kinds[i], lengths, cells);
     }
     return 0;
 }
