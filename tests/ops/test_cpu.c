@@ -84,7 +84,7 @@ static uint32_t coarse_step(void) {
 }
 
 static void call_exp(const cpu_kernels *kernels, const float *x, int64_t count, float *y) {
-    kernels->exponential(x, count, y);
+    kernels->f32->exponential(x, count, y);
 }
 
 static void call_tanh(const cpu_kernels *kernels, const float *x, int64_t count, float *y) {
@@ -109,7 +109,7 @@ static void check_functions(const cpu_kernels *kernels) {
                  89.0f,     -103.9f,  -104.1f, 1e30f, -1e30f};
     enum { COUNT = sizeof x / sizeof *x };
     float y[COUNT];
-    kernels->exponential(x, COUNT, y);
+    kernels->f32->exponential(x, COUNT, y);
     for (int i = 0; i < COUNT; i++)
         assert_true(ulps(y[i], exp((double)x[i])) <= 2);
     assert_true(y[0] == 0 && y[3] == 1);
@@ -120,9 +120,50 @@ static void check_functions(const cpu_kernels *kernels) {
     }
 }
 
+/* |value - exact| relative to exact, in units of 2^-52, where exact is a normal number. */
+static double relative_f64(double value, long double exact) {
+    if (!isfinite((double)exact) || fabsl(exact) < 0x1p-1021L) /* there a sigmoid may be 0 */
+        return fabsl((long double)value - exact) <= 0x1p-1021L || value == (double)exact ||
+                       (isnan(value) && isnan((double)exact))
+                   ? 0
+                   : INFINITY;
+    return (double)(fabsl((long double)value - exact) / fabsl(exact) * 0x1p52L);
+}
+
+static long double exact_sigmoid(long double x) {
+    return 1 / (1 + expl(-x));
+}
+
+/* Pieces of every length, so that incomplete vectors are met too. */
+static void check_function_f64(void (*function)(const void *, int64_t, void *),
+                               long double (*exact)(long double), double most) {
+    double x[37], y[37];
+    for (int64_t round = 1; round < (test_is_quick() ? 100 : 5000); round++) {
+        int64_t count = round % 37 + 1;
+        for (int64_t i = 0; i < count; i++)
+            x[i] = test_normal(3, (uint64_t)round, (uint64_t)i) * (round % 3 ? 3 : 200);
+        function(x, count, y);
+        for (int64_t i = 0; i < count; i++)
+            assert_true(relative_f64(y[i], exact((long double)x[i])) <= most);
+    }
+    double special[] = {-INFINITY, INFINITY, NAN, 0.0, 709.7, -708.3, 1e300, -1e300};
+    enum { SPECIAL = sizeof special / sizeof *special };
+    function(special, SPECIAL, y);
+    for (int i = 0; i < SPECIAL; i++)
+        assert_true(relative_f64(y[i], exact((long double)special[i])) <= most);
+}
+
+static void check_functions_f64(const cpu_kernels *kernels) {
+    assert_true(kernels->f32->lanes == 2 * kernels->f64->lanes);
+    check_function_f64(kernels->f64->exponential, expl, 1.5);
+    check_function_f64(kernels->f64->hyperbolic_tangent, tanhl, 2);
+    check_function_f64(kernels->f64->sigmoid, exact_sigmoid, 3);
+}
+
 static void functions_are_accurate(void **state) {
     (void)state;
     for_each_set(check_functions);
+    for_each_set(check_functions_f64);
 }
 
 static void check_conversions(const cpu_kernels *kernels) {

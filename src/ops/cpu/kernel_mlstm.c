@@ -71,27 +71,36 @@ static xlstm_status with_scratch(const cpu_mlstm_call *m, size_t size,
     return XLSTM_OK;
 }
 
+/* Whether all_c, all_n and all_m are inputs; a kernel without them has nothing to read. */
+static bool reads_states(const kernel_call *call) {
+    return call->options.stored_states && call->options.backward != XLSTM_FORWARD &&
+           kernel_has(call, MLSTM_ALL_C) && kernel_has(call, MLSTM_ALL_N) &&
+           (call->sigmoid || kernel_has(call, MLSTM_ALL_M));
+}
+
 static bool has_forward_outputs(const kernel_call *call) {
     bool any = false;
-    for (int i = MLSTM_H; i <= (call->options.stored_states ? MLSTM_M : MLSTM_ALL_M); i++)
+    for (int i = MLSTM_H; i <= (reads_states(call) ? MLSTM_M : MLSTM_ALL_M); i++)
         any = any || kernel_has(call, i);
     return any;
 }
 
+/* The backward comes first: a last state may be written where the initial one was. */
 static xlstm_status run(const kernel_call *call, const cpu_library *library, cpu_mlstm_call *m) {
+    bool stored = reads_states(call);
     xlstm_status status = XLSTM_OK;
     set_forward(call, m);
-    bool stored = call->options.stored_states && call->options.backward != XLSTM_FORWARD;
+    if (call->options.backward != XLSTM_FORWARD) {
+        set_backward(call, m);
+        m->stored_states = stored;
+        status = with_scratch(m, library->mlstm_backward_scratch(m), library->mlstm_backward);
+        m->stored_states = false;
+    }
     if (stored)
         m->all_c.data = m->all_n.data = m->all_m.data = NULL; /* inputs */
-    if (has_forward_outputs(call))
+    if (status == XLSTM_OK && has_forward_outputs(call))
         status = with_scratch(m, library->mlstm_forward_scratch(m), library->mlstm_forward);
-    if (status != XLSTM_OK || call->options.backward == XLSTM_FORWARD)
-        return status;
-    set_forward(call, m);
-    set_backward(call, m);
-    m->stored_states = stored;
-    return with_scratch(m, library->mlstm_backward_scratch(m), library->mlstm_backward);
+    return status;
 }
 
 xlstm_status cpu_kernel_mlstm(const kernel_call *call) {

@@ -84,14 +84,6 @@ static void normalize(const cpu_norm *norm, const float *x, int64_t count, float
 
 /* ---- Elementwise ---- */
 
-static void exponential(const float *x, int64_t count, float *y) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        store(y + i, exp_vec(load(x + i)));
-    if (i < count)
-        store_part(y + i, exp_vec(load_part(x + i, count - i)), count - i);
-}
-
 static void cap(const float *z, const float *bias, float soft_cap, int64_t count, float *y) {
     for (int64_t i = 0; i < count; i += LANES) {
         vec value = load_optional(z, i, count - i);
@@ -111,25 +103,6 @@ static void add(const float *residual, float sign, const float *z, const float *
     }
 }
 
-/* Products of floats are exact in double, and so nearly is their sum. */
-static double dot(const float *x, const float *y, int64_t count) {
-    vec_double lanes = {0};
-    for (int64_t i = 0; i < count; i += LANES)
-        lanes += __builtin_convertvector(load_optional(x, i, count - i), vec_double) *
-                 __builtin_convertvector(load_optional(y, i, count - i), vec_double);
-    double total = 0;
-    for (int i = 0; i < LANES; i++)
-        total += lanes[i];
-    return total;
-}
-
-static void blend(float a, float b, const float *x, int64_t count, float *y) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        vec value = splat(a) * load_optional(y, i, count - i);
-        store_some(y + i, fused(splat(b), load_optional(x, i, count - i), value), count - i);
-    }
-}
-
 #define NAME_TEXT(name) #name
 #define NAME(name) NAME_TEXT(name)
 
@@ -142,9 +115,6 @@ const cpu_kernels PER_ISA(cpu_kernels) = {
     .product = PER_ISA(cpu_multiply),
     .widen = widen,
     .normalize = normalize,
-    .exponential = exponential,
     .cap = cap,
     .add = add,
-    .dot = dot,
-    .blend = blend,
 };

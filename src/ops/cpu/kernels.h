@@ -182,15 +182,11 @@ typedef struct cpu_kernels {
     void (*widen)(dtype type, const void *x, int64_t count, float *y);
     /* y = norm(x); y may be x. */
     void (*normalize)(const cpu_norm *, const float *x, int64_t count, float *y);
-    void (*exponential)(const float *x, int64_t count, float *y);
     /* y = cap(z + bias), bias may be NULL; cap as in ops_projection. */
     void (*cap)(const float *z, const float *bias, float soft_cap, int64_t count, float *y);
     /* y = residual + sign * (z + bias); residual and bias may be NULL, y may be residual. */
     void (*add)(const float *residual, float sign, const float *z, const float *bias, int64_t count,
                 float *y);
-    double (*dot)(const float *x, const float *y, int64_t count); /* summed in double */
-    /* y = a * y + b * x */
-    void (*blend)(float a, float b, const float *x, int64_t count, float *y);
 } cpu_kernels;
 
 /* The best table for this processor, or the one that the environment variable XLSTM_CPU_ISA names;

@@ -31,6 +31,7 @@ typedef struct backward {
     double *rho, *e, *dm, *q_dq; /* [units][longest] */
     double *sum_f, *sum_m;       /* [units]: gradients that run backwards through the gates */
     double *left_out;            /* [units]: of sum_f, what the upstream form has not */
+    bool *empty;                 /* [units]: the initial state is 0 */
     real *y_weight;              /* of a token */
     real *y_q;                   /* of a piece: [y_q_size] */
     int64_t y_q_size;
@@ -79,6 +80,7 @@ static backward lay_out_backward(carver *c, const cpu_mlstm_call *a) {
     b.sum_f = carve(c, sizeof(double), units, 1, 1);
     b.sum_m = carve(c, sizeof(double), units, 1, 1);
     b.left_out = carve(c, sizeof(double), units, 1, 1);
+    b.empty = carve(c, sizeof(bool), units, 1, 1);
     b.y_weight = carve(c, sizeof(real), t->rows, 1, 1);
     b.y_q_size = panels_size(t->length, a->d_qk);
     b.y_q = carve(c, sizeof(real), t->all_pieces, b.y_q_size, 1);
@@ -120,6 +122,20 @@ static void read_n(const real *source, int64_t count, double *n) {
         n[i] = source ? (double)source[i] : 0;
 }
 
+static bool all_zero(const real *x, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        if (x[i] != 0)
+            return false;
+    return true;
+}
+
+static bool begins_empty(const cpu_mlstm_call *a, const unit *u) {
+    bool empty = !a->n0.data || all_zero(state_row(&a->n0, u, 0), a->d_qk);
+    for (int64_t d = 0; empty && a->c0.data && d < a->d_qk; d++)
+        empty = all_zero(state_row(&a->c0, u, d), a->d_v);
+    return empty;
+}
+
 static void gates_task(void *context, int64_t index, int worker) {
     const backward *b = context;
     const cpu_mlstm_call *a = b->a;
@@ -129,6 +145,7 @@ static void gates_task(void *context, int64_t index, int worker) {
     (void)worker;
     if (b->fresh) {
         b->m_now[index] = begin_unit(&u);
+        b->empty[index] = begins_empty(a, &u);
         read_n(a->n0.data ? state_row(&a->n0, &u, 0) : NULL, a->d_qk, n);
     }
     b->window_m[index * b->windows + b->window] = b->m_now[index];
@@ -491,8 +508,7 @@ static void gate_gradients(const backward *b, int64_t index, int64_t at, int j, 
     const cpu_mlstm_call *a = b->a;
     const tables *t = &b->t;
     int64_t row = at * t->length + j, token = t->piece[at].first + j;
-    bool empty = token == 0 && !a->c0.data && !a->n0.data;
-    bool closed = t->log_f[row] == -INFINITY || empty;
+    bool closed = t->log_f[row] == -INFINITY || (token == 0 && b->empty[index]);
     sums->f = closed ? 0 : sums->f + b->q_dq[kept(b, index, token)] - k_dk;
     *dlog_i = k_dk;
     *dlog_f = sums->f - b->left_out[index];
