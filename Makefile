@@ -162,8 +162,9 @@ export PROMPT
 demo: $(COMMAND) ## the model of the tree goes on with PROMPT
 	@$(COMMAND) generate -m $(MODEL) -p "$$PROMPT" -n 48
 
-bench: $(COMMAND) ## speed of this machine and of MODEL on it
+bench: $(COMMAND) $(BUILD)/bench/bench_kernels ## speed of this machine, of MODEL on it, and of the kernels
 	@$(COMMAND) bench -m $(MODEL)
+	@$(BUILD)/bench/bench_kernels
 
 RUN_TESTS = XLSTM='$(COMMAND)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests
 
@@ -283,6 +284,10 @@ $(TEST_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $$(call helpers_of,$$@) $(SUPPORT_OBJ
     $(filter-out $(VERSION_OBJECT),$(LIBRARY_OBJECTS)) $(CLI_OBJECTS) | $(INTERNAL_LIBRARY)
 	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $< $(call helpers_of,$@) $(SUPPORT_OBJECTS) \
 	  $(INTERNAL_LIBRARY) $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) -lm
+
+$(BUILD)/bench/%: bench/%.c $(INTERNAL_LIBRARY)
+	@mkdir -p $(@D)
+	$(call quiet,LINK,$@)$(COMPILE) $(LINK_FLAGS) -o $@ $< $(INTERNAL_LIBRARY) $(PACKAGE_LIBS) -lm
 
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(INTERNAL_LIBRARY)
 	$(call quiet,LINK,$@)$(CC) $(LDFLAGS) -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ \
