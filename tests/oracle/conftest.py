@@ -1,6 +1,7 @@
 """Takes the fixtures and shapes of the reference's own tests, which lie in a folder on PYTHONPATH as the
 package `tests`, and prints how many tests passed and failed."""
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -11,6 +12,7 @@ try:
 except ImportError:  # mlstm_kernels imports it; no test here runs a Triton kernel
     for name in ("triton", "triton.language", "triton.language.extra", "triton.runtime"):
         sys.modules[name] = mock.MagicMock()
+    sys.modules["triton"].Config = lambda kwargs, **named: SimpleNamespace(kwargs=kwargs, **named)
 
 # Without a GPU the reference skips the file that holds its fixtures; those used here take a device.
 with mock.patch.object(torch.cuda, "is_available", return_value=True):
