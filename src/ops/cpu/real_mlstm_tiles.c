@@ -32,6 +32,7 @@ ALWAYS_INLINE void step_vector(const step *s, const int rows, const enum change 
     for (int r = 0; r < rows; r++) {
         real *p = s->c + (row + r) * s->c_stride + column;
         vec c = load_columns(p, part, count);
+        __builtin_prefetch(p + rows * s->c_stride); /* the next rows */
         h = fused(splat(s->q[row + r]), c, h);
         if (change != NONE)
             c = splat(s->keep) * c;
