@@ -400,6 +400,38 @@ static void test_extremes(void **state) {
     on_every_cell(check_extremes);
 }
 
+/* A maximum so far from 0 that f32 holds it with an error of 1e-3: what is stored is weighed by the
+ * maximum as it is stored, and y does not suffer. */
+static void check_far_maxima(const xlstm_kernel *kernel) {
+    if (is_step(kernel) || is_lstm(kernel))
+        return;
+    enum { FAR = -30000 };
+    kernel_case c, exact;
+    case_make(&exact, kernel_of(kernel->family, "reference"), NULL, XLSTM_F64, 6,
+              "B=1 S=200 NH=1 DH=5");
+    make_normalizers(&exact, 6, false);
+    draw_gate(&exact, 0, 6, FAR, 1);
+    draw_gate(&exact, 1, 7, 3, 1);
+    for (int u = 0; u < 5; u++) { /* all that is added to i is 0: f32 has no room for it */
+        case_set(&exact, "s0", M_STATE * 5 + u, FAR);
+        case_set(&exact, "b", u, 0);
+        for (int p = 0; p < 5; p++)
+            case_set(&exact, "r", p * 20 + u, 0);
+    }
+    case_make(&c, kernel, NULL, XLSTM_F32, 6, "B=1 S=200 NH=1 DH=5");
+    case_copy_inputs(&c, &exact);
+    case_run(&exact, XLSTM_FORWARD);
+    case_run(&c, XLSTM_FORWARD);
+    case_compare(&c, &exact, "y", 2e-6);
+    case_free(&c);
+    case_free(&exact);
+}
+
+static void test_far_maxima(void **state) {
+    (void)state;
+    on_every_cell(check_far_maxima);
+}
+
 /* Padding: i = -inf, f = +inf leaves c, n, m as they are, to the bit. */
 static void check_padding(const xlstm_kernel *kernel) {
     if (is_lstm(kernel))
@@ -465,6 +497,8 @@ static void check_long(const xlstm_kernel *kernel) {
            case_error(&c, "dr", &exact, "dr"));
     case_compare(&c, &exact, "y", 1e-5);
     case_compare(&c, &exact, "dx", 1e-4);
+    case_compare(&c, &exact, "dr", 1e-4);
+    case_compare(&c, &exact, "db", 1e-4);
     case_free(&c);
     case_free(&exact);
 }
@@ -483,6 +517,7 @@ int main(void) {
         cmocka_unit_test(test_steps),
         cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_padding),
+        cmocka_unit_test(test_far_maxima),
         cmocka_unit_test(test_poison),
         cmocka_unit_test(test_long),
     };

@@ -63,11 +63,13 @@ static void make(kernel_case *c, const xlstm_kernel *kernel, xlstm_dtype type, u
     options.ignore_index = pick(seed, 3, 0, 1) ? -1 : 0;
     bool norm = strstr(kernel->family, "norm") != NULL;
     case_make(c, kernel, &options, type, seed, "B=%d S=%d D=%d K=%d N=%d NH=%d I=%d O=%d V=%d",
-              pick(seed, 4, 1, 3), pick(seed, 5, 1, most),
+              pick(seed, 4, 1, 3),
+              pick(seed, 23, 0, 7) ? pick(seed, 5, 1, most) : pick(seed, 24, 257, 300),
               (norm ? options.groups : 1) * pick(seed, 6, norm ? 4 : 2, most),
               pick(seed, 7, 0, 5) ? pick(seed, 8, 1, 6) : pick(seed, 9, 7, 80),
-              pick(seed, 10, 1, most), pick(seed, 11, 1, 5), pick(seed, 12, 1, most),
-              pick(seed, 13, 1, most), pick(seed, 14, 2, 3 * most));
+              pick(seed, 21, 0, 7) ? pick(seed, 10, 1, most) : pick(seed, 22, 257, 600),
+              pick(seed, 11, 1, 5), pick(seed, 12, 1, most), pick(seed, 13, 1, most),
+              pick(seed, 14, 2, 3 * most));
     if (case_has(c, "target")) /* some to ignore */
         for (int64_t i = 0; i < case_count(c, "target"); i += 3)
             case_set(c, "target", i, (double)options.ignore_index);
