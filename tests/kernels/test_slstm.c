@@ -400,6 +400,50 @@ static void test_extremes(void **state) {
     on_every_cell(check_extremes);
 }
 
+/* What ds brings to the maximum goes to the larger of the two sides, to the forget gate's where they
+ * are equal, and to nothing where nothing is stored. */
+static void check_maximum(const xlstm_kernel *kernel) {
+    if (is_lstm(kernel))
+        return;
+    static const struct {
+        double i, f, n0, m0, di, dm0;
+    } cases[] = {
+        {2, (double)INFINITY, 1, 2, 0, 1}, /* ties */
+        {0, 1000, 1, 0, 0, 1},
+        {2, (double)INFINITY, 1, 1, 1, 0}, /* one side is larger */
+        {2, (double)INFINITY, 1, 3, 0, 1},
+        {2, (double)INFINITY, 0, 2, 1, 0},                  /* n is 0: always the input gate's */
+        {-(double)INFINITY, -(double)INFINITY, 1, 0, 0, 0}, /* nothing is stored */
+        {-(double)INFINITY, (double)INFINITY, 1, -(double)INFINITY, 0, 0},
+        {-(double)INFINITY, 3, 0, 0, 0, 0},
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++)
+        for (int type = 0; type < 2; type++) {
+            kernel_case c;
+            case_make(&c, kernel, NULL, type ? XLSTM_F32 : XLSTM_F64, 2, "B=1 S=1 NH=1 DH=1");
+            case_draw(&c, "r", 2, 0, 0);
+            case_draw(&c, "b", 2, 0, 0);
+            case_draw(&c, "dy", 2, 0, 0);
+            case_draw(&c, "ds", 2, 0, 0);
+            case_set(&c, "ds", M_STATE, 1);
+            case_set(&c, "x", 0, cases[k].i);
+            case_set(&c, "x", 1, cases[k].f);
+            case_set(&c, "s0", N_STATE, cases[k].n0);
+            case_set(&c, "s0", M_STATE, cases[k].m0);
+            case_run(&c, XLSTM_BACKWARD_EXACT);
+            for (int i = 0; i < 4; i++) {
+                assert_true(case_get(&c, "dx", i) == (i == 0 ? cases[k].di : 0));
+                assert_true(case_get(&c, "ds0", i) == (i == M_STATE ? cases[k].dm0 : 0));
+            }
+            case_free(&c);
+        }
+}
+
+static void test_maximum(void **state) {
+    (void)state;
+    on_every_cell(check_maximum);
+}
+
 /* A maximum so far from 0 that f32 holds it with an error of 1e-3: what is stored is weighed by the
  * maximum as it is stored, and y does not suffer. */
 static void check_far_maxima(const xlstm_kernel *kernel) {
@@ -516,6 +560,7 @@ int main(void) {
         cmocka_unit_test(test_cuts_and_clips),
         cmocka_unit_test(test_steps),
         cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_maximum),
         cmocka_unit_test(test_padding),
         cmocka_unit_test(test_far_maxima),
         cmocka_unit_test(test_poison),

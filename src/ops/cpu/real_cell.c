@@ -41,6 +41,7 @@ ALWAYS_INLINE sum sum_rounded_up(vec a, vec b) {
 typedef struct weights {
     vec write, keep, top;
     vec_bits input_won, clipped; /* top is that of the input gate; keep would be more than 1 */
+    vec_bits empty;              /* nothing is stored: top is -inf */
 } weights;
 
 /* The maximum is stored rounded up; I and F are taken relative to what is stored, so that c and n do
@@ -51,9 +52,9 @@ ALWAYS_INLINE weights weigh(vec i, vec f, vec n, vec m) {
     weights w;
     w.input_won = (vec_bits)(i > log_f.value) | (vec_bits)(i != i) | (vec_bits)(n == zero);
     w.top = choose(w.input_won, i, log_f.value);
-    vec_bits empty = (vec_bits)(w.top == splat(-(real)INFINITY));
-    w.write = choose(empty, zero, exp_vec(i - w.top));
-    w.keep = choose(empty, zero, exp_vec((log_f.value - w.top) + log_f.rest));
+    w.empty = (vec_bits)(w.top == splat(-(real)INFINITY));
+    w.write = choose(w.empty, zero, exp_vec(i - w.top));
+    w.keep = choose(w.empty, zero, exp_vec((log_f.value - w.top) + log_f.rest));
     w.clipped = (vec_bits)(w.keep > one); /* only where n is 0 */
     w.keep = choose(w.clipped, one, w.keep);
     return w;
@@ -144,7 +145,7 @@ ALWAYS_INLINE unit slstm_unit_gradient(vec gate[4], unit before, unit after, uni
     vec dc = du.c + share, dn = du.n - share * ratio;
     vec from_i = fused(dc, z, dn) * w.write;
     vec from_l = choose(w.clipped, zero, fused(dc, before.c, dn * before.n) * w.keep);
-    vec dm = du.m - from_i - from_l;
+    vec dm = choose(w.empty, zero, du.m - from_i - from_l);
     vec dl = from_l + choose(w.input_won, zero, dm);
     vec slope = sigmoid_vec(-gate[1]);
     gate[0] = from_i + choose(w.input_won, dm, zero);

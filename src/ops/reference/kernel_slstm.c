@@ -15,7 +15,8 @@
  *   dz   = dc' I (1 - tanh(z)^2)
  *   a    = (dc' tanh(z) + dn') I where exp(i - m') <= 1, else 0:  the gradient of i - m'
  *   b    = (dc' c + dn' n) F     where exp(l - m') <= 1, else 0:  the gradient of l - m'
- *   dm'  = dm' - a - b, which goes to whichever of i and l was the maximum
+ *   dm'  = dm' - a - b, which goes to whichever of i and l was the maximum: to l where they are
+ *          equal, to nothing where m' = -inf
  *   di   = a [+ dm'],  dl = b [+ dm'],  df = dl (1 - sigmoid(f)),  dm = dl
  *   dc   = F dc',  dn = F dn'
  *   dy   = dy of the token before + the sum over gates of R d(gate)
@@ -152,8 +153,8 @@ static void slstm_unit_backward(const head *a, int64_t t, int64_t d, double dy) 
     }
     *dgate[Z] = dc * write * (1 - z * z);
     double from_i = (dc * z + dn) * write, from_l = l > m ? 0 : (dc * c + dn * n) * keep;
-    double dm = *ds[M] - from_i - from_l;
-    bool input_won = n == 0 || !(l > i);
+    double dm = m == -INFINITY ? 0 : *ds[M] - from_i - from_l;
+    bool input_won = n == 0 || i > l || isnan(i);
     double dl = from_l + (input_won ? 0 : dm);
     *dgate[I] = from_i + (input_won ? dm : 0);
     *dgate[F] = dl * reference_sigmoid(-f);
