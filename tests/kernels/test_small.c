@@ -265,6 +265,46 @@ static void test_large_logits(void **state) {
     on_every_kernel(check_large_logits);
 }
 
+static void is_near(double value, double exact, double tolerance) {
+    if (!(fabs(value - exact) <= tolerance * fabs(exact)))
+        fail_msg("%.17g instead of %.17g", value, exact);
+}
+
+/* A target that is far above all others has the loss and the gradient of what is left, to full
+ * precision. */
+static void check_confident_rows(const xlstm_kernel *kernel) {
+    if (!is(kernel, "cross_entropy"))
+        return;
+    enum { WIDTH = 70, TARGET = 19 };
+    static const double gaps[] = {0, 1, 10, 20, 40, 80};
+    enum { ROWS = sizeof gaps / sizeof gaps[0] };
+    for (int type = 0; type < 2; type++) {
+        kernel_case c;
+        double tolerance = type ? 1e-6 : 1e-12;
+        case_make(&c, kernel, NULL, type ? XLSTM_F32 : XLSTM_F64, 1, "N=%d V=%d", ROWS, WIDTH);
+        for (int r = 0; r < ROWS; r++) {
+            for (int v = 0; v < WIDTH; v++)
+                case_set(&c, "logits", r * WIDTH + v, v == TARGET ? 3 : 3 - gaps[r]);
+            case_set(&c, "target", r, TARGET);
+            case_set(&c, "dloss", r, 2);
+        }
+        case_run(&c, XLSTM_BACKWARD_EXACT);
+        for (int r = 0; r < ROWS; r++) {
+            double other = exp(-gaps[r]), others = (WIDTH - 1) * other;
+            is_near(case_get(&c, "loss", r), log1p(others), tolerance);
+            for (int v = 0; v < WIDTH; v++)
+                is_near(case_get(&c, "dlogits", r * WIDTH + v),
+                        2 * (v == TARGET ? -others : other) / (1 + others), tolerance);
+        }
+        case_free(&c);
+    }
+}
+
+static void test_confident_rows(void **state) {
+    (void)state;
+    on_every_kernel(check_confident_rows);
+}
+
 /* Far from 0 the caps and gates are their limits, and so are the gradients. */
 static void check_far_gates(const xlstm_kernel *kernel) {
     bool cap = is(kernel, "soft_cap");
@@ -322,6 +362,7 @@ int main(void) {
         cmocka_unit_test(test_carried_state),
         cmocka_unit_test(test_state_in_place),
         cmocka_unit_test(test_large_logits),
+        cmocka_unit_test(test_confident_rows),
         cmocka_unit_test(test_far_gates),
         cmocka_unit_test(test_shifted_rows),
     };

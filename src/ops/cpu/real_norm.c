@@ -89,8 +89,11 @@ ALWAYS_INLINE vec logits_at(const cpu_loss_row *row, int64_t i) {
     return x;
 }
 
+/* The equations stand in ops/reference/kernel_cross_entropy.c; every logit that is as large as the
+ * largest counts as one there, and is kept out of the sum of exponentials. */
 double PER_ISA(cpu_loss_row)(const cpu_loss_row *row) {
-    vec top = splat(-(real)INFINITY), sum = {0};
+    const vec zero = {0}, one = splat(1);
+    vec top = splat(-(real)INFINITY), sum = {0}, equal = {0};
     for (int64_t i = 0; i < row->count; i += LANES) {
         vec x = logits_at(row, i);
         top = choose((vec_bits)(x > top), x, top);
@@ -98,16 +101,25 @@ double PER_ISA(cpu_loss_row)(const cpu_loss_row *row) {
     real largest = top[0];
     for (int i = 1; i < LANES; i++)
         largest = top[i] > largest ? top[i] : largest;
-    for (int64_t i = 0; i < row->count; i += LANES)
-        sum += exp_vec(logits_at(row, i) - splat(largest));
-    double total = (double)fold(sum);
+    for (int64_t i = 0; i < row->count; i += LANES) {
+        vec x = logits_at(row, i);
+        vec_bits is_top = (vec_bits)(x == splat(largest));
+        equal += choose(is_top, one, zero);
+        sum += choose(is_top, zero, exp_vec(x - splat(largest)));
+    }
+    double others = (double)fold(sum) + ((double)fold(equal) - 1);
+    others += (double)(largest - largest); /* NaN where it is infinite */
+    double gap = (double)largest - (double)((const real *)row->logits)[row->target];
     if (row->dlogits) {
         real *out = row->dlogits;
-        vec scale = splat((real)(row->dloss / total));
+        double scale = row->dloss / (1 + others);
         for (int64_t i = 0; i < row->count; i += LANES)
-            store_some(out + i, scale * exp_vec(logits_at(row, i) - splat(largest)),
+            store_some(out + i, splat((real)scale) * exp_vec(logits_at(row, i) - splat(largest)),
                        row->count - i);
-        out[row->target] -= (real)row->dloss;
+        if (gap == 0)
+            out[row->target] = (real)(-scale * others);
+        else
+            out[row->target] -= (real)row->dloss;
     }
-    return (double)largest - (double)((const real *)row->logits)[row->target] + log(total);
+    return log1p(others) + gap;
 }
