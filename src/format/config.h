@@ -32,7 +32,7 @@ typedef struct width_rule {
 } width_rule;
 
 typedef struct neurips_mlstm_config {
-    bool present;
+    bool present; /* and there are such blocks */
     int32_t num_heads, conv1d_kernel_size, qkv_proj_blocksize;
     width_rule inner;
     int32_t qkv_heads; /* derived: diagonal blocks of the q, k and v projections */

@@ -111,6 +111,14 @@ static void derive_qkv(config_reader *r, neurips_mlstm_config *c) {
 
 /* ---- Blocks ---- */
 
+/* Whether any block is an sLSTM's, or an mLSTM's. */
+static bool any_block(const config_reader *r, bool slstm) {
+    for (int32_t i = 0; i < r->config.num_blocks; i++)
+        if (r->config.neurips.slstm_at && r->config.neurips.slstm_at[i] == slstm)
+            return true;
+    return false;
+}
+
 /* Goes into a block's mapping, which is absent where there are no such blocks. */
 static bool enter_block(config_reader *r, const char *key) {
     return config_get(r, key) != NULL && config_enter(r, key);
@@ -124,15 +132,19 @@ static bool enter_layer(config_reader *r, const char *key) {
     return config_enter(r, key);
 }
 
+/* The fields are read in any case, but widths that no block has are not asked to fit. */
 static void read_mlstm(config_reader *r) {
     neurips_mlstm_config *c = &r->config.neurips.mlstm;
     config_place top = config_here(r);
-    c->present = enter_block(r, "mlstm_block");
-    if (c->present && enter_layer(r, "mlstm")) {
+    bool entered = enter_block(r, "mlstm_block");
+    c->present = entered && any_block(r, false);
+    if (entered && enter_layer(r, "mlstm")) {
         config_read_fields(r, mlstm_fields, COUNT(mlstm_fields));
-        derive_width(r, &c->inner);
-        check_heads(r, "the inner width", c->inner.width, c->num_heads);
-        derive_qkv(r, c);
+        if (c->present) {
+            derive_width(r, &c->inner);
+            check_heads(r, "the inner width", c->inner.width, c->num_heads);
+            derive_qkv(r, c);
+        }
     }
     config_leave(r, top);
 }
@@ -209,10 +221,7 @@ static void read_block_map(config_reader *r) {
     else if (at != NULL)
         config_fault(r, "slstm_at", at, "a list of numbers of blocks, or \"all\"");
     const json_t *slstm = config_get(r, "slstm_block");
-    bool used = false;
-    for (int32_t i = 0; i < blocks; i++)
-        used |= c->slstm_at[i];
-    if (used && (slstm == NULL || json_is_null(slstm)))
+    if (any_block(r, true) && (slstm == NULL || json_is_null(slstm)))
         error_list_add(&r->faults, "%s: %sslstm_block is missing: there are sLSTM blocks", r->name,
                        r->path);
 }
@@ -220,9 +229,9 @@ static void read_block_map(config_reader *r) {
 void config_read_neurips(config_reader *r) {
     neurips_config *c = &r->config.neurips;
     config_read_fields(r, top_fields, COUNT(top_fields));
+    read_block_map(r);
     read_mlstm(r);
     read_slstm(r);
-    read_block_map(r);
     config_read_others(r);
     bool mlstm = !c->mlstm.present || (c->mlstm.inner.width > 0 && c->mlstm.qkv_heads > 0 &&
                                        c->mlstm.num_heads > 0 && c->mlstm.conv1d_kernel_size > 0);

@@ -146,6 +146,28 @@ static void derives_the_blocks_of_q_k_and_v(void **state) {
     config_free(&c);
 }
 
+/* The same sizes are refused where a block has them. */
+static void ignores_the_sizes_of_blocks_that_do_not_exist(void **state) {
+    (void)state;
+    static const char *const layers[] = {"proj_factor: 0.4, round_proj_up_dim_up: false",
+                                         "num_heads: 3", "qkv_proj_blocksize: 3"};
+    static const char *const maps[] = {"all", "[0, 1]", "[-1, 0]", "[1]"};
+    for (int i = 0; i < 12; i++) {
+        char text[300];
+        snprintf(text, sizeof text,
+                 "vocab_size: 5\nnum_blocks: 2\nslstm_block: {}\nmlstm_block: {mlstm: {%s}}\n"
+                 "slstm_at: %s\n",
+                 layers[i / 4], maps[i % 4]);
+        model_config c;
+        xlstm_status status = read_config(text, true, &c);
+        if (status != (i % 4 == 3 ? XLSTM_FORMAT_ERROR : XLSTM_OK))
+            fail_msg("%s: %d", text, status);
+        assert_true(c.complete == (status == XLSTM_OK));
+        assert_true(status != XLSTM_OK || !c.neurips.mlstm.present);
+        config_free(&c);
+    }
+}
+
 static const char experiment[] =
     "training:\n  lr: 0.001\n  steps: ${.num_steps}\n"
     "model:\n  num_blocks: 2\n  embedding_dim: 64\n  mlstm_block:\n    mlstm:\n"
@@ -270,6 +292,7 @@ int main(void) {
         cmocka_unit_test(reads_every_field),
         cmocka_unit_test(knows_which_block_is_what),
         cmocka_unit_test(derives_the_blocks_of_q_k_and_v),
+        cmocka_unit_test(ignores_the_sizes_of_blocks_that_do_not_exist),
         cmocka_unit_test(reads_files_of_experiments),
         cmocka_unit_test(reads_json_too),
         cmocka_unit_test(refuses_wrong_values),
