@@ -199,12 +199,11 @@ static void test_instruction_sets(void **state) {
     xlstm_kernel_options options = compensated();
     kernel_case first, other;
     const xlstm_kernel *kernel = xlstm_kernel_find("chunkwise--cpu");
-    const char *sizes = "B=1 NH=1 S=70 DHQK=19 DHHV=21";
-    case_make(&first, kernel, &options, XLSTM_F32, 6, sizes);
+    case_make(&first, kernel, &options, XLSTM_F32, 6, "B=1 NH=1 S=70 DHQK=19 DHHV=21");
     case_run(&first, XLSTM_FORWARD);
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
         assert_int_equal(setenv("XLSTM_CPU_ISA", sets[i], 1), 0);
-        case_make(&other, kernel, &options, XLSTM_F32, 6, sizes);
+        case_make(&other, kernel, &options, XLSTM_F32, 6, "B=1 NH=1 S=70 DHQK=19 DHHV=21");
         if (case_try(&other, XLSTM_FORWARD) == XLSTM_OK)
             compare_outputs(&other, &first, 0);
         case_free(&other);

@@ -52,6 +52,7 @@ static backward lay_out_backward(carver *c, const cpu_mlstm_call *a) {
     b.y_q_size = panels_size(t->length, a->d_qk);
     b.y_q = carve(c, sizeof(real), t->all_pieces, b.y_q_size, 1);
     b.p_keys = carve(c, sizeof(real), t->rows, t->p_stride, 1);
+    b.diagonal = carve(c, sizeof(real), t->rows, 1, 1);
     b.g = carve(c, sizeof(real), t->rows, a->d_qk, 1);
     b.transposed = carve(c, sizeof(real), units, b.transposed_size, 1);
     b.state = carve(c, sizeof(real), units, b.state_size, 1);
@@ -79,7 +80,7 @@ static void scan_task(void *context, int64_t index, int worker) {
     scan_gates(&b->t, &u, index, b->window_m[index * b->windows + b->window]);
 }
 
-/* p = s rho_j (q_j^T k_l) D_jl,  p_keys = s (rho_j dh_j^T v_l + e_j) D_jl */
+/* p = s rho_j (q_j^T k_l) D_jl,  p_keys = s (rho_j dh_j^T v_l + e_j) D_jl with the diagonal set aside */
 static void key_row(void *context, int64_t token, const real *weights) {
     const scores *s = context;
     const backward *b = s->b;
@@ -91,6 +92,8 @@ static void key_row(void *context, int64_t token, const real *weights) {
         p[l] = weights[l] == 0 ? 0 : rho * p[l] * weights[l];
         p_keys[l] = weights[l] == 0 ? 0 : (rho * p_keys[l] + e) * weights[l];
     }
+    b->diagonal[token] = p_keys[j];
+    p_keys[j] = 0;
     b->y_weight[token] = (real)(t->carried[token] * b->scale * b->rho[from]);
     t->inter[token] = (real)(t->carried[token] * b->scale * b->e[from]);
 }
@@ -239,17 +242,17 @@ typedef struct gate_sums {
     double f, m;
 } gate_sums;
 
-/* The gradients of log_i and log_f of a token, `k_dk` being k^T dk. A gradient of m goes to what was the
- * maximum. Where nothing is carried over, that of log_f is 0, and so is the sum behind it, which starts
+/* The gradients of log_i and log_f of a token, k^T dk being `own` (what it has of itself) + `others`. A
+ * gradient of m goes to what was the maximum. Where nothing is carried over, that of log_f is 0, and so is the sum behind it, which starts
  * anew: no rounding errors stay. */
-static void gate_gradients(const backward *b, int64_t index, int64_t at, int j, double k_dk,
-                           gate_sums *sums, double *dlog_i, double *dlog_f) {
+static void gate_gradients(const backward *b, int64_t index, int64_t at, int j, double own,
+                           double others, gate_sums *sums, double *dlog_i, double *dlog_f) {
     const cpu_mlstm_call *a = b->a;
     const tables *t = &b->t;
     int64_t row = at * t->length + j, token = t->piece[at].first + j;
     bool closed = t->log_f[row] == -INFINITY || (token == 0 && b->empty[index]);
-    sums->f = closed ? 0 : sums->f + b->q_dq[kept(b, index, token)] - k_dk;
-    *dlog_i = k_dk;
+    sums->f = closed ? 0 : sums->f + b->q_dq[kept(b, index, token)] - others;
+    *dlog_i = own + others;
     *dlog_f = sums->f - b->left_out[index];
     if (!a->exact || a->sigmoid)
         return;
@@ -269,12 +272,14 @@ static void gate_gradients_task(void *context, int64_t index, int worker) {
     (void)worker;
     for (int64_t at = (index + 1) * t->pieces - 1; at >= index * t->pieces; at--)
         for (int j = t->piece[at].tokens - 1; j >= 0; j--) {
-            int64_t token = t->piece[at].first + j;
-            const real *dk =
-                a->dk.data ? token_row(&a->dk, &u, token) : b->g + (at * t->length + j) * a->d_qk;
-            double di, df;
-            gate_gradients(b, index, at, j, dot(token_row(&a->k, &u, token), dk, a->d_qk), &sums,
-                           &di, &df);
+            int64_t token = t->piece[at].first + j, row = at * t->length + j;
+            const real *q = token_row(&a->q, &u, token), *k = token_row(&a->k, &u, token);
+            real *dk = a->dk.data ? token_row(&a->dk, &u, token) : b->g + row * a->d_qk;
+            real weight = b->diagonal[row];
+            double own = weight != 0 ? (double)weight * dot(q, k, a->d_qk) : 0, di, df;
+            gate_gradients(b, index, at, j, own, dot(k, dk, a->d_qk), &sums, &di, &df);
+            for (int64_t i = 0; weight != 0 && i < a->d_qk; i++)
+                dk[i] += weight * q[i];
             if (a->sigmoid)
                 di *= slope((double)*token_row(&a->i, &u, token));
             df *= slope((double)*token_row(&a->f, &u, token));

@@ -16,17 +16,20 @@ typedef struct backward {
     bool fresh;           /* the first window of a sweep */
     double scale;
     int64_t window, windows;
-    int64_t *window_token;       /* [windows]: the first token; all sequences are alike */
-    double *window_m;            /* [units][windows]: m before it */
-    double *m_now, *n;           /* [units], [units][d_qk] */
-    double *rho, *e, *dm, *q_dq; /* [units][longest] */
-    double *sum_f, *sum_m;       /* [units]: gradients that run backwards through the gates */
-    double *left_out;            /* [units]: of sum_f, what the upstream form has not */
-    bool *empty;                 /* [units]: the initial state is 0 */
-    real *y_weight;              /* of a token */
-    real *y_q;                   /* of a piece: [y_q_size] */
+    int64_t *window_token; /* [windows]: the first token; all sequences are alike */
+    double *window_m;      /* [units][windows]: m before it */
+    double *m_now, *n;     /* [units], [units][d_qk] */
+    double *rho, *e, *dm;  /* [units][longest] */
+    double *q_dq;          /* [units][longest]: q^T dq of a token, without what it has of itself */
+    double *sum_f, *sum_m; /* [units]: gradients that run backwards through the gates */
+    double *left_out;      /* [units]: of sum_f, what the upstream form has not */
+    bool *empty;           /* [units]: the initial state is 0 */
+    real *y_weight;        /* of a token */
+    real *y_q;             /* of a piece: [y_q_size] */
     int64_t y_q_size;
     real *p_keys; /* of a token: [p_stride]; the weights of q in dk, as p is of dh in dv */
+    real *
+        diagonal; /* of a token: its own element of p in the first, of p_keys in the second sweep */
     real *g;      /* of a token: [d_qk]: G, and dk where it is not wanted */
     real *transposed, *state; /* [units]: C^T, then dC^T with dn; dC: packed */
     int64_t transposed_size, state_size;

@@ -46,13 +46,16 @@ void query_gates_task(void *context, int64_t index, int worker) {
     }
 }
 
-/* p = dh_j^T v_l D_jl */
+/* p = dh_j^T v_l D_jl, with the diagonal set aside */
 static void query_row(void *context, int64_t token, const real *weights) {
     const scores *s = context;
     const tables *t = &s->b->t;
+    int64_t j = token - s->at * t->length;
     real *p = t->p + token * t->p_stride;
-    for (int64_t l = 0; l <= token - s->at * t->length; l++)
+    for (int64_t l = 0; l <= j; l++)
         p[l] = weights[l] == 0 ? 0 : p[l] * weights[l];
+    s->b->diagonal[token] = p[j];
+    p[j] = 0;
     t->inter[token] = (real)t->carried[token];
 }
 
@@ -139,7 +142,9 @@ static void finish_query(const backward *b, int64_t at, double qg, double qn, do
     b->dm[at] = held || a->sigmoid ? 0 : -delta * a->eps * rho;
 }
 
-/* n of every token is that of the recurrence, in the weights of its own m. */
+/* n of every token is that of the recurrence, in the weights of its own m. What a token has of itself
+ * joins G here: q^T dq and k^T dk both hold it, and in their difference, the gradient of the forget gate,
+ * it must be gone without a trace, however small the rest. */
 void queries_task(void *context, int64_t at, int worker) {
     const backward *b = context;
     const cpu_mlstm_call *a = b->a;
@@ -151,20 +156,24 @@ void queries_task(void *context, int64_t at, int worker) {
     for (int j = 0; j < t->piece[at].tokens; j++) {
         int64_t row = at * t->length + j, token = t->piece[at].first + j,
                 to = kept(b, index, token);
-        const real *q = token_row(&a->q, &u, token);
-        real *g = b->g + row * a->d_qk;
+        const real *q = token_row(&a->q, &u, token), *k = token_row(&a->k, &u, token);
+        real *g = b->g + row * a->d_qk, own = b->diagonal[row];
         double input = weight_of(t->log_i[row], t->top[row]);
         double forget = weight_of(t->log_f[row] + before, t->top[row]);
+        double others_n = forget * dot_double(q, n, a->d_qk), others_g = dot(q, g, a->d_qk);
         before = t->top[row];
-        blend(forget, input, token_row(&a->k, &u, token), input == 0 ? 0 : a->d_qk, n);
+        blend(forget, input, k, input == 0 ? 0 : a->d_qk, n);
         for (int64_t i = 0; input == 0 && i < a->d_qk; i++)
             n[i] *= forget;
-        finish_query(b, to, dot(q, g, a->d_qk), dot_double(q, n, a->d_qk), t->top[row]);
+        for (int64_t i = 0; own != 0 && i < a->d_qk; i++)
+            g[i] += own * k[i];
+        double qg = others_g + (own != 0 ? (double)own * dot(q, k, a->d_qk) : 0);
+        finish_query(b, to, qg, dot_double(q, n, a->d_qk), t->top[row]);
         double of_g = b->scale * b->rho[to], of_n = b->scale * b->e[to];
         real *dq = a->dq.data ? token_row(&a->dq, &u, token) : g;
         for (int64_t i = 0; i < a->d_qk; i++)
             dq[i] = (real)(of_g * (double)g[i] + of_n * n[i]);
-        b->q_dq[to] = dot(q, dq, a->d_qk);
+        b->q_dq[to] = of_g * others_g + of_n * others_n;
     }
 }
 
