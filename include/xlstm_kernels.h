@@ -74,7 +74,8 @@ typedef enum xlstm_accumulate {
     XLSTM_ACCUMULATE_COMPENSATED /* gate sums and states in two-float arithmetic (docs/NUMERICS.md) */
 } xlstm_accumulate;
 
-/* Options that mean nothing to a kernel have no effect. */
+/* Options that mean nothing to a kernel have no effect; a backward or an accumulation that it lacks is
+ * an error. */
 typedef struct xlstm_kernel_options {
     xlstm_backward backward;
     xlstm_accumulate accumulate;

@@ -157,10 +157,11 @@ typedef struct family {
 } family;
 
 static const family families[] = {
-    {"parallel", "mLSTM, quadratic form; forget matrix by differences of prefix sums", GROUP_MLSTM,
-     KERNEL_PARALLEL, false, false},
-    {"parallel_stable", "mLSTM, quadratic form; every entry of the forget matrix a sum of its own",
-     GROUP_MLSTM, KERNEL_PARALLEL_STABLE, false, false},
+    {"parallel", "mLSTM, all tokens at once, without states", GROUP_MLSTM, KERNEL_PARALLEL, false,
+     false},
+    {"parallel_stable",
+     "mLSTM, all tokens at once, without states; forget matrix without differences", GROUP_MLSTM,
+     KERNEL_PARALLEL_STABLE, false, false},
     {"chunkwise", "mLSTM, chunks of any length", GROUP_MLSTM, KERNEL_CHUNKWISE, false, false},
     {"sequence", "mLSTM, token by token", GROUP_MLSTM, KERNEL_SEQUENCE, false, false},
     {"step", "mLSTM, one token", GROUP_MLSTM, KERNEL_STEP, false, false},

@@ -155,8 +155,9 @@ static xlstm_status choose_real(run *r) {
     for (int i = 0; i < r->entry->kernel.parameter_count; i++) {
         if (!r->given[i] || is_index(r->given[i]->dtype))
             continue;
-        const char *name = r->entry->kernel.parameters[i].name;
-        *(r->given[i]->dtype == XLSTM_F64 ? &wide : &narrow) = name;
+        const char **first = r->given[i]->dtype == XLSTM_F64 ? &wide : &narrow;
+        if (!*first)
+            *first = r->entry->kernel.parameters[i].name; /* inputs come first in the list */
     }
     if (wide && narrow)
         return error_set(XLSTM_INVALID_ARGUMENT,

@@ -264,6 +264,43 @@ static void test_border_states(void **state) {
     }
 }
 
+/* m is rounded to f32 where it is handed over, and C and n are scaled to what was stored: with m in the
+ * hundreds, exp(m) C would otherwise be off by its last place, 1e-5. */
+static void test_large_maximum(void **state) {
+    (void)state;
+    static const char *const inputs[] = {"q", "k", "v", "i", "f"}, *const states[] = {"c", "n"};
+    const xlstm_kernel *kernel;
+    for (int k = 0; (kernel = xlstm_kernel_at(k)); k++) {
+        if (!mlstm_is(kernel) || mlstm_is_parallel(kernel) || mlstm_is_sigmoid(kernel))
+            continue;
+        kernel_case narrow, wide;
+        xlstm_kernel_options options = xlstm_kernel_defaults();
+        const int tokens = mlstm_is_step(kernel) ? 1 : 70;
+        case_make(&narrow, kernel, &options, XLSTM_F32, 2, "B=1 NH=3 S=%d DHQK=8 DHHV=9", tokens);
+        case_make(&wide, kernel, &options, XLSTM_F64, 2, "B=1 NH=3 S=%d DHQK=8 DHHV=9", tokens);
+        case_draw(&narrow, "i", 2, 700, 3);
+        static const char *const dropped[] = {"c0", "n0", "m0"};
+        for (int i = 0; i < 3; i++) {
+            case_drop(&narrow, dropped[i]);
+            case_drop(&wide, dropped[i]);
+        }
+        for (int i = 0; i < 5; i++)
+            copy_all(&wide, inputs[i], &narrow, inputs[i]);
+        case_run(&narrow, XLSTM_FORWARD);
+        case_run(&wide, XLSTM_FORWARD);
+        for (int s = 0; s < 2; s++) {
+            int64_t each = case_count(&wide, states[s]) / 3;
+            for (int64_t i = 0; i < 3 * each; i++) {
+                double shift = case_get(&narrow, "m", i / each) - case_get(&wide, "m", i / each);
+                case_set(&narrow, states[s], i, case_get(&narrow, states[s], i) * exp(shift));
+            }
+            case_compare(&narrow, &wide, states[s], 2e-6);
+        }
+        case_free(&narrow);
+        case_free(&wide);
+    }
+}
+
 /* With gates that forget nearly everything, what is left of the forget gate's gradient is the small rest
  * of two large sums: it must not drown in their rounding errors in f32. */
 static void test_strong_forgetting(void **state) {
@@ -293,10 +330,9 @@ static void test_strong_forgetting(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forms_agree),
-        cmocka_unit_test(test_pieces_are_the_whole),
-        cmocka_unit_test(test_border_states),
-        cmocka_unit_test(test_strong_forgetting),
+        cmocka_unit_test(test_forms_agree),   cmocka_unit_test(test_pieces_are_the_whole),
+        cmocka_unit_test(test_border_states), cmocka_unit_test(test_strong_forgetting),
+        cmocka_unit_test(test_large_maximum),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,8 +79,13 @@ void weigh_scores(const tables *t, int64_t at, score_row *row, void *context) {
         next_exponents(exponent, j, t->log_f[first + j], top, weights);
         exponent[j] = t->log_i[first + j];
         weights[j] = (real)(exponent[j] - top);
-        for (int l = 0; l <= j; l += LANES)
-            store(weights + l, top == -INFINITY ? (vec){0} : exp_vec(load(weights + l)));
+        bool empty = top == -INFINITY;
+        for (int l = 0; l <= j; l += LANES) {
+            vec weight = {0};
+            if (!empty)
+                weight = exp_vec(load(weights + l));
+            store(weights + l, weight);
+        }
         row(context, first + j, weights);
     }
 }

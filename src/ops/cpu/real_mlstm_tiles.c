@@ -87,13 +87,13 @@ void pack(const real *p, int64_t stride, int64_t rows, int64_t columns, real *pa
     for (int64_t column = 0; column < columns; column += BLOCK) {
         int64_t count = least(BLOCK, columns - column), width = round_up(count, LANES);
         for (int64_t r = 0; r < rows; r++, packed += width) {
-            const real *row = p + r * stride + column;
-            if (p && count == BLOCK)
+            const real *row = p ? p + r * stride + column : NULL;
+            if (row && count == BLOCK)
                 for (int i = 0; i < BLOCK; i += LANES)
                     store(packed + i, load(row + i));
-            else if (p)
+            else if (row)
                 memcpy(packed, row, (size_t)count * sizeof(real));
-            for (int64_t i = p ? count : 0; i < width; i++)
+            for (int64_t i = row ? count : 0; i < width; i++)
                 packed[i] = 0;
         }
     }
