@@ -6,16 +6,19 @@
  *
  *     int64_t qk[4] = {B, NH, S, DHQK}, value[4] = {B, NH, S, DHHV}, gate[3] = {B, NH, S};
  *     xlstm_argument arguments[] = {
- *         {"q", xlstm_array_make(q, XLSTM_F32, 4, qk)},   {"k", xlstm_array_make(k, XLSTM_F32, 4, qk)},
- *         {"v", xlstm_array_make(v, XLSTM_F32, 4, value)}, {"i", xlstm_array_make(i, XLSTM_F32, 3, gate)},
- *         {"f", xlstm_array_make(f, XLSTM_F32, 3, gate)},  {"h", xlstm_array_make(h, XLSTM_F32, 4, value)},
+ *         {"q", xlstm_array_make(q, XLSTM_F32, 4, qk)},
+ *         {"k", xlstm_array_make(k, XLSTM_F32, 4, qk)},
+ *         {"v", xlstm_array_make(v, XLSTM_F32, 4, value)},
+ *         {"i", xlstm_array_make(i, XLSTM_F32, 3, gate)},
+ *         {"f", xlstm_array_make(f, XLSTM_F32, 3, gate)},
+ *         {"h", xlstm_array_make(h, XLSTM_F32, 4, value)},
  *     };
  *     status = xlstm_kernel_run("chunkwise--cpu", NULL, arguments, 6);
  *
  * What each kernel computes, with its arguments and their shapes: docs/KERNELS.md, `xlstm kernels`,
- * or xlstm_kernel_at() below. Only the outputs that are given are written. Arrays are f64, f32, bf16
- * or f16, in any mixture without f64, or all f64; f64 is computed in f64, everything else with f32
- * (or better) accumulation. Results do not depend on the number of threads.
+ * or xlstm_kernel_at() below. Only the outputs that are given are written. Arrays are f64, f32,
+ * bf16 or f16, in any mixture without f64, or all f64; f64 is computed in f64, everything else with
+ * f32 (or better) accumulation. Results do not depend on the number of threads.
  *
  * Functions may be called from any number of threads at once. Errors are as in xlstm.h.
  */
@@ -71,17 +74,18 @@ typedef enum xlstm_backward {
 
 typedef enum xlstm_accumulate {
     XLSTM_ACCUMULATE_PLAIN,
-    XLSTM_ACCUMULATE_COMPENSATED /* gate sums and states in two-float arithmetic (docs/NUMERICS.md) */
+    XLSTM_ACCUMULATE_COMPENSATED /* gate sums and states in two-float arithmetic, forward only
+                                    (docs/NUMERICS.md) */
 } xlstm_accumulate;
 
-/* Options that mean nothing to a kernel have no effect; a backward or an accumulation that it lacks is
- * an error. */
+/* Options that mean nothing to a kernel have no effect; a backward or an accumulation that it lacks
+ * is an error. */
 typedef struct xlstm_kernel_options {
     xlstm_backward backward;
     xlstm_accumulate accumulate;
-    int threads; /* 0: one for every processor this process may use */
-    int64_t
-        chunk_size; /* chunkwise: tokens a chunk, any number; 0: 64 with chunk states, else the device's choice */
+    int threads;        /* 0: one for every processor this process may use */
+    int64_t chunk_size; /* chunkwise: tokens a chunk, any number; 0: 64 with chunk states, else the
+                           device's choice */
     double eps;         /* mLSTM, norms; 1e-6 */
     bool normalize;     /* sigmoid input gate: divide by the denominator; true */
     bool stored_states; /* chunkwise backward: all_c, all_n, all_m hold what the forward wrote, and
