@@ -262,9 +262,17 @@ static int64_t run_of_pieces(const columns *s, int64_t at, int64_t end) {
     return at;
 }
 
+/* Tasks that run at the same time work on states that are far apart, as far as there are threads: side
+ * by side they would meet in the same banks of the memory. */
+static int64_t far_apart(int64_t task, int64_t tasks, int64_t threads) {
+    int64_t part = task % threads, more = tasks % threads;
+    return part * (tasks / threads) + (part < more ? part : more) + task / threads;
+}
+
 static void columns_task(void *context, int64_t task, int worker) {
     const forward *f = context;
     const cpu_mlstm_call *a = f->a;
+    task = far_apart(task, f->count * f->slices, a->threads);
     int64_t index = task / f->slices, first = task % f->slices * f->slice, left = a->d_v - first;
     columns s = {.f = f,
                  .u = unit_at(a, f->first + index),

@@ -23,21 +23,29 @@ ALWAYS_INLINE void store_columns(real *p, vec value, const bool part, int64_t co
 /* What happens to C. NONE is the padded token: C stays as it is, to the bit. */
 enum change { NONE, KEEP, KEEP_AND_WRITE };
 
-/* Rows [row, row + rows) of C, columns from `column` on: one vector of them, or a part of one. */
-ALWAYS_INLINE void step_vector(const step *s, const int rows, const enum change change,
-                               const bool part, int64_t row, int64_t column) {
-    int64_t count = s->columns - column;
-    vec v = load_columns(s->v + column, part, count), h = load_columns(s->h + column, part, count);
+/* Rows of C that are walked together, and their q and write k: they stay in registers, which leaves the
+ * processor room to look ahead for memory. */
+typedef struct step_group {
+    real *c;
+    vec q[STEP_ROWS], k[STEP_ROWS];
+} step_group;
+
+/* One vector of columns of a group, from `column` on, or a part of one. */
+ALWAYS_INLINE void step_vector(const step *s, const step_group *g, const int rows,
+                               const enum change change, const bool part, int64_t column) {
+    const int64_t count = s->columns - column, stride = s->c_stride;
+    const vec keep = splat(s->keep), v = load_columns(s->v + column, part, count);
+    vec h = load_columns(s->h + column, part, count);
+    real *p = g->c + column;
     UNROLL
-    for (int r = 0; r < rows; r++) {
-        real *p = s->c + (row + r) * s->c_stride + column;
+    for (int r = 0; r < rows; r++, p += stride) {
         vec c = load_columns(p, part, count);
-        __builtin_prefetch(p + rows * s->c_stride); /* the next rows */
-        h = fused(splat(s->q[row + r]), c, h);
+        __builtin_prefetch(p + rows * stride); /* the next rows */
+        h = fused(g->q[r], c, h);
         if (change != NONE)
-            c = splat(s->keep) * c;
+            c = keep * c;
         if (change == KEEP_AND_WRITE)
-            c = fused(splat(s->write * s->k[row + r]), v, c);
+            c = fused(g->k[r], v, c);
         if (change != NONE)
             store_columns(p, c, part, count);
     }
@@ -45,11 +53,18 @@ ALWAYS_INLINE void step_vector(const step *s, const int rows, const enum change 
 }
 
 ALWAYS_INLINE void step_rows(const step *s, const int rows, const enum change change, int64_t row) {
+    const step local = *s; /* no store to C can change it */
+    step_group g = {.c = local.c + row * local.c_stride};
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        g.q[r] = splat(local.q[row + r]);
+        g.k[r] = change == KEEP_AND_WRITE ? splat(local.write * local.k[row + r]) : splat(0);
+    }
     int64_t column = 0;
-    for (; column + LANES <= s->columns; column += LANES)
-        step_vector(s, rows, change, false, row, column);
-    if (column < s->columns)
-        step_vector(s, rows, change, true, row, column);
+    for (; column + LANES <= local.columns; column += LANES)
+        step_vector(&local, &g, rows, change, false, column);
+    if (column < local.columns)
+        step_vector(&local, &g, rows, change, true, column);
 }
 
 ALWAYS_INLINE void step_all(const step *s, const enum change change) {
