@@ -272,6 +272,7 @@ static void take_all(arena *m, mlstm_head *a) {
     a->h = take(m, s, a->d_v);
     a->exponent = take(m, s, 1);
     a->b = take(m, s, 1);
+    a->b_rest = take(m, s, 1);
     a->blocked = (int64_t *)(void *)take(m, s, 1);
     a->numerator = take(m, 1, a->d_v);
     if (a->call->options.backward == XLSTM_FORWARD)

@@ -53,6 +53,7 @@ typedef struct mlstm_head {
     double *h;         /* [tokens][d_v] */
     double *exponent;  /* [tokens]: a row of the parallel or chunkwise form */
     double *b;         /* [tokens]: sums of log_f, of the parallel form */
+    double *b_rest;    /* [tokens]: what rounding took from them */
     int64_t *blocked;  /* [tokens]: how many log_f up to here are -inf */
 
     double *dh;              /* [tokens][d_v] */

@@ -14,22 +14,40 @@
  *   qn_j  = sum_l D_jl (q_j^T k_l)
  *   h_j   = num_j / (max(|qn_j|, exp(-m_j)) + eps)
  * Forget gates that are closed altogether (log_f = -inf) do not go into b, where they would give
- * -inf - -inf, but are counted: nothing reaches across one. */
+ * -inf - -inf, but are counted: nothing reaches across one.
+ *
+ * b grows with the tokens, and what its rounding loses would stay in every difference, relative to the
+ * sum of all gates and not of those between l and j: what each addition loses is summed beside it. */
+
+/* x + y, and what rounding took from it (Knuth's two-sum). */
+static double exact_sum(double x, double y, double *error) {
+    double sum = x + y, of_y = sum - x;
+    *error = (x - (sum - of_y)) + (y - of_y);
+    return sum;
+}
+
 static void sum_forget_gates(mlstm_head *a) {
-    double b = 0;
+    double b = 0, rest = 0;
     int64_t blocked = 0;
     for (int64_t t = 0; t < a->tokens; t++) {
         if (a->log_f[t] == -INFINITY)
             blocked++;
-        else
-            b += a->log_f[t];
+        else {
+            double error;
+            b = exact_sum(b, a->log_f[t], &error);
+            rest += error;
+        }
         a->b[t] = b;
+        a->b_rest[t] = rest;
         a->blocked[t] = blocked;
     }
 }
 
 static double span(const mlstm_head *a, int64_t l, int64_t j) {
-    return a->blocked[j] > a->blocked[l] ? -INFINITY : a->b[j] - a->b[l];
+    if (a->blocked[j] > a->blocked[l])
+        return -INFINITY;
+    double error, difference = exact_sum(a->b[j], -a->b[l], &error);
+    return difference + (error + (a->b_rest[j] - a->b_rest[l]));
 }
 
 /* D~_jl in a->exponent; returns m_j, and which l it comes from. Rows come in order. */
