@@ -74,7 +74,7 @@ typedef enum xlstm_backward {
 
 typedef enum xlstm_accumulate {
     XLSTM_ACCUMULATE_PLAIN,
-    XLSTM_ACCUMULATE_COMPENSATED /* gate sums and states in two-float arithmetic, forward only
+    XLSTM_ACCUMULATE_COMPENSATED /* gate sums, states and their gradients in two-float arithmetic
                                     (docs/NUMERICS.md) */
 } xlstm_accumulate;
 

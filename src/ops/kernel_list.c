@@ -253,8 +253,7 @@ static void add(const family *f, const ops_device *device) {
         .parameters = parameters,
         .parameter_count = count,
         .upstream = f->group == GROUP_MLSTM,
-        .compensated = f->group == GROUP_MLSTM && f->form != KERNEL_PARALLEL &&
-                       f->form != KERNEL_PARALLEL_STABLE && device->kernels->mlstm_compensated,
+        .compensated = f->group == GROUP_MLSTM && device->kernels->mlstm_compensated,
     };
     list_count++;
 }

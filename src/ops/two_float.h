@@ -139,6 +139,16 @@ TWO_FLOAT_FUNCTION two_float two_float_add_product(two_float x, float a, float b
     return two_float_accumulate(x, two_product(a, b));
 }
 
+/* x / y, relative error at most 16 u^2; x / inf is 0. */
+TWO_FLOAT_FUNCTION two_float two_float_divide(two_float x, two_float y) {
+    float quotient = x.high / y.high;
+    if (!two_float_finite(quotient) || !two_float_finite(y.high))
+        return two_float_make(quotient, 0);
+    two_float product = two_float_multiply_float(y, quotient);
+    float rest = (x.high - product.high) + (x.low - product.low);
+    return fast_two_sum(quotient, rest / y.high);
+}
+
 /* x / y as a float, relative error at most u + 8 u^2 unless it is below 2^-102. */
 TWO_FLOAT_FUNCTION float two_float_quotient(two_float x, two_float y) {
     float quotient = x.high / y.high;

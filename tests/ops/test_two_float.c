@@ -183,9 +183,16 @@ static void test_quotient(void **state) {
             ((long double)x.high + (long double)x.low) / ((long double)y.high + (long double)y.low);
         long double error = fabsl((long double)two_float_quotient(x, y) - exact);
         assert_true(error <= (long double)(u + 8 * u * u) * fabsl(exact));
+
+        two_float pair = two_float_divide(x, y);
+        check_normalised(pair);
+        error = fabsl((long double)pair.high + (long double)pair.low - exact);
+        assert_true(error <= (long double)(16 * u * u) * fabsl(exact));
     }
     const two_float one = {1, 0}, none = {0, 0}, infinite = {INFINITY, 0};
     assert_true(two_float_quotient(one, infinite) == 0);
+    assert_true(two_float_divide(one, infinite).high == 0);
+    assert_true(two_float_divide(one, infinite).low == 0);
     assert_true(two_float_quotient(infinite, one) == INFINITY);
     assert_true(two_float_quotient(one, none) == INFINITY);
     assert_true(isnan(two_float_quotient(none, none)));

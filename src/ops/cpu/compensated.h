@@ -38,12 +38,27 @@ typedef struct cpu_compensated_read {
     float *h;                  /* [columns] */
 } cpu_compensated_read;
 
+/* out = a x + b y + c z, x and y pairs; what has weight 0 is left out. */
+typedef struct cpu_compensated_sum {
+    int64_t count;
+    two_float a, b, c;
+    const float *x_high, *x_low, *y_high, *y_low, *z; /* [count] */
+    float *out;                                       /* [count] */
+} cpu_compensated_sum;
+
 typedef struct cpu_compensated {
     void (*update)(const cpu_compensated_update *);
     void (*read)(const cpu_compensated_read *);
     /* sum of x y, and of x times pairs */
     two_float (*dot)(const float *x, const float *y, int64_t count);
     two_float (*dot_pairs)(const float *x, const float *high, const float *low, int64_t count);
+    /* pairs = keep pairs + weight y; weight 0 is left out, and keep 1 keeps their bits */
+    void (*blend)(float *high, float *low, int64_t count, two_float keep, two_float weight,
+                  const float *y);
+    /* sums += weight pairs */
+    void (*add_pairs)(float *sum_high, float *sum_low, int64_t count, float weight,
+                      const float *high, const float *low);
+    void (*sum)(const cpu_compensated_sum *);
 } cpu_compensated;
 
 #endif

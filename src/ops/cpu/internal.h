@@ -123,7 +123,11 @@ void cpu_headwise(ops_stream *, const struct ops_headwise *);
 void cpu_slstm(ops_stream *, const struct ops_slstm *);
 void cpu_sample(ops_stream *, const struct ops_sample *);
 
-/* Kernels of the mLSTM in two-float arithmetic; f32, forward only. */
+/* Of a call of the mLSTM: whether all_c, all_n and all_m are inputs; whether a forward is wanted. */
+bool cpu_mlstm_reads_states(const kernel_call *call);
+bool cpu_mlstm_has_forward(const kernel_call *call);
+
+/* Kernels of the mLSTM in two-float arithmetic; f32. */
 xlstm_status cpu_kernel_mlstm_compensated(const kernel_call *call);
 
 /* A pool of so many threads (0: all), which nobody else uses until it is given back. */

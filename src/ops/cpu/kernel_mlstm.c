@@ -72,22 +72,22 @@ static xlstm_status with_scratch(const cpu_mlstm_call *m, size_t size,
 }
 
 /* Whether all_c, all_n and all_m are inputs; a kernel without them has nothing to read. */
-static bool reads_states(const kernel_call *call) {
+bool cpu_mlstm_reads_states(const kernel_call *call) {
     return call->options.stored_states && call->options.backward != XLSTM_FORWARD &&
            kernel_has(call, MLSTM_ALL_C) && kernel_has(call, MLSTM_ALL_N) &&
            (call->sigmoid || kernel_has(call, MLSTM_ALL_M));
 }
 
-static bool has_forward_outputs(const kernel_call *call) {
+bool cpu_mlstm_has_forward(const kernel_call *call) {
     bool any = false;
-    for (int i = MLSTM_H; i <= (reads_states(call) ? MLSTM_M : MLSTM_ALL_M); i++)
+    for (int i = MLSTM_H; i <= (cpu_mlstm_reads_states(call) ? MLSTM_M : MLSTM_ALL_M); i++)
         any = any || kernel_has(call, i);
     return any;
 }
 
 /* The backward comes first: a last state may be written where the initial one was. */
 static xlstm_status run(const kernel_call *call, const cpu_library *library, cpu_mlstm_call *m) {
-    bool stored = reads_states(call);
+    bool stored = cpu_mlstm_reads_states(call);
     xlstm_status status = XLSTM_OK;
     set_forward(call, m);
     if (call->options.backward != XLSTM_FORWARD) {
@@ -98,7 +98,7 @@ static xlstm_status run(const kernel_call *call, const cpu_library *library, cpu
     }
     if (stored)
         m->all_c.data = m->all_n.data = m->all_m.data = NULL; /* inputs */
-    if (status == XLSTM_OK && has_forward_outputs(call))
+    if (status == XLSTM_OK && cpu_mlstm_has_forward(call))
         status = with_scratch(m, library->mlstm_forward_scratch(m), library->mlstm_forward);
     return status;
 }

@@ -23,8 +23,8 @@ static void add_row(float *restrict high, float *restrict low, int64_t columns, 
     }
 }
 
-static void add_pair_row(float *restrict sum_high, float *restrict sum_low, int64_t columns,
-                         float weight, const float *restrict high, const float *restrict low) {
+static void add_pairs(float *restrict sum_high, float *restrict sum_low, int64_t columns,
+                      float weight, const float *restrict high, const float *restrict low) {
     for (int64_t e = 0; e < columns; e++) {
         two_float c = two_float_multiply_float(two_float_make(high[e], low[e]), weight);
         two_float sum = two_float_accumulate(two_float_make(sum_high[e], sum_low[e]), c);
@@ -51,8 +51,8 @@ static void read_state(const cpu_compensated_read *a) {
         a->sum_high[e] = a->sum_low[e] = 0;
     if (a->inter.high != 0)
         for (int64_t d = 0; d < a->rows; d++)
-            add_pair_row(a->sum_high, a->sum_low, a->columns, a->q[d], a->high + d * a->columns,
-                         a->low + d * a->columns);
+            add_pairs(a->sum_high, a->sum_low, a->columns, a->q[d], a->high + d * a->columns,
+                      a->low + d * a->columns);
     decay_row(a->sum_high, a->sum_low, a->columns, a->inter);
     for (int l = 0; l < a->tokens; l++)
         if (a->p[l] != 0)
@@ -99,5 +99,39 @@ static two_float dot(const float *x, const float *y, int64_t count) {
     return sum;
 }
 
-const cpu_compensated PER_ISA(cpu_compensated) = {
-    .update = update_state, .read = read_state, .dot = dot, .dot_pairs = dot_pairs};
+static void blend(float *restrict high, float *restrict low, int64_t count, two_float keep,
+                  two_float weight, const float *restrict y) {
+    if (keep.high != 1 || keep.low != 0)
+        decay_row(high, low, count, keep);
+    for (int64_t e = 0; weight.high != 0 && e < count; e++) {
+        two_float sum = two_float_accumulate(two_float_make(high[e], low[e]),
+                                             two_float_multiply_float(weight, y[e]));
+        high[e] = sum.high;
+        low[e] = sum.low;
+    }
+}
+
+static two_float plus(two_float sum, two_float weight, float high, float low) {
+    return two_float_accumulate(sum, two_float_multiply(two_float_make(high, low), weight));
+}
+
+static void sum_rows(const cpu_compensated_sum *a) {
+    for (int64_t e = 0; e < a->count; e++) {
+        two_float sum = {0, 0};
+        if (a->a.high != 0)
+            sum = plus(sum, a->a, a->x_high[e], a->x_low[e]);
+        if (a->b.high != 0)
+            sum = plus(sum, a->b, a->y_high[e], a->y_low[e]);
+        if (a->c.high != 0)
+            sum = plus(sum, a->c, a->z[e], 0);
+        a->out[e] = sum.high;
+    }
+}
+
+const cpu_compensated PER_ISA(cpu_compensated) = {.update = update_state,
+                                                  .read = read_state,
+                                                  .dot = dot,
+                                                  .dot_pairs = dot_pairs,
+                                                  .blend = blend,
+                                                  .add_pairs = add_pairs,
+                                                  .sum = sum_rows};

@@ -2,8 +2,10 @@
  * two-float arithmetic (ops/two_float.h), about 48 bits from float operations alone. Arrays of the
  * caller are floats, so a state that is handed over is rounded once.
  *
- * The tokens of a head are cut into pieces, at the borders of chunks (chunkwise) or after each token
- * (sequence, step). With C, n, m the state before a piece, and the weights of its gates
+ * This file is the forward; the backward is mlstm_compensated_backward.c.
+ *
+ * The tokens of a head are cut into pieces, at the borders of chunks (chunkwise, and the parallel
+ * forms, which differ in m alone) or after each token (sequence, step). With C, n, m the state before a piece, and the weights of its gates
  * (mlstm_compensated.h), for each of its tokens j:
  *   p_jl  = weight_jl (q_j k_l)
  *   qn_j  = inter_j (q_j n) + sum of p_jl
@@ -121,11 +123,7 @@ static two_float denominator(const mlstm_run *job, two_float qn, two_float floor
         if (two_float_finite(value.high))
             value = two_float_add_float(value, (float)job->call->options.eps);
     }
-    float high = two_float_quotient(value, job->scale);
-    if (!two_float_finite(high))
-        return two_float_make(high, 0);
-    two_float rest = two_float_subtract(value, two_float_multiply_float(job->scale, high));
-    return fast_two_sum(high, rest.high / job->scale.high);
+    return two_float_divide(value, job->scale);
 }
 
 static void read_token(const head *a, const compensated_gates *g, int64_t first, int j) {
@@ -228,10 +226,10 @@ static void run_task(void *context, int64_t task, int worker) {
 
 /* ---- The call ---- */
 
-/* n and m at the beginning, 0 where they are not given. */
+/* n and m at the beginning. */
 static void copy_before(const mlstm_run *job, int64_t batches) {
     const kernel_call *call = job->call;
-    const xlstm_array *n0 = &call->array[MLSTM_N0], *m0 = &call->array[MLSTM_M0];
+    const xlstm_array *n0 = &call->array[MLSTM_N0];
     float *before = job->before;
     for (int64_t b = 0; b < batches; b++)
         for (int64_t h = 0; h < job->heads; h++, before += job->d_qk + 1) {
@@ -239,8 +237,7 @@ static void copy_before(const mlstm_run *job, int64_t batches) {
             if (kernel_has(call, MLSTM_N0))
                 memcpy(before, (const float *)n0->data + kernel_offset(n0, b, h),
                        (size_t)job->d_qk * sizeof(float));
-            if (kernel_has(call, MLSTM_M0))
-                before[job->d_qk] = ((const float *)m0->data)[kernel_offset(m0, b, h)];
+            before[job->d_qk] = compensated_begin(call, b, h).high;
         }
 }
 
@@ -249,6 +246,7 @@ static mlstm_run make_job(const kernel_call *call) {
     const xlstm_array *q = &call->array[MLSTM_Q], *v = &call->array[MLSTM_V];
     int64_t chunk = call->options.chunk_size ? call->options.chunk_size : KERNEL_DEFAULT_CHUNK;
     double scale = 1 / sqrt((double)q->shape[3]);
+    bool by_token = call->form == KERNEL_SEQUENCE || call->form == KERNEL_STEP;
     return (mlstm_run){
         .call = call,
         .kernels = cpu_kernels_choose()->compensated,
@@ -257,7 +255,7 @@ static mlstm_run make_job(const kernel_call *call) {
         .d_qk = q->shape[3],
         .d_v = v->shape[3],
         .chunk = chunk,
-        .piece = call->form == KERNEL_CHUNKWISE ? COMPENSATED_PIECE : 1,
+        .piece = by_token ? 1 : COMPENSATED_PIECE,
         .slice = v->shape[3],
         .slices = 1,
         .scale = two_float_make((float)scale, (float)(scale - (double)(float)scale)),
@@ -290,18 +288,28 @@ static xlstm_status run_job(mlstm_run *job, int64_t batches, thread_pool *pool) 
     return XLSTM_OK;
 }
 
-xlstm_status cpu_kernel_mlstm_compensated(const kernel_call *call) {
+/* The backward comes first: a last state may be written where the initial one was. */
+static xlstm_status run_call(const kernel_call *call, thread_pool *pool) {
+    xlstm_status status = XLSTM_OK;
     if (call->options.backward != XLSTM_FORWARD)
-        return error_set(XLSTM_UNSUPPORTED,
-                         "cpu: compensated accumulation has no backward; without it there is one");
+        status = compensated_backward(call, pool);
+    if (status != XLSTM_OK || !cpu_mlstm_has_forward(call))
+        return status;
+    kernel_call forward = *call;
+    for (int i = MLSTM_ALL_C; cpu_mlstm_reads_states(call) && i <= MLSTM_ALL_M; i++)
+        forward.array[i].data = NULL; /* inputs */
+    mlstm_run job = make_job(&forward);
+    return run_job(&job, call->array[MLSTM_Q].shape[0], pool);
+}
+
+xlstm_status cpu_kernel_mlstm_compensated(const kernel_call *call) {
     thread_pool *pool;
     if (!cpu_kernels_choose())
         return XLSTM_UNSUPPORTED;
     xlstm_status status = cpu_pool_take(call->options.threads, &pool);
     if (status != XLSTM_OK)
         return status;
-    mlstm_run job = make_job(call);
-    status = run_job(&job, call->array[MLSTM_Q].shape[0], pool);
+    status = run_call(call, pool);
     cpu_pool_give_back(pool);
     return status;
 }

@@ -32,15 +32,36 @@ static two_float larger(two_float x, two_float y) {
 
 typedef struct log_gates {
     two_float keep, write; /* log F, log I */
+    bool stored_anew;      /* i is the maximum */
 } log_gates;
 
 static log_gates exponential_gates(float i, float f, two_float *m) {
     two_float input = two_float_make(i, 0);
     two_float forgotten = add(two_float_log_sigmoid(f), *m);
+    bool stored_anew = two_float_less(forgotten, input);
     *m = larger(forgotten, input);
     if (m->high == -INFINITY) /* nothing was ever stored */
-        return (log_gates){{-INFINITY, 0}, {-INFINITY, 0}};
-    return (log_gates){subtract(forgotten, *m), subtract(input, *m)};
+        return (log_gates){{-INFINITY, 0}, {-INFINITY, 0}, false};
+    return (log_gates){subtract(forgotten, *m), subtract(input, *m), stored_anew};
+}
+
+static log_gates gates_of(bool sigmoid, float i, float f, two_float *m) {
+    return sigmoid ? (log_gates){two_float_log_sigmoid(f), two_float_log_sigmoid(i), false}
+                   : exponential_gates(i, f, m);
+}
+
+compensated_token compensated_token_of(bool sigmoid, float i, float f, two_float *m) {
+    log_gates gates = gates_of(sigmoid, i, f, m);
+    return (compensated_token){two_float_exp(gates.keep), two_float_exp(gates.write),
+                               gates.stored_anew};
+}
+
+two_float compensated_begin(const kernel_call *call, int64_t batch, int64_t head) {
+    bool parallel = call->form == KERNEL_PARALLEL || call->form == KERNEL_PARALLEL_STABLE;
+    const xlstm_array *m0 = &call->array[MLSTM_M0];
+    if (kernel_has(call, MLSTM_M0))
+        return two_float_make(((const float *)m0->data)[kernel_offset(m0, batch, head)], 0);
+    return two_float_make(parallel && !call->sigmoid ? -INFINITY : 0, 0);
 }
 
 void compensated_gates_of(bool sigmoid, const float *i, const float *f, int tokens, two_float *m,
@@ -49,9 +70,7 @@ void compensated_gates_of(bool sigmoid, const float *i, const float *f, int toke
     int begin = 0;
     bool carried = true;
     for (int j = 0; j < tokens; j++) {
-        log_gates gates =
-            sigmoid ? (log_gates){two_float_log_sigmoid(f[j]), two_float_log_sigmoid(i[j])}
-                    : exponential_gates(i[j], f[j], m);
+        log_gates gates = gates_of(sigmoid, i[j], f[j], m);
         if (gates.keep.high < nothing) {
             sum = two_float_make(0, 0);
             begin = j;
