@@ -8,20 +8,46 @@
 
 #include <math.h>
 
+#include "base/blocks.h"
+
+enum kind { INTEGER, FLOAT, BLOCK };
+
 static const struct {
     const char *name;
     size_t size;
-    bool is_float;
-} types[DTYPE_COUNT] = {[DTYPE_F64] = {"f64", 8, true},   [DTYPE_F32] = {"f32", 4, true},
-                        [DTYPE_BF16] = {"bf16", 2, true}, [DTYPE_F16] = {"f16", 2, true},
-                        [DTYPE_I64] = {"i64", 8, false},  [DTYPE_I32] = {"i32", 4, false},
-                        [DTYPE_I16] = {"i16", 2, false},  [DTYPE_I8] = {"i8", 1, false},
-                        [DTYPE_U64] = {"u64", 8, false},  [DTYPE_U32] = {"u32", 4, false},
-                        [DTYPE_U16] = {"u16", 2, false},  [DTYPE_U8] = {"u8", 1, false},
-                        [DTYPE_BOOL] = {"bool", 1, false}};
+    enum kind kind;
+} types[DTYPE_COUNT] = {
+    [DTYPE_F64] = {"f64", 8, FLOAT},
+    [DTYPE_F32] = {"f32", 4, FLOAT},
+    [DTYPE_BF16] = {"bf16", 2, FLOAT},
+    [DTYPE_F16] = {"f16", 2, FLOAT},
+    [DTYPE_I64] = {"i64", 8, INTEGER},
+    [DTYPE_I32] = {"i32", 4, INTEGER},
+    [DTYPE_I16] = {"i16", 2, INTEGER},
+    [DTYPE_I8] = {"i8", 1, INTEGER},
+    [DTYPE_U64] = {"u64", 8, INTEGER},
+    [DTYPE_U32] = {"u32", 4, INTEGER},
+    [DTYPE_U16] = {"u16", 2, INTEGER},
+    [DTYPE_U8] = {"u8", 1, INTEGER},
+    [DTYPE_BOOL] = {"bool", 1, INTEGER},
+    [DTYPE_Q8_0] = {"q8_0", sizeof(block_q8_0), BLOCK},
+    [DTYPE_Q5_0] = {"q5_0", sizeof(block_q5_0), BLOCK},
+    [DTYPE_Q5_1] = {"q5_1", sizeof(block_q5_1), BLOCK},
+    [DTYPE_Q4_0] = {"q4_0", sizeof(block_q4_0), BLOCK},
+    [DTYPE_Q4_1] = {"q4_1", sizeof(block_q4_1), BLOCK},
+    [DTYPE_IQ4_NL] = {"iq4_nl", sizeof(block_q4_0), BLOCK},
+};
 
 static bool is_valid(dtype type) {
     return (unsigned)type < DTYPE_COUNT;
+}
+
+int dtype_block(dtype type) {
+    return is_valid(type) && types[type].kind == BLOCK ? BLOCK_ELEMENTS : 1;
+}
+
+int64_t dtype_bytes(dtype type, int64_t elements) {
+    return elements / dtype_block(type) * (int64_t)dtype_size(type);
 }
 
 size_t dtype_size(dtype type) {
@@ -33,7 +59,11 @@ const char *dtype_name(dtype type) {
 }
 
 bool dtype_is_float(dtype type) {
-    return is_valid(type) && types[type].is_float;
+    return is_valid(type) && types[type].kind == FLOAT;
+}
+
+bool dtype_is_weight(dtype type) {
+    return is_valid(type) && types[type].kind != INTEGER;
 }
 
 bool dtype_from_name(const char *name, dtype *type) {
@@ -116,7 +146,7 @@ double dtype_load(dtype type, const void *data, int64_t index) {
     case DTYPE_F16:
         return (double)f16_to_float(((const uint16_t *)data)[index]);
     default:
-        return (double)NAN;
+        return dtype_block(type) > 1 ? (double)block_element(type, data, index) : (double)NAN;
     }
 }
 
@@ -168,6 +198,8 @@ void dtype_convert(dtype from, const void *source, dtype to, void *target, int64
         convert_from_float(source, to, target, count);
     } else if (from_half && to == DTYPE_F32) {
         convert_to_float(from, source, target, count);
+    } else if (dtype_block(from) > 1 && to == DTYPE_F32) {
+        blocks_decode(from, source, count, target);
     } else {
         for (int64_t i = 0; i < count; i++)
             dtype_store(to, target, i, dtype_load(from, source, i));

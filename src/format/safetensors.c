@@ -86,7 +86,7 @@ static bool read_type(reader *r, const char *name, const json_t *entry, dtype *t
         return false;
     }
     for (int i = 0; i < DTYPE_COUNT; i++) {
-        if (strcmp(text, safetensors_type_names[i]) == 0) {
+        if (safetensors_type_names[i] && strcmp(text, safetensors_type_names[i]) == 0) {
             *type = (dtype)i;
             return true;
         }

@@ -14,6 +14,7 @@ typedef struct safetensors_load {
 } safetensors_load;
 
 /* The names of types in headers, "F32" … */
+/* NULL: safetensors has no such type. */
 extern const char *const safetensors_type_names[DTYPE_COUNT];
 
 /* Maps and reads the files, sorts the tensors by name. False when memory is out; a file that cannot

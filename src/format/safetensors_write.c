@@ -22,7 +22,8 @@ static xlstm_status make_entry(const char *path, const safetensors_entry *entry,
                                uint64_t *offset) {
     uint64_t size = dtype_size(entry->dtype), begin = *offset;
     json_t *shape = json_array();
-    bool valid = entry->rank >= 0 && entry->rank <= SAFETENSORS_MAX_RANK && size > 0;
+    bool valid = entry->rank >= 0 && entry->rank <= SAFETENSORS_MAX_RANK && size > 0 &&
+                 safetensors_type_names[entry->dtype] != NULL;
     bool failed = shape == NULL;
     for (int i = 0; valid && i < entry->rank; i++) {
         valid = entry->shape[i] >= 0 && !__builtin_mul_overflow(size, entry->shape[i], &size);

@@ -29,9 +29,23 @@ int64_t ops_tensor_elements(const ops_tensor *t) {
     return elements;
 }
 
+bool ops_tensor_fits(const ops_tensor *t) {
+    int64_t last = 0, block = dtype_block(t->dtype);
+    for (int i = 0; i < t->rank; i++) {
+        if (t->shape[i] == 0)
+            return true;
+        if (block > 1 && (i == t->rank - 1 ? t->shape[i] : t->stride[i]) % block != 0)
+            return false;
+        last += (t->shape[i] - 1) * t->stride[i];
+    }
+    size_t aligned = block > 1 ? 1 : dtype_size(t->dtype), size = t->buffer->size;
+    return t->offset % aligned == 0 && t->offset <= size &&
+           (uint64_t)((last + block) / block) <= (size - t->offset) / dtype_size(t->dtype);
+}
+
 ops_tensor ops_tensor_rows(const ops_tensor *t, int64_t first, int64_t count) {
     ops_tensor rows = *t;
-    rows.offset += (size_t)(first * t->stride[0]) * dtype_size(t->dtype);
+    rows.offset += (size_t)dtype_bytes(t->dtype, first * t->stride[0]);
     rows.shape[0] = count;
     return rows;
 }

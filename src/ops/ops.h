@@ -8,7 +8,8 @@
  * scratch when it is created, from the limits given there.
  *
  * Shapes are written [outer][inner]. T is the number of packed tokens of a batch, D the model
- * width. Activations are f32 (f64 where the device says so), weights any floating-point type,
+ * width. Activations are f32 (f64 where the device says so), matrices of weights any floating-point
+ * type or blocks of quantised values (base/blocks.h), other weights any floating-point type,
  * accumulation f32 or better; the maximum is taken before every exp, so that no exponent argument
  * is positive.
  */
@@ -34,7 +35,8 @@ typedef struct ops_buffer {
 
 enum { OPS_MAX_RANK = 4 };
 
-/* A view into a buffer. Strides are in elements and the innermost is 1. buffer == NULL: absent. */
+/* A view into a buffer. Strides are in elements and the innermost is 1. buffer == NULL: absent. Where
+ * the type is one of blocks, rows are whole blocks. */
 typedef struct ops_tensor {
     ops_buffer *buffer;
     size_t offset; /* bytes */
@@ -58,6 +60,12 @@ ops_tensor ops_tensor_split(const ops_tensor *t, int64_t outer, int64_t inner);
 static inline void *ops_data(const ops_tensor *t) {
     return (char *)t->buffer->host + t->offset;
 }
+/* Bytes from one of the outermost rows to the next. */
+static inline int64_t ops_row_bytes(const ops_tensor *t) {
+    return dtype_bytes(t->dtype, t->stride[0]);
+}
+/* Whether all of it lies in its buffer, elements aligned, rows whole blocks. */
+bool ops_tensor_fits(const ops_tensor *t);
 
 /* ---- Batches and state ---- */
 

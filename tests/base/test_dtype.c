@@ -202,7 +202,11 @@ static void test_names(void **state) {
         dtype type;
         assert_true(dtype_from_name(dtype_name((dtype)i), &type));
         assert_int_equal(type, i);
-        assert_true(dtype_size(type) >= 1 && dtype_size(type) <= 8);
+        bool block = type >= DTYPE_Q8_0;
+        assert_int_equal(dtype_block(type), block ? 32 : 1);
+        assert_true(dtype_size(type) >= 1 && dtype_size(type) <= (block ? 34 : 8));
+        assert_int_equal(dtype_bytes(type, 96), (block ? 3 : 96) * (int64_t)dtype_size(type));
+        assert_int_equal(dtype_is_weight(type), dtype_is_float(type) || block);
         assert_int_equal(dtype_is_float(type), i <= DTYPE_F16);
     }
     dtype type;

@@ -37,15 +37,6 @@ static const char *shape_text(int rank, const int64_t *shape, char *text, size_t
     return text;
 }
 
-static bool lies_in_buffer(const ops_tensor *t) {
-    int64_t last = 0;
-    for (int i = 0; i < t->rank; i++)
-        last += (t->shape[i] - 1) * t->stride[i];
-    size_t element = dtype_size(t->dtype);
-    return t->offset % element == 0 && t->offset <= t->buffer->size &&
-           (size_t)(last + 1) <= (t->buffer->size - t->offset) / element;
-}
-
 bool cpu_expect(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
                 int rank, const int64_t *shape) {
     if (!ops_present(t))
@@ -66,9 +57,10 @@ bool cpu_expect(cpu_stream *s, const char *op, const char *name, const ops_tenso
     if (t->stride[rank - 1] != 1)
         return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: the innermost stride of %s must be 1", op,
                         name);
-    if (!lies_in_buffer(t))
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %s does not lie within its buffer", op,
-                        name);
+    if (!ops_tensor_fits(t))
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+                        "%s: %s does not lie within its buffer, or its rows are not whole blocks",
+                        op, name);
     return true;
 }
 

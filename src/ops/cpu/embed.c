@@ -14,8 +14,7 @@ static void take_row(void *context, int64_t row, int worker) {
     int32_t index;
     memcpy(&index, (const int32_t *)ops_data(job->index) + row, sizeof index);
     const ops_tensor *source = job->source;
-    const char *from = (const char *)ops_data(source) +
-                       (size_t)(index * source->stride[0]) * dtype_size(source->dtype);
+    const char *from = (const char *)ops_data(source) + index * ops_row_bytes(source);
     job->s->kernels->widen(source->dtype, from, source->shape[1], cpu_row(job->out, row));
 }
 

@@ -38,7 +38,7 @@ typedef struct project_job {
 
 static void multiply(const project_job *job, const ops_tensor *weight, int64_t row, int rows,
                      int64_t token, int tokens, float *z, float *scratch) {
-    int64_t row_bytes = weight->stride[0] * (int64_t)dtype_size(weight->dtype);
+    int64_t row_bytes = ops_row_bytes(weight);
     job->s->kernels->product(&(cpu_product){
         .type = weight->dtype,
         .weights = (const char *)ops_data(weight) + row * row_bytes,

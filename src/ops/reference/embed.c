@@ -6,7 +6,7 @@ static void gather(reference_stream *s, const char *op, const ops_tensor *table,
                    const ops_tensor *ids, const ops_tensor *out) {
     int64_t count = out->shape[0], width = out->shape[1];
     if (!reference_shaped(s, op, "out", out, 2, (int64_t[]){count, width}) ||
-        !reference_shaped(s, op, "table", table, 2, (int64_t[]){table->shape[0], width}) ||
+        !reference_matrix(s, op, "table", table, table->shape[0], width) ||
         !reference_integers(s, op, "ids", ids, DTYPE_I32, count))
         return;
     for (int64_t t = 0; t < count; t++) {

@@ -42,6 +42,9 @@ bool reference_fail(reference_stream *s, xlstm_status status, const char *format
  * inside its buffer. If not, the stream fails with a message that names op and tensor. */
 bool reference_shaped(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
                       int rank, const int64_t *shape);
+/* The same for a matrix of weights, which may be in blocks. */
+bool reference_matrix(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
+                      int64_t rows, int64_t columns);
 /* The same for a vector of i32 or i64. */
 bool reference_integers(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
                         dtype type, int64_t count);

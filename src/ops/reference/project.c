@@ -27,7 +27,7 @@ static double bias_at(const ops_tensor *bias, int64_t n) {
 /* Checks W [outputs][inputs] and its bias. */
 static bool weight_fits(reference_stream *s, const char *op, const char *name, const ops_tensor *w,
                         const ops_tensor *bias, int64_t outputs, int64_t inputs) {
-    return reference_shaped(s, op, name, w, 2, (int64_t[]){outputs, inputs}) &&
+    return reference_matrix(s, op, name, w, outputs, inputs) &&
            (!ops_present(bias) || reference_shaped(s, op, "a bias", bias, 1, &outputs));
 }
 

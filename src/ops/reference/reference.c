@@ -34,19 +34,7 @@ static void print_shape(char *text, size_t size, int rank, const int64_t *shape)
         used += (size_t)snprintf(text + used, size - used, "[%lld]", (long long)shape[i]);
 }
 
-/* Whether the last element of t lies inside its buffer. */
-static bool inside(const ops_tensor *t) {
-    int64_t last = 0;
-    for (int i = 0; i < t->rank; i++) {
-        if (t->shape[i] == 0)
-            return true;
-        last += (t->shape[i] - 1) * t->stride[i];
-    }
-    size_t size = t->buffer->size;
-    return t->offset <= size && (uint64_t)(last + 1) <= (size - t->offset) / dtype_size(t->dtype);
-}
-
-bool reference_shaped(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
+static bool has_shape(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
                       int rank, const int64_t *shape) {
     if (!ops_present(t))
         return reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference %s: %s is absent", op, name);
@@ -60,7 +48,27 @@ bool reference_shaped(reference_stream *s, const char *op, const char *name, con
         return reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference %s: %s is %s, must be %s", op,
                               name, is, must);
     }
-    if (!dtype_is_float(t->dtype) || t->stride[rank - 1] != 1 || !inside(t))
+    return true;
+}
+
+bool reference_matrix(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
+                      int64_t rows, int64_t columns) {
+    if (!has_shape(s, op, name, t, 2, (int64_t[]){rows, columns}))
+        return false;
+    if (!dtype_is_weight(t->dtype) || t->stride[1] != 1 || !ops_tensor_fits(t))
+        return reference_fail(
+            s, XLSTM_INVALID_ARGUMENT,
+            "reference %s: %s (%s) must hold floating-point values or whole blocks "
+            "in each row, with innermost stride 1 inside its buffer",
+            op, name, dtype_name(t->dtype));
+    return true;
+}
+
+bool reference_shaped(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
+                      int rank, const int64_t *shape) {
+    if (!has_shape(s, op, name, t, rank, shape))
+        return false;
+    if (!dtype_is_float(t->dtype) || t->stride[rank - 1] != 1 || !ops_tensor_fits(t))
         return reference_fail(
             s, XLSTM_INVALID_ARGUMENT,
             "reference %s: %s (%s) must hold floating-point values with innermost "
@@ -72,7 +80,7 @@ bool reference_shaped(reference_stream *s, const char *op, const char *name, con
 bool reference_integers(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
                         dtype type, int64_t count) {
     if (!ops_present(t) || t->dtype != type || t->rank != 1 || t->shape[0] != count ||
-        t->stride[0] != 1 || !inside(t))
+        t->stride[0] != 1 || !ops_tensor_fits(t))
         return reference_fail(s, XLSTM_INVALID_ARGUMENT,
                               "reference %s: %s must be %s [%lld], inside its buffer", op, name,
                               dtype_name(type), (long long)count);
@@ -115,7 +123,7 @@ void reference_set(const ops_tensor *t, int64_t element, double value) {
 }
 
 void reference_load(const ops_tensor *t, int64_t element, int64_t count, double *values) {
-    const char *first = (const char *)ops_data(t) + (size_t)element * dtype_size(t->dtype);
+    const char *first = (const char *)ops_data(t) + dtype_bytes(t->dtype, element);
     dtype_convert(t->dtype, first, DTYPE_F64, values, count);
 }
 
