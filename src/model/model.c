@@ -353,7 +353,8 @@ static void hash_tensor(void *context, const char *name, const ops_tensor *tenso
                         const uint8_t *data) {
     hash64 *h = context;
     dtype type = tensor->dtype == DTYPE_F64 ? DTYPE_F32 : tensor->dtype;
-    size_t width = dtype_size(type), count = (size_t)ops_tensor_elements(tensor);
+    size_t width = dtype_size(type); /* for "element" read "block" where the type has them */
+    size_t count = (size_t)(ops_tensor_elements(tensor) / dtype_block(type));
     size_t part = count * width < SAMPLE_BYTES ? count : SAMPLE_BYTES / width;
     hash64_update(h, name, strlen(name) + 1);
     hash64_update(h, dtype_name(type), strlen(dtype_name(type)) + 1);

@@ -60,8 +60,9 @@ const safetensor *weights_need(weights_binder *b, const char *const *names, int 
     bool fits = by_heads ? elements == shape[0]
                          : tensor->rank == rank &&
                                memcmp(tensor->shape, shape, (size_t)rank * sizeof *shape) == 0;
-    bool right_type =
-        tensor->dtype == DTYPE_F32 || tensor->dtype == DTYPE_BF16 || tensor->dtype == DTYPE_F16;
+    bool blocks = dtype_block(tensor->dtype) > 1; /* only matrices, which are used as stored */
+    bool right_type = tensor->dtype == DTYPE_F32 || tensor->dtype == DTYPE_BF16 ||
+                      tensor->dtype == DTYPE_F16 || (blocks && rank == 2);
     if (!fits) {
         char actual[256];
         print_shape(tensor->shape, tensor->rank, actual, sizeof actual);
@@ -69,8 +70,10 @@ const safetensor *weights_need(weights_binder *b, const char *const *names, int 
                        actual, expected);
     }
     if (!right_type)
-        error_list_add(&b->faults, "tensor %s has dtype %s; weights are f32, bf16 or f16",
-                       tensor->name, dtype_name(tensor->dtype));
+        error_list_add(&b->faults, "tensor %s has dtype %s; %s", tensor->name,
+                       dtype_name(tensor->dtype),
+                       blocks ? "only matrices may be quantised"
+                              : "weights are f32, bf16, f16 or, if matrices, quantised in blocks");
     if (!fits || !right_type)
         return NULL;
     b->out->parameters += elements;
@@ -142,7 +145,8 @@ ops_tensor weights_place(weights_binder *b, const safetensor *tensor, int rank,
                          const int64_t *shape) {
     if (!tensor || b->status != XLSTM_OK)
         return (ops_tensor){0};
-    if ((uintptr_t)tensor->data % dtype_size(tensor->dtype) != 0)
+    bool blocks = dtype_block(tensor->dtype) > 1; /* have any address */
+    if (!blocks && (uintptr_t)tensor->data % dtype_size(tensor->dtype) != 0)
         return weights_copy(b, tensor, tensor->dtype, rank, shape);
     size_t offset = (size_t)(tensor->data - b->files->maps[tensor->file].data);
     return ops_tensor_make(&b->out->buffers[tensor->file], offset, tensor->dtype, rank, shape);
@@ -217,7 +221,7 @@ static void bind_ends(weights_binder *b) {
     b->out->head = weights_matrix(b, head, c->vocab_size, D);
     if (ops_present(&b->out->embedding))
         b->out->embedding_bytes =
-            ops_tensor_elements(&b->out->embedding) * (int64_t)dtype_size(b->out->embedding.dtype);
+            dtype_bytes(b->out->embedding.dtype, ops_tensor_elements(&b->out->embedding));
 }
 
 /* Buffers that training code stores beside the weights and that carry no information. */
