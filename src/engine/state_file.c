@@ -11,6 +11,7 @@
 
 #include "base/hash.h"
 #include "engine/session.h"
+#include "format/safetensors.h"
 
 #define STATE_FORMAT "xlstm-state"
 #define STATE_VERSION "1"
@@ -250,7 +251,7 @@ static xlstm_status check_checksum(const file_map *map, const char *path,
 }
 
 /* The file must hold exactly the tensors of the pool, in these shapes. */
-static xlstm_status check_tensors(const state_pool *pool, const safetensors *file,
+static xlstm_status check_tensors(const state_pool *pool, const stored_tensors *file,
                                   const char *path) {
     error_list faults = {0};
     if (file->count != (size_t)pool->count)
@@ -259,7 +260,7 @@ static xlstm_status check_tensors(const state_pool *pool, const safetensors *fil
     for (int i = 0; i < pool->count; i++) {
         const state_tensor *t = &pool->tensors[i];
         char *name = tensor_name(t);
-        const safetensor *found = name ? safetensors_find(file, name) : NULL;
+        const stored_tensor *found = name ? stored_find(file, name) : NULL;
         bool fits = found && dtype_is_float(found->dtype) && found->rank == t->pool.rank - 1;
         for (int j = 0; fits && j < found->rank; j++)
             fits = found->shape[j] == t->pool.shape[j + 1];
@@ -274,14 +275,14 @@ static xlstm_status check_tensors(const state_pool *pool, const safetensors *fil
     return error_list_finish(&faults, XLSTM_FORMAT_ERROR);
 }
 
-static xlstm_status write_slot(xlstm_session *session, const safetensors *file) {
+static xlstm_status write_slot(xlstm_session *session, const stored_tensors *file) {
     xlstm_model *model = session->model;
     const state_pool *pool = &model->pool;
     xlstm_status status = XLSTM_OK;
     for (int i = 0; status == XLSTM_OK && i < pool->count; i++) {
         const state_tensor *t = &pool->tensors[i];
         char *name = tensor_name(t);
-        const safetensor *found = name ? safetensors_find(file, name) : NULL;
+        const stored_tensor *found = name ? stored_find(file, name) : NULL;
         void *bytes = malloc(t->slot_size);
         if (!found || !bytes) {
             status = error_memory(t->slot_size, "a state tensor");
@@ -298,7 +299,7 @@ static xlstm_status write_slot(xlstm_session *session, const safetensors *file) 
 }
 
 static xlstm_status load(xlstm_session *session, const char *path, const file_map *map,
-                         const safetensors *file) {
+                         const stored_tensors *file) {
     xlstm_model *model = session->model;
     state_header header = {0};
     xlstm_status status = read_header(map, path, &header);
@@ -324,12 +325,12 @@ static xlstm_status load(xlstm_session *session, const char *path, const file_ma
 
 xlstm_status session_load_bytes(xlstm_session *session, const uint8_t *bytes, size_t size,
                                 const char *name) {
-    safetensors file = {0};
+    stored_tensors file = {0};
     file_map map = {.data = bytes, .size = size};
     xlstm_status status = safetensors_parse(bytes, size, name, &file);
     if (status == XLSTM_OK)
         status = load(session, name, &map, &file);
-    safetensors_close(&file);
+    stored_close(&file);
     return status;
 }
 

@@ -98,15 +98,15 @@ static bool read_type(reader *r, const char *name, const json_t *entry, dtype *t
 }
 
 /* *count: the product of the dimensions. */
-static bool read_shape(reader *r, const json_t *entry, safetensor *tensor, uint64_t *count) {
+static bool read_shape(reader *r, const json_t *entry, stored_tensor *tensor, uint64_t *count) {
     const json_t *shape = json_object_get(entry, "shape");
     if (!json_is_array(shape)) {
         fault(r, tensor->name, "shape is missing or no array");
         return false;
     }
-    if (json_array_size(shape) > SAFETENSORS_MAX_RANK) {
+    if (json_array_size(shape) > STORED_MAX_RANK) {
         fault(r, tensor->name, "shape has %zu dimensions; at most %d are supported",
-              json_array_size(shape), SAFETENSORS_MAX_RANK);
+              json_array_size(shape), STORED_MAX_RANK);
         return false;
     }
     *count = 1;
@@ -144,7 +144,7 @@ static bool read_offsets(reader *r, const json_t *entry, const char *name, range
 }
 
 /* Everything that can be said of one tensor alone. */
-static void read_entry(reader *r, const json_t *entry, safetensor *tensor) {
+static void read_entry(reader *r, const json_t *entry, stored_tensor *tensor) {
     range place;
     uint64_t count = 0, size = 0;
     if (!json_is_object(entry)) {
@@ -238,17 +238,17 @@ static void check_bounds(reader *r, bool covered) {
 }
 
 /* One more tensor in the list; NULL when memory is out. */
-static safetensor *add_tensor(safetensors_load *load, const char *name, int file) {
+static stored_tensor *add_tensor(safetensors_load *load, const char *name, int file) {
     if (load->s.count == load->capacity) {
         size_t capacity = load->capacity > 0 ? 2 * load->capacity : 64;
-        safetensor *grown = realloc(load->s.tensors, capacity * sizeof *grown);
+        stored_tensor *grown = realloc(load->s.tensors, capacity * sizeof *grown);
         if (grown == NULL)
             return NULL;
         load->s.tensors = grown;
         load->capacity = capacity;
     }
-    safetensor *tensor = &load->s.tensors[load->s.count];
-    *tensor = (safetensor){.name = strdup(name), .file = file};
+    stored_tensor *tensor = &load->s.tensors[load->s.count];
+    *tensor = (stored_tensor){.name = strdup(name), .file = file};
     if (tensor->name == NULL)
         return NULL;
     load->s.count++;
@@ -265,7 +265,7 @@ static bool read_tensors(reader *r, json_t *header) {
     json_object_foreach(header, name, entry) {
         if (strcmp(name, "__metadata__") == 0)
             continue;
-        safetensor *tensor = add_tensor(r->load, name, r->file);
+        stored_tensor *tensor = add_tensor(r->load, name, r->file);
         if (tensor == NULL) {
             free(r->ranges);
             return out_of_memory(r->load);
@@ -330,13 +330,13 @@ static bool read_file(safetensors_load *load, int file, const uint8_t *bytes, si
 }
 
 static int compare_tensors(const void *left, const void *right) {
-    const safetensor *a = left, *b = right;
+    const stored_tensor *a = left, *b = right;
     int order = strcmp(a->name, b->name);
     return order != 0 ? order : a->file - b->file;
 }
 
 static void sort_and_check_names(safetensors_load *load) {
-    safetensors *s = &load->s;
+    stored_tensors *s = &load->s;
     if (s->count > 0)
         qsort(s->tensors, s->count, sizeof *s->tensors, compare_tensors);
     for (size_t i = 1; i < s->count; i++) {
@@ -379,7 +379,7 @@ bool safetensors_load_files(safetensors_load *load, const char *const *paths, in
     return true;
 }
 
-xlstm_status safetensors_load_finish(safetensors_load *load, safetensors *out) {
+xlstm_status safetensors_load_finish(safetensors_load *load, stored_tensors *out) {
     xlstm_status status = load->status;
     if (status == XLSTM_OUT_OF_MEMORY) {
         error_list_finish(&load->faults, status);
@@ -391,50 +391,22 @@ xlstm_status safetensors_load_finish(safetensors_load *load, safetensors *out) {
     if (status == XLSTM_OK) {
         *out = load->s;
     } else {
-        safetensors_close(&load->s);
+        stored_close(&load->s);
         memset(out, 0, sizeof *out);
     }
     return status;
 }
 
-xlstm_status safetensors_open(const char *const *paths, int count, safetensors *out) {
+xlstm_status safetensors_open(const char *const *paths, int count, stored_tensors *out) {
     safetensors_load load = {0};
     safetensors_load_files(&load, paths, count);
     return safetensors_load_finish(&load, out);
 }
 
 xlstm_status safetensors_parse(const uint8_t *bytes, size_t size, const char *path,
-                               safetensors *out) {
+                               stored_tensors *out) {
     safetensors_load load = {0};
     if (reserve_files(&load, &path, 1) && read_file(&load, 0, bytes, size))
         sort_and_check_names(&load);
     return safetensors_load_finish(&load, out);
-}
-
-void safetensors_close(safetensors *s) {
-    for (size_t i = 0; i < s->count; i++)
-        free(s->tensors[i].name);
-    for (int i = 0; i < s->file_count; i++) {
-        file_map_close(&s->maps[i]);
-        free(s->files[i]);
-    }
-    free(s->tensors);
-    free(s->maps);
-    free(s->files);
-    memset(s, 0, sizeof *s);
-}
-
-const safetensor *safetensors_find(const safetensors *s, const char *name) {
-    size_t low = 0, high = s->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        int order = strcmp(name, s->tensors[middle].name);
-        if (order == 0)
-            return &s->tensors[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
 }

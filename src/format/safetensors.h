@@ -3,57 +3,26 @@
 #ifndef FORMAT_SAFETENSORS_H
 #define FORMAT_SAFETENSORS_H
 
-#include "base/dtype.h"
 #include "base/error.h"
-#include "base/file.h"
-
-enum { SAFETENSORS_MAX_RANK = 8 };
-
-typedef struct safetensor {
-    char *name;
-    dtype dtype;
-    int rank; /* 0: a scalar */
-    int64_t shape[SAFETENSORS_MAX_RANK];
-    const uint8_t *data; /* in the mapped file; may be misaligned for the dtype */
-    size_t size;         /* bytes; equals product of shape times element size */
-    int file;            /* index into safetensors.files */
-} safetensor;
-
-/* The tensors of one file or of all shards of a folder, sorted by name. */
-typedef struct safetensors {
-    safetensor *tensors;
-    size_t count;
-    file_map *maps;
-    char **files; /* paths */
-    int file_count;
-} safetensors;
+#include "format/stored.h"
 
 /* Every fault of every file is reported, a line each. */
-xlstm_status safetensors_open(const char *const *paths, int count, safetensors *out);
+xlstm_status safetensors_open(const char *const *paths, int count, stored_tensors *out);
 /* The weight files of a folder: model.safetensors, shards named by model.safetensors.index.json,
  * shards model-XXXXX-of-XXXXX.safetensors without an index, or model_0.safetensors,
  * model_1.safetensors, …; a path to a .safetensors file opens that file. The index, where there is
  * one, must agree with the files. */
-xlstm_status safetensors_open_folder(const char *folder, safetensors *out);
+xlstm_status safetensors_open_folder(const char *folder, stored_tensors *out);
 /* The header and data of one file in memory (not copied, not owned): for tests and fuzzing. */
 xlstm_status safetensors_parse(const uint8_t *bytes, size_t size, const char *path,
-                               safetensors *out);
-void safetensors_close(safetensors *s);
-const safetensor *safetensors_find(const safetensors *s, const char *name); /* NULL: absent */
+                               stored_tensors *out);
 
 /* Writing: the layout is known before the data, so that checkpoints larger than memory can be
  * streamed. Tensors are laid out in the order given, each aligned to 64 bytes through the header's
  * length and padding-free offsets as the format demands (offsets contiguous). */
-typedef struct safetensors_entry {
-    const char *name;
-    dtype dtype;
-    int rank;
-    int64_t shape[SAFETENSORS_MAX_RANK];
-} safetensors_entry;
-
 typedef struct safetensors_writer safetensors_writer;
-xlstm_status safetensors_writer_open(const char *path, const safetensors_entry *entries,
-                                     size_t count, safetensors_writer **writer);
+xlstm_status safetensors_writer_open(const char *path, const stored_entry *entries, size_t count,
+                                     safetensors_writer **writer);
 /* The next bytes of the data, in order. */
 void safetensors_writer_write(safetensors_writer *writer, const void *bytes, size_t size);
 /* Fails unless exactly the announced bytes were written; frees the writer either way. */

@@ -117,14 +117,14 @@ static bool is_readable(const safetensors_load *load, const char *name) {
 
 /* Both ways: what the index lists must be where it says, and what the files hold must be listed. */
 static void compare_with_index(const char *index_path, json_t *map, safetensors_load *load) {
-    const safetensors *s = &load->s;
+    const stored_tensors *s = &load->s;
     const char *name;
     json_t *value;
     json_object_foreach(map, name, value) {
         const char *file = json_string_value(value);
         if (!is_plain_name(file) || !is_readable(load, file))
             continue; /* reported already */
-        const safetensor *tensor = safetensors_find(s, name);
+        const stored_tensor *tensor = stored_find(s, name);
         if (tensor == NULL) {
             error_list_add(&load->faults, "%s: tensor %s: it is not in %s", index_path,
                            printable_of(name).text, printable_of(file).text);
@@ -146,7 +146,7 @@ static void compare_with_index(const char *index_path, json_t *map, safetensors_
     }
 }
 
-static xlstm_status open_indexed(const char *folder, const char *index_path, safetensors *out) {
+static xlstm_status open_indexed(const char *folder, const char *index_path, stored_tensors *out) {
     json_t *index;
     safetensors_load load = {0};
     path_list list = {0};
@@ -231,7 +231,7 @@ static xlstm_status list_folder(const char *folder, listing *found) {
 }
 
 /* Opens the numbered files first … first + count - 1, all of which must be there. */
-static xlstm_status open_numbered(const char *folder, const listing *found, safetensors *out) {
+static xlstm_status open_numbered(const char *folder, const listing *found, stored_tensors *out) {
     safetensors_load load = {0};
     path_list list = {0};
     bool shards = found->shards > 0;
@@ -256,7 +256,7 @@ static xlstm_status open_numbered(const char *folder, const listing *found, safe
     return safetensors_load_finish(&load, out);
 }
 
-static xlstm_status open_listed(const char *folder, safetensors *out) {
+static xlstm_status open_listed(const char *folder, stored_tensors *out) {
     listing found;
     xlstm_status status = list_folder(folder, &found);
     if (status != XLSTM_OK)
@@ -277,7 +277,7 @@ static xlstm_status open_listed(const char *folder, safetensors *out) {
     return open_numbered(folder, &found, out);
 }
 
-xlstm_status safetensors_open_folder(const char *folder, safetensors *out) {
+xlstm_status safetensors_open_folder(const char *folder, stored_tensors *out) {
     memset(out, 0, sizeof *out);
     if (!file_is_folder(folder))
         return safetensors_open(&folder, 1, out);

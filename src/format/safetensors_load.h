@@ -6,7 +6,7 @@
 #include "format/safetensors.h"
 
 typedef struct safetensors_load {
-    safetensors s;
+    stored_tensors s;
     error_list faults;
     xlstm_status status; /* of the faults; XLSTM_OUT_OF_MEMORY ends everything */
     bool *readable;      /* [s.file_count]: the names of the file's tensors are known */
@@ -23,6 +23,6 @@ bool safetensors_load_files(safetensors_load *load, const char *const *paths, in
 /* For a fault that the caller has added to the list, of the given status. */
 void safetensors_load_fault(safetensors_load *load, xlstm_status status);
 /* Hands over the tensors, or releases everything and sets the error. */
-xlstm_status safetensors_load_finish(safetensors_load *load, safetensors *out);
+xlstm_status safetensors_load_finish(safetensors_load *load, stored_tensors *out);
 
 #endif

@@ -18,11 +18,11 @@ struct safetensors_writer {
 };
 
 /* The header's entry of one tensor; moves *offset to its end. */
-static xlstm_status make_entry(const char *path, const safetensors_entry *entry, json_t **made,
+static xlstm_status make_entry(const char *path, const stored_entry *entry, json_t **made,
                                uint64_t *offset) {
     uint64_t size = dtype_size(entry->dtype), begin = *offset;
     json_t *shape = json_array();
-    bool valid = entry->rank >= 0 && entry->rank <= SAFETENSORS_MAX_RANK && size > 0 &&
+    bool valid = entry->rank >= 0 && entry->rank <= STORED_MAX_RANK && size > 0 &&
                  safetensors_type_names[entry->dtype] != NULL;
     bool failed = shape == NULL;
     for (int i = 0; valid && i < entry->rank; i++) {
@@ -44,7 +44,7 @@ static xlstm_status make_entry(const char *path, const safetensors_entry *entry,
 }
 
 /* The header as an object. The metadata is what transformers insists on. */
-static xlstm_status make_header(const char *path, const safetensors_entry *entries, size_t count,
+static xlstm_status make_header(const char *path, const stored_entry *entries, size_t count,
                                 json_t **header, uint64_t *size) {
     *size = 0;
     *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
@@ -89,8 +89,8 @@ static xlstm_status write_header(file_writer *file, const char *path, json_t *he
     return XLSTM_OK;
 }
 
-xlstm_status safetensors_writer_open(const char *path, const safetensors_entry *entries,
-                                     size_t count, safetensors_writer **out) {
+xlstm_status safetensors_writer_open(const char *path, const stored_entry *entries, size_t count,
+                                     safetensors_writer **out) {
     *out = NULL;
     safetensors_writer *writer = calloc(1, sizeof *writer);
     if (writer == NULL)

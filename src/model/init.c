@@ -107,15 +107,15 @@ static char *shard_path(const writing *w, int shard) {
 
 /* Tensors [first, last) make one file. */
 static xlstm_status write_tensors(writing *w, size_t first, size_t last, const char *path) {
-    safetensors_entry *entries = calloc(last - first, sizeof *entries);
+    stored_entry *entries = calloc(last - first, sizeof *entries);
     if (!entries)
         return error_memory((last - first) * sizeof *entries, "the list of tensors");
     for (size_t i = first; i < last; i++) {
         const init_tensor *t = &w->plan->tensors[i];
-        entries[i - first] = (safetensors_entry){.name = t->name,
-                                                 .dtype = w->plan->options->dtype,
-                                                 .rank = t->rank,
-                                                 .shape = {t->shape[0], t->shape[1], t->shape[2]}};
+        entries[i - first] = (stored_entry){.name = t->name,
+                                            .dtype = w->plan->options->dtype,
+                                            .rank = t->rank,
+                                            .shape = {t->shape[0], t->shape[1], t->shape[2]}};
     }
     safetensors_writer *file;
     xlstm_status status = safetensors_writer_open(path, entries, last - first, &file);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/threads.h"
+#include "format/safetensors.h"
 
 enum {
     DEFAULT_SESSIONS = 4,
@@ -238,7 +239,7 @@ void xlstm_model_free(xlstm_model *model) {
     if (model->stream)
         model->device->stream_free(model->stream);
     weights_free(&model->weights);
-    safetensors_close(&model->files);
+    stored_close(&model->files);
     wiring_free(&model->graph);
     config_free(&model->config);
     xlstm_tokenizer_free(model->tokenizer);

@@ -5,7 +5,7 @@
 
 #include <pthread.h>
 #include "format/config.h"
-#include "format/safetensors.h"
+#include "format/stored.h"
 #include "model/forward.h"
 #include "model/state.h"
 #include "model/weights.h"
@@ -16,7 +16,7 @@ struct xlstm_model {
     char *path; /* as given */
     char *folder;
     model_config config;
-    safetensors files;
+    stored_tensors files;
     wiring graph;
     weights weights;
 

@@ -22,12 +22,12 @@ static void print_shape(const int64_t *shape, int rank, char *text, size_t size)
         snprintf(text + at, size - at, "]");
 }
 
-const safetensor *weights_find(weights_binder *b, const char *const *names) {
-    const safetensor *found = NULL;
+const stored_tensor *weights_find(weights_binder *b, const char *const *names) {
+    const stored_tensor *found = NULL;
     for (; *names; names++) {
         char full[192];
         snprintf(full, sizeof full, "%s%s", b->prefix, *names);
-        const safetensor *tensor = safetensors_find(b->files, full);
+        const stored_tensor *tensor = stored_find(b->files, full);
         if (!tensor)
             continue;
         b->used[tensor - b->files->tensors] = true;
@@ -46,9 +46,9 @@ static int64_t elements_of(const int64_t *shape, int rank) {
     return elements;
 }
 
-const safetensor *weights_need(weights_binder *b, const char *const *names, int rank,
-                               const int64_t *shape) {
-    const safetensor *tensor = weights_find(b, names);
+const stored_tensor *weights_need(weights_binder *b, const char *const *names, int rank,
+                                  const int64_t *shape) {
+    const stored_tensor *tensor = weights_find(b, names);
     char expected[128];
     print_shape(shape, rank, expected, sizeof expected);
     if (!tensor) {
@@ -117,7 +117,7 @@ void *weights_own(weights_binder *b, dtype type, int rank, const int64_t *shape,
     return memory;
 }
 
-ops_tensor weights_copy(weights_binder *b, const safetensor *tensor, dtype type, int rank,
+ops_tensor weights_copy(weights_binder *b, const stored_tensor *tensor, dtype type, int rank,
                         const int64_t *shape) {
     ops_tensor out;
     void *memory = weights_own(b, type, rank, shape, &out);
@@ -134,14 +134,14 @@ ops_tensor weights_copy(weights_binder *b, const safetensor *tensor, dtype type,
     return out;
 }
 
-double weights_element(const safetensor *tensor, int64_t index) {
+double weights_element(const stored_tensor *tensor, int64_t index) {
     uint8_t element[8]; /* the source may be misaligned */
     size_t width = dtype_size(tensor->dtype);
     memcpy(element, tensor->data + (size_t)index * width, width);
     return dtype_load(tensor->dtype, element, 0);
 }
 
-ops_tensor weights_place(weights_binder *b, const safetensor *tensor, int rank,
+ops_tensor weights_place(weights_binder *b, const stored_tensor *tensor, int rank,
                          const int64_t *shape) {
     if (!tensor || b->status != XLSTM_OK)
         return (ops_tensor){0};
@@ -159,12 +159,12 @@ ops_tensor weights_matrix(weights_binder *b, const char *const *names, int64_t r
 }
 
 ops_tensor weights_vector(weights_binder *b, const char *const *names, int64_t count) {
-    const safetensor *tensor = weights_need(b, names, 1, &count);
+    const stored_tensor *tensor = weights_need(b, names, 1, &count);
     return tensor ? weights_copy(b, tensor, DTYPE_F32, 1, &count) : (ops_tensor){0};
 }
 
 ops_tensor weights_residual_norm(weights_binder *b, const char *const *names, int64_t count) {
-    const safetensor *tensor = weights_need(b, names, 1, &count);
+    const stored_tensor *tensor = weights_need(b, names, 1, &count);
     ops_tensor out = {0};
     void *memory = tensor ? weights_own(b, b->real, 1, &count, &out) : NULL;
     for (int64_t i = 0; memory && i < count; i++)
@@ -176,7 +176,7 @@ ops_tensor weights_residual_norm(weights_binder *b, const char *const *names, in
 
 /* By type, shape, and a little of the content: reading all of it would cost a pass over the
  * weights. */
-static bool look_equal(const safetensor *a, const safetensor *b) {
+static bool look_equal(const stored_tensor *a, const stored_tensor *b) {
     if (a->dtype != b->dtype || a->size != b->size || a->rank != b->rank)
         return false;
     size_t part = a->size < 4096 ? a->size : 4096, last = a->size - part;
@@ -210,7 +210,7 @@ static void bind_ends(weights_binder *b) {
     bind_out_norm(b);
     const char *const *head = NAMES("lm_head.weight");
     if (c->tie_word_embeddings) {
-        const safetensor *own = weights_find(b, head), *table = weights_find(b, embedding);
+        const stored_tensor *own = weights_find(b, head), *table = weights_find(b, embedding);
         if (own && table && !look_equal(own, table))
             error_list_add(&b->faults, "tensor %s differs from %s, but the config has %s true",
                            own->name, table->name,
@@ -239,7 +239,7 @@ static void report_surplus(weights_binder *b) {
     const model_config *c = b->config;
     bool has_biases = c->family == FAMILY_NEURIPS ? c->neurips.bias : c->large.use_bias;
     for (size_t i = 0; i < b->files->count; i++) {
-        const safetensor *tensor = &b->files->tensors[i];
+        const stored_tensor *tensor = &b->files->tensors[i];
         if (b->used[i] || is_known_buffer(tensor->name))
             continue;
         char shape[256];
@@ -251,8 +251,8 @@ static void report_surplus(weights_binder *b) {
     }
 }
 
-xlstm_status weights_bind(const model_config *config, const safetensors *files, ops_device *device,
-                          dtype real, weights *out) {
+xlstm_status weights_bind(const model_config *config, const stored_tensors *files,
+                          ops_device *device, dtype real, weights *out) {
     *out = (weights){.family = config->family, .block_count = config->num_blocks};
     weights_binder b = {
         .config = config, .files = files, .device = device, .real = real, .out = out};

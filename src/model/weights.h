@@ -10,7 +10,7 @@
 #define MODEL_WEIGHTS_H
 
 #include "format/config.h"
-#include "format/safetensors.h"
+#include "format/stored.h"
 #include "ops/ops.h"
 
 /* Biases are absent (buffer NULL) where the model has none. E is xlstm-neurips' inner width, of
@@ -72,8 +72,8 @@ typedef struct weights {
 } weights;
 
 /* real: the type of activations. */
-xlstm_status weights_bind(const model_config *config, const safetensors *files, ops_device *device,
-                          dtype real, weights *out);
+xlstm_status weights_bind(const model_config *config, const stored_tensors *files,
+                          ops_device *device, dtype real, weights *out);
 void weights_free(weights *w);
 
 /* Called with a tensor under its canonical name (xlstm-large: Hugging Face, single

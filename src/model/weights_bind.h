@@ -7,7 +7,7 @@
 /* The state of one binding. Faults are collected; only memory and device errors stop it. */
 typedef struct weights_binder {
     const model_config *config;
-    const safetensors *files;
+    const stored_tensors *files;
     ops_device *device;
     dtype real; /* of activations */
     weights *out;
@@ -21,25 +21,25 @@ typedef struct weights_binder {
 #define NAMES(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 /* The tensor called prefix + one of `names`, or NULL. Given twice is a fault. */
-const safetensor *weights_find(weights_binder *b, const char *const *names);
+const stored_tensor *weights_find(weights_binder *b, const char *const *names);
 /* As weights_find; absence, a wrong shape and a wrong dtype are faults, and NULL. */
-const safetensor *weights_need(weights_binder *b, const char *const *names, int rank,
-                               const int64_t *shape);
+const stored_tensor *weights_need(weights_binder *b, const char *const *names, int rank,
+                                  const int64_t *shape);
 
 /* All below: an absent tensor after a fault. */
 
 /* [rows][columns], and any shape: in the mapped file, unless its address does not suit the type. */
 ops_tensor weights_matrix(weights_binder *b, const char *const *names, int64_t rows,
                           int64_t columns);
-ops_tensor weights_place(weights_binder *b, const safetensor *tensor, int rank,
+ops_tensor weights_place(weights_binder *b, const stored_tensor *tensor, int rank,
                          const int64_t *shape);
 /* [count], as f32. The weight of a head norm may also be stored by heads. */
 ops_tensor weights_vector(weights_binder *b, const char *const *names, int64_t count);
 /* A copy as `type` in the given shape. */
-ops_tensor weights_copy(weights_binder *b, const safetensor *tensor, dtype type, int rank,
+ops_tensor weights_copy(weights_binder *b, const stored_tensor *tensor, dtype type, int rank,
                         const int64_t *shape);
 /* An element, wherever it lies. */
-double weights_element(const safetensor *tensor, int64_t index);
+double weights_element(const stored_tensor *tensor, int64_t index);
 /* Memory of the model's own, on the device as *out, to be filled by the caller; NULL: b->status. */
 void *weights_own(weights_binder *b, dtype type, int rank, const int64_t *shape, ops_tensor *out);
 

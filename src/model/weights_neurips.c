@@ -17,7 +17,7 @@ static ops_tensor headwise(weights_binder *b, const char *name, int64_t heads, i
 /* Stored flat. */
 static ops_tensor headwise_bias(weights_binder *b, const char *name, int64_t heads, int64_t width) {
     int64_t flat = heads * width, shape[2] = {heads, width};
-    const safetensor *tensor =
+    const stored_tensor *tensor =
         b->config->neurips.bias ? weights_need(b, NAMES(name), 1, &flat) : NULL;
     return tensor ? weights_copy(b, tensor, DTYPE_F32, 2, shape) : (ops_tensor){0};
 }
@@ -69,7 +69,7 @@ static void bind_mlstm(weights_binder *b, mlstm_weights *w) {
     w->forget_gate = weights_matrix(b, NAMES("xlstm.mlstm_cell.fgate.weight"), heads, 3 * E);
     w->forget_gate_bias = weights_vector(b, NAMES("xlstm.mlstm_cell.fgate.bias"), heads);
     w->head_norm = weights_residual_norm(b, NAMES("xlstm.mlstm_cell.outnorm.weight"), E);
-    const safetensor *skip = weights_need(b, NAMES("xlstm.learnable_skip"), 1, &E);
+    const stored_tensor *skip = weights_need(b, NAMES("xlstm.learnable_skip"), 1, &E);
     if (skip)
         w->skip = weights_copy(b, skip, b->real, 1, &E);
     w->out = weights_matrix(b, NAMES("xlstm.proj_down.weight"), D, E);
@@ -85,11 +85,11 @@ static const char bias_name[] = "xlstm.slstm_cell._bias_";
 static void bind_recurrent(weights_binder *b, slstm_weights *w, int64_t heads, int64_t d) {
     int64_t shape[3] = {heads, d, 4 * d}, vanilla_shape[3] = {heads, 4 * d, d};
     int64_t gates = 4 * heads * d, bias_shape[2] = {4, heads * d};
-    const safetensor *found = weights_find(b, NAMES(recurrent_name));
+    const stored_tensor *found = weights_find(b, NAMES(recurrent_name));
     bool vanilla = found && found->rank == 3 && found->shape[1] == 4 * d && found->shape[2] == d;
-    const safetensor *r =
+    const stored_tensor *r =
         weights_need(b, NAMES(recurrent_name), 3, vanilla ? vanilla_shape : shape);
-    const safetensor *bias = weights_need(b, NAMES(bias_name), 1, &gates);
+    const stored_tensor *bias = weights_need(b, NAMES(bias_name), 1, &gates);
     void *to = r ? weights_own(b, b->real, 3, shape, &w->recurrent) : NULL;
     for (int64_t i = 0; to && i < heads * d * 4 * d; i++) {
         int64_t head = i / (4 * d * d), in = i / (4 * d) % d, out = i % (4 * d);

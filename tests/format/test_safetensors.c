@@ -43,10 +43,10 @@ static uint8_t *make_file(const char *header, size_t size, size_t *total) {
 
 static xlstm_status parse(const char *header, size_t size) {
     size_t total;
-    safetensors s;
+    stored_tensors s;
     uint8_t *bytes = make_file(header, size, &total);
     xlstm_status status = safetensors_parse(bytes, total, "f", &s);
-    safetensors_close(&s);
+    stored_close(&s);
     free(bytes);
     return status;
 }
@@ -140,7 +140,7 @@ static void refuses_bad_lengths(void **state) {
     static const uint8_t absurd[16] = {255, 255, 255, 255, 255, 255, 255, 255, '{', '}'};
     static const uint8_t above[16] = {0x01, 0xe1, 0xf5, 0x05, 0, 0, 0, 0, '{', '}'}; /* 10^8 + 1 */
     static const uint8_t beyond[10] = {3, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
-    safetensors s;
+    stored_tensors s;
     for (size_t size = 0; size < 8; size++) {
         assert_int_equal(safetensors_parse(absurd, size, "f", &s), XLSTM_FORMAT_ERROR);
         assert_error("bytes are no safetensors file: it begins with 8 bytes of header length");
@@ -189,7 +189,7 @@ static void reports_all_faults(void **state) {
                       &size);
     test_write_file(paths[1], bytes, size);
     free(bytes);
-    safetensors s;
+    stored_tensors s;
     char expected[2000];
     snprintf(expected, sizeof expected,
              "%s: tensor a: dtype F8_E5M2 is not supported; F64, F32, BF16, F16, BOOL and integers "
@@ -224,7 +224,7 @@ static void bounds_the_report(void **state) {
 static void refuses_what_is_no_file(void **state) {
     (void)state;
     const char *folder = test_folder(), *pipe = test_path("pipe"), *empty = test_path("empty");
-    safetensors s;
+    stored_tensors s;
     assert_int_equal(safetensors_open(&folder, 1, &s), XLSTM_IO_ERROR);
     assert_error("is a folder");
     assert_int_equal(mkfifo(pipe, 0600), 0);
@@ -252,7 +252,7 @@ static void takes_what_is_right(void **state) {
         " \"bool\": {\"dtype\": \"BOOL\", \"shape\": [1,1,1,1,1,1,1,1], \"data_offsets\": [5, 6]}} "
         "     ";
     size_t total;
-    safetensors s;
+    stored_tensors s;
     uint8_t *bytes = make_file(header, 6, &total);
     const uint8_t *data = bytes + total - 6;
     if (safetensors_parse(bytes, total, "f", &s) != XLSTM_OK)
@@ -260,18 +260,18 @@ static void takes_what_is_right(void **state) {
     assert_int_equal(s.count, 5);
     for (size_t i = 1; i < s.count; i++)
         assert_true(strcmp(s.tensors[i - 1].name, s.tensors[i].name) < 0);
-    const safetensor *t = safetensors_find(&s, "odd");
+    const stored_tensor *t = stored_find(&s, "odd");
     assert_int_equal(t->dtype, DTYPE_BF16);
     assert_int_equal(t->rank, 2);
     assert_int_equal(t->shape[1], 2);
     assert_int_equal(t->size, 4);
     assert_ptr_equal(t->data, data + 1);
-    assert_int_equal(safetensors_find(&s, "scalar")->rank, 0);
-    assert_int_equal(safetensors_find(&s, "empty")->size, 0);
-    assert_int_equal(safetensors_find(&s, "bool")->rank, 8);
-    assert_null(safetensors_find(&s, "oddly"));
-    assert_null(safetensors_find(&s, ""));
-    safetensors_close(&s);
+    assert_int_equal(stored_find(&s, "scalar")->rank, 0);
+    assert_int_equal(stored_find(&s, "empty")->size, 0);
+    assert_int_equal(stored_find(&s, "bool")->rank, 8);
+    assert_null(stored_find(&s, "oddly"));
+    assert_null(stored_find(&s, ""));
+    stored_close(&s);
     free(bytes);
     assert_int_equal(parse("{}", 0), XLSTM_OK);
 }
@@ -279,13 +279,13 @@ static void takes_what_is_right(void **state) {
 static void writes_what_it_reads(void **state) {
     (void)state;
     enum { TYPES = DTYPE_BOOL + 1 }; /* there are none for blocks */
-    safetensors_entry entries[TYPES];
+    stored_entry entries[TYPES];
     char names[TYPES][16];
     uint8_t data[2000];
     size_t size = 0;
     for (int i = 0; i < TYPES; i++) {
         snprintf(names[i], sizeof names[i], "tensor \"%d\"\xc3\xa9", i);
-        entries[i] = (safetensors_entry){names[i], (dtype)i, i % 4, {3, 2, i == 7 ? 0 : 1}};
+        entries[i] = (stored_entry){names[i], (dtype)i, i % 4, {3, 2, i == 7 ? 0 : 1}};
         size_t elements = i % 4 == 0 ? 1 : i % 4 == 1 ? 3 : i == 7 ? 0 : 6;
         size += elements * dtype_size((dtype)i);
     }
@@ -293,7 +293,7 @@ static void writes_what_it_reads(void **state) {
         data[i] = (uint8_t)(i * 31);
     const char *path = test_path("written.safetensors");
     safetensors_writer *writer;
-    safetensors s;
+    stored_tensors s;
     assert_int_equal(safetensors_writer_open(path, entries, TYPES, &writer), XLSTM_OK);
     safetensors_writer_write(writer, data, 5);
     safetensors_writer_write(writer, data + 5, size - 5);
@@ -302,7 +302,7 @@ static void writes_what_it_reads(void **state) {
     assert_int_equal(s.count, TYPES);
     size_t at = 0;
     for (int i = 0; i < TYPES; i++) {
-        const safetensor *t = safetensors_find(&s, names[i]);
+        const stored_tensor *t = stored_find(&s, names[i]);
         assert_non_null(t);
         assert_int_equal(t->dtype, i);
         assert_int_equal(t->rank, i % 4);
@@ -313,13 +313,13 @@ static void writes_what_it_reads(void **state) {
         at += t->size;
     }
     assert_int_equal(at, size);
-    safetensors_close(&s);
+    stored_close(&s);
 }
 
 static void refuses_to_write_what_is_wrong(void **state) {
     (void)state;
     static const struct {
-        safetensors_entry entries[2];
+        stored_entry entries[2];
         const char *part;
     } cases[] = {
         {{{"a", DTYPE_U8, 1, {1}}, {"a", DTYPE_U8, 1, {1}}},
@@ -386,13 +386,13 @@ static void opens_a_large_file_quickly(void **state) {
     free(header);
     if (truncate(path, (off_t)size + TENSORS * (off_t)bytes) != 0)
         skip(); /* no sparse files here */
-    safetensors s;
+    stored_tensors s;
     clock_t start = clock(); /* of the processor: others may be busy too */
     assert_int_equal(safetensors_open(&path, 1, &s), XLSTM_OK);
     double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
     assert_int_equal(s.count, TENSORS);
     assert_true(seconds < 0.5); /* some ms; a pass over 6.8 GB takes seconds even from memory */
-    safetensors_close(&s);
+    stored_close(&s);
     unlink(path);
 }
 

@@ -36,12 +36,12 @@ static void put_text(const char *name, const char *text) {
 
 /* A file with one-element U8 tensors named by the letters of `names`, each holding its letter. */
 static void put_weights(const char *name, const char *names) {
-    safetensors_entry entries[26];
+    stored_entry entries[26];
     char texts[26][2];
     size_t count = strlen(names);
     for (size_t i = 0; i < count; i++) {
         memcpy(texts[i], (char[2]){names[i], '\0'}, 2);
-        entries[i] = (safetensors_entry){texts[i], DTYPE_U8, 1, {1}};
+        entries[i] = (stored_entry){texts[i], DTYPE_U8, 1, {1}};
     }
     safetensors_writer *writer;
     assert_int_equal(safetensors_writer_open(in_folder(name), entries, count, &writer), XLSTM_OK);
@@ -51,7 +51,7 @@ static void put_weights(const char *name, const char *names) {
 
 /* Opens the folder and compares the names of the tensors, which are sorted. */
 static void assert_holds(const char *path, const char *names) {
-    safetensors s;
+    stored_tensors s;
     if (safetensors_open_folder(path, &s) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
     assert_int_equal(s.count, strlen(names));
@@ -59,7 +59,7 @@ static void assert_holds(const char *path, const char *names) {
         assert_int_equal(s.tensors[i].name[0], names[i]);
         assert_int_equal(s.tensors[i].data[0], names[i]);
     }
-    safetensors_close(&s);
+    stored_close(&s);
 }
 
 /* `expected`: the whole error, in which every % stands for the folder. */
@@ -70,7 +70,7 @@ static void assert_refused(xlstm_status status, const char *expected) {
         size += (size_t)snprintf(text + size, sizeof text - size, *expected == '%' ? "%s" : "%.1s",
                                  *expected == '%' ? folder : expected);
     }
-    safetensors s;
+    stored_tensors s;
     assert_int_equal(safetensors_open_folder(folder, &s), status);
     assert_string_equal(xlstm_last_error(), text);
     assert_null(s.tensors);
@@ -102,7 +102,7 @@ static void nothing(void **state) {
     assert_refused(XLSTM_IO_ERROR,
                    "%: no weights; looked for model.safetensors, model.safetensors.index.json, "
                    "model-00001-of-NNNNN.safetensors and model_0.safetensors");
-    safetensors s;
+    stored_tensors s;
     assert_int_equal(safetensors_open_folder(test_path("absent"), &s), XLSTM_IO_ERROR);
     assert_non_null(strstr(xlstm_last_error(), "absent: No such file"));
 }
@@ -158,7 +158,7 @@ static void a_broken_index(void **state) {
     assert_refused(XLSTM_FORMAT_ERROR,
                    "%/model.safetensors.index.json: \"weight_map\" is missing or no object");
     put_text("model.safetensors.index.json", "{\"weight_map\": {\"a\": ");
-    safetensors s;
+    stored_tensors s;
     assert_int_equal(safetensors_open_folder(folder, &s), XLSTM_FORMAT_ERROR);
     assert_non_null(strstr(xlstm_last_error(), "index.json: not valid JSON: line 1"));
     put_text("model.safetensors.index.json", "{\"weight_map\": {\"a\": \"gone.safetensors\"}}");
@@ -187,7 +187,7 @@ static void shards_of_two_checkpoints(void **state) {
     (void)state;
     put_weights("model-00001-of-00002.safetensors", "a");
     put_weights("model-00001-of-00003.safetensors", "a");
-    safetensors s;
+    stored_tensors s;
     assert_int_equal(safetensors_open_folder(folder, &s), XLSTM_FORMAT_ERROR);
     assert_non_null(strstr(xlstm_last_error(), ": shards of two checkpoints, one of "));
 }
@@ -210,7 +210,7 @@ static void official_files(void **state) {
 /* The model in the tree: every tensor of its index, each where its neighbours leave it. */
 static void the_model_in_the_tree(void **state) {
     (void)state;
-    safetensors s;
+    stored_tensors s;
     assert_int_equal(safetensors_open_folder("models/reference-17m", &s), XLSTM_OK);
     assert_int_equal(s.count, 123); /* 15 of each of 8 blocks, and 3 */
     assert_int_equal(s.file_count, 4);
@@ -220,11 +220,11 @@ static void the_model_in_the_tree(void **state) {
         size += s.tensors[i].size;
     }
     assert_int_equal(size, 34696128); /* total_size of the index */
-    const safetensor *embedding = safetensors_find(&s, "backbone.embeddings.weight");
+    const stored_tensor *embedding = stored_find(&s, "backbone.embeddings.weight");
     assert_non_null(embedding);
     assert_int_equal(embedding->shape[0], 4096);
     assert_int_equal(embedding->shape[1], 384);
-    safetensors_close(&s);
+    stored_close(&s);
 }
 
 int main(void) {

@@ -6,15 +6,15 @@
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
-    safetensors s;
+    stored_tensors s;
     if (safetensors_parse(bytes, size, "input", &s) != XLSTM_OK)
         return 0;
     for (size_t i = 0; i < s.count; i++) {
-        const safetensor *t = &s.tensors[i];
+        const stored_tensor *t = &s.tensors[i];
         size_t before = (size_t)(t->data - bytes);
-        if (safetensors_find(&s, t->name) != t || before > size || t->size > size - before)
+        if (stored_find(&s, t->name) != t || before > size || t->size > size - before)
             abort();
     }
-    safetensors_close(&s);
+    stored_close(&s);
     return 0;
 }

@@ -60,15 +60,15 @@ static xlstm_status make(const char *bias, const char *tied, init_options wanted
     return status;
 }
 
-static safetensors load(void) {
-    safetensors files;
+static stored_tensors load(void) {
+    stored_tensors files;
     if (safetensors_open_folder(folder, &files) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
     return files;
 }
 
-static const safetensor *find(const safetensors *files, const char *name) {
-    const safetensor *t = safetensors_find(files, name);
+static const stored_tensor *find(const stored_tensors *files, const char *name) {
+    const stored_tensor *t = stored_find(files, name);
     if (!t)
         fail_msg("%s is missing", name);
     return t;
@@ -80,7 +80,7 @@ typedef struct moments {
     int64_t count;
 } moments;
 
-static moments measure(const safetensor *t) {
+static moments measure(const stored_tensor *t) {
     moments m = {.count = (int64_t)(t->size / dtype_size(t->dtype))};
     double squares = 0, fourth = 0, products = 0, before = 0;
     for (int64_t i = 0; i < m.count; i++) {
@@ -105,7 +105,7 @@ static moments measure(const safetensor *t) {
 }
 
 /* Within five standard errors of N(0, deviation). */
-static void check_normal(const safetensors *files, const char *name, double deviation) {
+static void check_normal(const stored_tensors *files, const char *name, double deviation) {
     moments m = measure(find(files, name));
     double n = (double)m.count, error = 5 / sqrt(n);
     double two = erfc(2 / sqrt(2.0)), four = erfc(4 / sqrt(2.0));
@@ -119,8 +119,8 @@ static void check_normal(const safetensors *files, const char *name, double devi
             name, deviation, m.mean, m.deviation, m.kurtosis, m.lag, m.beyond_2, m.beyond_4);
 }
 
-static void check_constant(const safetensors *files, const char *name, double value) {
-    const safetensor *t = find(files, name);
+static void check_constant(const stored_tensors *files, const char *name, double value) {
+    const stored_tensor *t = find(files, name);
     for (size_t i = 0; i < t->size / dtype_size(t->dtype); i++)
         assert_true(dtype_load(t->dtype, t->data, (int64_t)i) == value);
 }
@@ -129,7 +129,7 @@ static void test_values(void **state) {
     (void)state;
     assert_int_equal(make("true", "false", (init_options){.dtype = DTYPE_F32, .seed = 5}),
                      XLSTM_OK);
-    safetensors files = load();
+    stored_tensors files = load();
     double usual = sqrt(2.0 / (5 * 128));
     check_normal(&files, "backbone.embeddings.weight", usual);
     check_normal(&files, "lm_head.weight", usual);
@@ -137,7 +137,7 @@ static void test_values(void **state) {
     check_normal(&files, "backbone.blocks.1.mlstm_layer.ogate_preact.weight", usual);
     check_normal(&files, "backbone.blocks.0.ffn.proj_up_gate.weight", usual);
     check_normal(&files, "backbone.blocks.0.mlstm_layer.out_proj.weight", 2 / (2 * sqrt(128.0)));
-    const safetensor *down = find(&files, "backbone.blocks.0.ffn.proj_down.weight");
+    const stored_tensor *down = find(&files, "backbone.blocks.0.ffn.proj_down.weight");
     check_normal(&files, "backbone.blocks.0.ffn.proj_down.weight",
                  2 / (2 * sqrt((double)down->shape[1])));
     check_constant(&files, "backbone.blocks.0.mlstm_layer.igate_preact.weight", 0);
@@ -147,26 +147,26 @@ static void test_values(void **state) {
     check_constant(&files, "backbone.blocks.0.norm_ffn.weight", 1);
     check_constant(&files, "backbone.blocks.0.norm_ffn.bias", 0);
     check_constant(&files, "backbone.out_norm.weight", 1);
-    const safetensor *forget = find(&files, "backbone.blocks.0.mlstm_layer.fgate_preact.bias");
+    const stored_tensor *forget = find(&files, "backbone.blocks.0.mlstm_layer.fgate_preact.bias");
     const float evenly[] = {3, 4, 5, 6};
     assert_int_equal(forget->size, sizeof evenly);
     assert_memory_equal(forget->data, evenly, sizeof evenly);
-    safetensors_close(&files);
+    stored_close(&files);
 }
 
 /* Tensors differ from each other, or all blocks would be one. */
 static void test_streams(void **state) {
     (void)state;
     assert_int_equal(make("false", "true", (init_options){.dtype = DTYPE_BF16}), XLSTM_OK);
-    safetensors files = load();
-    assert_null(safetensors_find(&files, "lm_head.weight"));
-    assert_null(safetensors_find(&files, "backbone.blocks.0.mlstm_layer.q.bias"));
-    const safetensor *q = find(&files, "backbone.blocks.0.mlstm_layer.q.weight");
+    stored_tensors files = load();
+    assert_null(stored_find(&files, "lm_head.weight"));
+    assert_null(stored_find(&files, "backbone.blocks.0.mlstm_layer.q.bias"));
+    const stored_tensor *q = find(&files, "backbone.blocks.0.mlstm_layer.q.weight");
     assert_memory_not_equal(q->data, find(&files, "backbone.blocks.1.mlstm_layer.q.weight")->data,
                             q->size);
     assert_memory_not_equal(q->data, find(&files, "backbone.blocks.0.mlstm_layer.k.weight")->data,
                             q->size);
-    safetensors_close(&files);
+    stored_close(&files);
 }
 
 /* The fused layout holds the rows of the single one. */
@@ -174,28 +174,28 @@ static void test_fused(void **state) {
     (void)state;
     init_options wanted = {.dtype = DTYPE_BF16, .seed = 9};
     assert_int_equal(make("false", "false", wanted), XLSTM_OK);
-    safetensors single = load();
+    stored_tensors single = load();
     char single_folder[64];
     memcpy(single_folder, folder, sizeof folder);
     assert_int_equal(set_up(NULL), 0);
     wanted.fused = true;
     wanted.threads = 3;
     assert_int_equal(make("false", "false", wanted), XLSTM_OK);
-    safetensors fused = load();
-    const safetensor *joined = find(&fused, "backbone.blocks.1.mlstm_layer.qkv_opreact.weight");
+    stored_tensors fused = load();
+    const stored_tensor *joined = find(&fused, "backbone.blocks.1.mlstm_layer.qkv_opreact.weight");
     static const char *const parts[] = {"q", "k", "v", "ogate_preact"};
     size_t at = 0;
     for (int i = 0; i < 4; i++) {
         char name[96];
         snprintf(name, sizeof name, "backbone.blocks.1.mlstm_layer.%s.weight", parts[i]);
-        const safetensor *part = find(&single, name);
+        const stored_tensor *part = find(&single, name);
         assert_true(at + part->size <= joined->size);
         assert_memory_equal(joined->data + at, part->data, part->size);
         at += part->size;
     }
     assert_int_equal(at, joined->size);
-    safetensors_close(&fused);
-    safetensors_close(&single);
+    stored_close(&fused);
+    stored_close(&single);
     remove_folder(single_folder);
 }
 

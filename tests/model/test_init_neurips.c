@@ -41,8 +41,8 @@ static xlstm_status make(const char *folder, const char *backend, const char *bi
     return status;
 }
 
-static safetensors open_made(const char *name, const char *backend, const char *bias) {
-    safetensors files = {0};
+static stored_tensors open_made(const char *name, const char *backend, const char *bias) {
+    stored_tensors files = {0};
     const char *folder = test_path(name);
     if (make(folder, backend, bias, false) != XLSTM_OK ||
         safetensors_open_folder(folder, &files) != XLSTM_OK)
@@ -50,8 +50,8 @@ static safetensors open_made(const char *name, const char *backend, const char *
     return files;
 }
 
-static const float *find(const safetensors *files, const char *name, int64_t *count) {
-    const safetensor *t = safetensors_find(files, name);
+static const float *find(const stored_tensors *files, const char *name, int64_t *count) {
+    const stored_tensor *t = stored_find(files, name);
     if (!t)
         fail_msg("%s is missing", name);
     *count = (int64_t)(t->size / sizeof(float));
@@ -59,7 +59,7 @@ static const float *find(const safetensors *files, const char *name, int64_t *co
 }
 
 /* Mean 0 and this standard deviation, within five standard errors; no value beyond `most`. */
-static void check_random(const safetensors *files, const char *name, double deviation,
+static void check_random(const stored_tensors *files, const char *name, double deviation,
                          double most) {
     int64_t count;
     const float *values = find(files, name, &count);
@@ -76,7 +76,7 @@ static void check_random(const safetensors *files, const char *name, double devi
                  sqrt(squares / (double)count), deviation);
 }
 
-static void check_constant(const safetensors *files, const char *name, float value) {
+static void check_constant(const stored_tensors *files, const char *name, float value) {
     int64_t count;
     const float *values = find(files, name, &count);
     for (int64_t i = 0; i < count; i++)
@@ -85,7 +85,7 @@ static void check_constant(const safetensors *files, const char *name, float val
 
 static void test_values(void **state) {
     (void)state;
-    safetensors files = open_made("values", "vanilla", "powerlaw_blockdependent");
+    stored_tensors files = open_made("values", "vanilla", "powerlaw_blockdependent");
     double small = sqrt(2.0 / (5 * 64)), wang = 2 / (3 * sqrt(64.0)), conv = 1 / sqrt(4.0);
     check_random(&files, "token_embedding.weight", small, 1);
     check_random(&files, "lm_head.weight", small, 1);
@@ -115,13 +115,13 @@ static void test_values(void **state) {
     static const float evenly[] = {3, 4, 5, 6};
     assert_memory_equal(find(&files, BLOCK "0.xlstm.mlstm_cell.fgate.bias", &count), evenly,
                         sizeof evenly);
-    safetensors_close(&files);
+    stored_close(&files);
 }
 
 /* Block 1 of 3, heads of 4 units: what the package's own initialisers give. */
 static void check_biases(const char *name, const char *backend, const char *kind,
                          const float expected[4]) {
-    safetensors files = open_made(name, backend, kind);
+    stored_tensors files = open_made(name, backend, kind);
     int64_t count, units = 4, heads = 16;
     const float *bias = find(&files, BLOCK "1.xlstm.slstm_cell._bias_", &count);
     assert_int_equal(count, 4 * heads * units);
@@ -130,13 +130,13 @@ static void check_biases(const char *name, const char *backend, const char *kind
         float wanted = gate == 1 ? expected[i % units] : 0;
         assert_true(fabsf(bias[i] - wanted) <= 1e-6F);
     }
-    const safetensor *r = safetensors_find(&files, BLOCK "1.xlstm.slstm_cell._recurrent_kernel_");
+    const stored_tensor *r = stored_find(&files, BLOCK "1.xlstm.slstm_cell._recurrent_kernel_");
     assert_non_null(r);
     bool vanilla = strcmp(backend, "vanilla") == 0;
     assert_int_equal(r->shape[0], heads);
     assert_int_equal(r->shape[1], vanilla ? 4 * units : units);
     assert_int_equal(r->shape[2], vanilla ? units : 4 * units);
-    safetensors_close(&files);
+    stored_close(&files);
 }
 
 static void test_forget_biases(void **state) {
@@ -148,16 +148,16 @@ static void test_forget_biases(void **state) {
     check_biases("small-vanilla", "vanilla", "small_init", evenly);
     check_biases("small-cuda", "cuda", "small_init", evenly);
     check_biases("zeros-cuda", "cuda", "zeros", zeros);
-    safetensors files = open_made("standard", "cuda", "standard");
+    stored_tensors files = open_made("standard", "cuda", "standard");
     check_random(&files, BLOCK "1.xlstm.slstm_cell._bias_", 0.125 / sqrt(3.0), 0.125);
-    safetensors_close(&files);
+    stored_close(&files);
 }
 
 /* It is a model, and its config has all that the source had. */
 static void test_loads(void **state) {
     (void)state;
-    safetensors files = open_made("loads", "cuda", "standard");
-    safetensors_close(&files);
+    stored_tensors files = open_made("loads", "cuda", "standard");
+    stored_close(&files);
     xlstm_model *model = test_model(test_path("loads"), NULL);
     xlstm_session *session = test_session(model);
     static float logits[500];
