@@ -81,6 +81,7 @@ bool gguf_get_integer(const gguf_value *value, int64_t *integer);
 /* Starts as {0}. A failed allocation or a wrong value sticks and comes out of gguf_writer_open. */
 typedef struct gguf_metadata {
     buffer bytes;
+    buffer keys; /* each ended by NUL */
     uint64_t count;
     const char *fault; /* what was wrong with a value; static text */
 } gguf_metadata;
