@@ -14,9 +14,23 @@ static const struct sizes {
     int64_t outputs;
     bool ragged;
 } all_sizes[] = {
-    {1, 1, 1, 1, false},   {1, 4, 16, 48, false},  {5, 3, 7, 17, true},    {7, 2, 61, 131, true},
-    {2, 4, 257, 3, true},  {67, 4, 32, 66, false}, {101, 1, 73, 67, true}, {3, 1, 2053, 200, true},
-    {13, 8, 24, 1, false}, {1, 2, 515, 521, true},
+    {1, 1, 1, 1, false},
+    {1, 4, 16, 48, false},
+    {5, 3, 7, 17, true},
+    {7, 2, 61, 131, true},
+    {2, 4, 257, 3, true},
+    {67, 4, 32, 66, false},
+    {101, 1, 73, 67, true},
+    {3, 1, 2053, 200, true},
+    {13, 8, 24, 1, false},
+    {1, 2, 515, 521, true},
+    /* whole blocks, for the types that have them */
+    {1, 3, 32, 67, true},
+    {2, 1, 32, 8, false},
+    {3, 1, 2080, 5, true},
+    {4, 5, 64, 23, false},
+    {5, 1, 96, 2, true},
+    {1, 4, 1048, 9, false},
 };
 enum { SIZES = sizeof all_sizes / sizeof *all_sizes, QUICK_SIZES = 5 };
 
@@ -134,7 +148,7 @@ static void run_norm_project(side *s, int variant) {
                                             .bias = draw_bias(s, i != 1, outputs),
                                             .soft_cap = i == 2 ? 1.5 : 0,
                                             .out = side_columns(&wide, i * (n + 1), outputs)};
-        side_output(s, "out", &op.projection[i].out);
+        side_output_sum(s, "out", &op.projection[i].out);
     }
     s->as.device->ops.norm_project(s->stream, &op);
 }
@@ -151,7 +165,7 @@ static void run_norm_project_gated(side *s, int variant) {
         .up_weight = draw_weight(s, z->outputs, width),
         .up_bias = draw_bias(s, variant % 2, z->outputs),
         .out = side_poison(s, 2, (int64_t[]){side_rows(s, z->tokens), z->outputs})};
-    side_output(s, "out", &op.out);
+    side_output_sum(s, "out", &op.out);
     s->as.device->ops.norm_project_gated(s->stream, &op);
 }
 
@@ -208,37 +222,39 @@ static void run_headwise(side *s, int variant) {
     s->as.device->ops.headwise(s->stream, &op);
 }
 
-const dtype conformance_weights[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+const dtype conformance_weights[] = {DTYPE_F32,  DTYPE_BF16, DTYPE_F16,  DTYPE_Q8_0,  DTYPE_Q5_0,
+                                     DTYPE_Q5_1, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_IQ4_NL};
 const int conformance_weight_count = sizeof conformance_weights / sizeof *conformance_weights;
 
 #define EXACT "a copy has no error"
 #define ROUNDED "f32 sums of up to 2053 terms, in any order"
 
 const conformance_case conformance_cases[] = {
-    {"embed", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_embed, 0, EXACT},
-    {"take_rows", CASE_ROWS, false, SIZES, QUICK_SIZES, rows_limit, size_limits, run_take_rows, 0,
+    {"embed", CASE_ROWS, WEIGHT_MATRICES, SIZES, QUICK_SIZES, rows_limit, size_limits, run_embed, 0,
      EXACT},
-    {"sum", CASE_ROWS, false, SIZES, QUICK_SIZES, rows_limit, size_limits, run_sum, 5e-7,
+    {"take_rows", CASE_ROWS, WEIGHT_NONE, SIZES, QUICK_SIZES, rows_limit, size_limits,
+     run_take_rows, 0, EXACT},
+    {"sum", CASE_ROWS, WEIGHT_NONE, SIZES, QUICK_SIZES, rows_limit, size_limits, run_sum, 5e-7,
      "f32 sums of up to 8 terms"},
-    {"normalize", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_normalize, 2e-6,
-     ROUNDED},
-    {"norm_project", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_norm_project,
-     2e-6, ROUNDED},
-    {"norm_project_gated", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits,
+    {"normalize", CASE_ROWS, WEIGHT_FLOATS, SIZES, QUICK_SIZES, rows_limit, size_limits,
+     run_normalize, 2e-6, ROUNDED},
+    {"norm_project", CASE_ROWS, WEIGHT_MATRICES, SIZES, QUICK_SIZES, rows_limit, size_limits,
+     run_norm_project, 2e-6, ROUNDED},
+    {"norm_project_gated", CASE_ROWS, WEIGHT_MATRICES, SIZES, QUICK_SIZES, rows_limit, size_limits,
      run_norm_project_gated, 2e-6, ROUNDED},
-    {"project_add", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_project_add,
-     2e-6, ROUNDED},
-    {"mlstm_output", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_mlstm_output,
-     2e-6, ROUNDED},
-    {"mlstm", CASE_MIXED, false, MLSTM_VARIANTS, 18, NULL, mlstm_case_limits, mlstm_case_run,
+    {"project_add", CASE_ROWS, WEIGHT_MATRICES, SIZES, QUICK_SIZES, rows_limit, size_limits,
+     run_project_add, 2e-6, ROUNDED},
+    {"mlstm_output", CASE_ROWS, WEIGHT_MATRICES, SIZES, QUICK_SIZES, rows_limit, size_limits,
+     run_mlstm_output, 2e-6, ROUNDED},
+    {"mlstm", CASE_MIXED, WEIGHT_NONE, MLSTM_VARIANTS, 18, NULL, mlstm_case_limits, mlstm_case_run,
      MLSTM_TOLERANCE, "f32 rounds m in every step, and C and n with it, by some 2^-24"},
-    {"causal_conv", CASE_MIXED, true, CONV_VARIANTS, 5, NULL, conv_case_limits, conv_case_run, 2e-6,
-     "f32 sums of up to 64 terms"},
-    {"headwise", CASE_ROWS, true, SIZES, QUICK_SIZES, rows_limit, size_limits, run_headwise, 2e-6,
-     "f32 sums of up to 2053 terms, in blocks of 64"},
-    {"slstm", CASE_MIXED, false, SLSTM_VARIANTS, 16, NULL, slstm_case_limits, slstm_case_run, 2e-5,
-     "f32 rounds every state in every step, and R mixes the errors"},
-    {"sample", CASE_MIXED, false, SAMPLE_VARIANTS, 4, NULL, sample_case_limits, sample_case_run, 0,
-     "the rules say which id"},
+    {"causal_conv", CASE_MIXED, WEIGHT_FLOATS, CONV_VARIANTS, 5, NULL, conv_case_limits,
+     conv_case_run, 2e-6, "f32 sums of up to 64 terms"},
+    {"headwise", CASE_ROWS, WEIGHT_FLOATS, SIZES, QUICK_SIZES, rows_limit, size_limits,
+     run_headwise, 2e-6, "f32 sums of up to 2053 terms, in blocks of 64"},
+    {"slstm", CASE_MIXED, WEIGHT_NONE, SLSTM_VARIANTS, 16, NULL, slstm_case_limits, slstm_case_run,
+     2e-5, "f32 rounds every state in every step, and R mixes the errors"},
+    {"sample", CASE_MIXED, WEIGHT_NONE, SAMPLE_VARIANTS, 4, NULL, sample_case_limits,
+     sample_case_run, 0, "the rules say which id"},
 };
 const int conformance_case_count = sizeof conformance_cases / sizeof *conformance_cases;

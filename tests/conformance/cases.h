@@ -11,10 +11,17 @@ enum case_kind {
     CASE_MIXED, /* no such independence to test, or tested elsewhere */
 };
 
+/* What types of weights an op is worth running for. */
+enum case_weights {
+    WEIGHT_NONE,     /* one is enough */
+    WEIGHT_FLOATS,   /* floating-point types */
+    WEIGHT_MATRICES, /* blocks too, where the width is whole blocks */
+};
+
 typedef struct conformance_case {
     const char *op;
     enum case_kind kind;
-    bool weights; /* worth running for every weight type */
+    enum case_weights weights;
     int variants, quick_variants;
     int64_t (*tokens)(int variant); /* rows of a variant, for CASE_ROWS */
     ops_limits (*limits)(int variant);

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/blocks.h"
 #include "base/random.h"
 #include "support/support.h"
 
@@ -103,7 +104,7 @@ static size_t row_place(const ops_tensor *t, int64_t row) {
         element += row % t->shape[i] * t->stride[i];
         row /= t->shape[i];
     }
-    return t->offset + (size_t)element * dtype_size(t->dtype);
+    return t->offset + (size_t)dtype_bytes(t->dtype, element);
 }
 
 /* A tensor in a buffer of its own, whose bytes are to be filled in and uploaded. */
@@ -111,8 +112,8 @@ static ops_tensor make(side *s, dtype type, int rank, const int64_t *shape, side
     size_t size = dtype_size(type);
     ops_tensor t = ops_tensor_make(NULL, GUARD + (s->ragged ? 3 * size : 0), type, rank, shape);
     if (s->ragged && rank > 1)
-        t.stride[0] += 5;
-    size_t total = t.offset + (size_t)(t.stride[0] * shape[0]) * size + GUARD;
+        t.stride[0] += 5 * dtype_block(type);
+    size_t total = t.offset + (size_t)dtype_bytes(type, t.stride[0] * shape[0]) + GUARD;
 
     side_block *blocks = realloc(s->blocks, (size_t)(s->block_count + 1) * sizeof *blocks);
     if (!blocks)
@@ -151,6 +152,52 @@ ops_tensor side_place(side *s, dtype type, int rank, const int64_t *shape, const
     return t;
 }
 
+/* The root mean square of the integers of a type when all are equally likely. */
+static double integer_spread(dtype type) {
+    return type == DTYPE_Q8_0 || type == DTYPE_IQ4_NL ? 72
+           : type == DTYPE_Q5_0 || type == DTYPE_Q5_1 ? 9
+                                                      : 5;
+}
+
+/* Blocks of any bits, with scales and offsets that make values of about this spread. */
+static void draw_blocks(side *s, uint64_t stream, dtype type, int64_t count, double spread,
+                        unsigned char *bytes) {
+    int size = (int)dtype_size(type);
+    double step = spread / integer_spread(type);
+    bool offset = type == DTYPE_Q5_1 || type == DTYPE_Q4_1;
+    for (int64_t b = 0; b < count / BLOCK_ELEMENTS; b++, bytes += size) {
+        uint64_t counter = (stream << 32) + (uint64_t)b * 8;
+        for (int i = 0; i < size; i++)
+            bytes[i] =
+                (unsigned char)(random_bits(s->seed, 78, counter + (uint64_t)i / 8) >> i % 8 * 8);
+        uint16_t d = float_to_f16((float)(step * (bytes[0] % 2 ? -1.25 : 0.75)));
+        uint16_t m = float_to_f16((float)(step * (bytes[2] % 16 - 7.5)));
+        memcpy(bytes, &d, sizeof d);
+        if (offset)
+            memcpy(bytes + 2, &m, sizeof m);
+    }
+}
+
+/* A matrix in blocks; on the exact side, the values that base/blocks.c finds in them. */
+static ops_tensor place_blocks(side *s, uint64_t stream, const int64_t *shape, double spread) {
+    side_block *block;
+    dtype type = s->as.weight;
+    int64_t row_bytes = dtype_bytes(type, shape[1]);
+    unsigned char *drawn = must_allocate((size_t)(shape[0] * row_bytes));
+    draw_blocks(s, stream, type, shape[0] * shape[1], spread, drawn);
+    ops_tensor t = make(s, s->exact ? DTYPE_F64 : type, 2, shape, &block);
+    for (int64_t r = 0; r < shape[0]; r++) {
+        unsigned char *row = block->bytes + row_place(&t, r);
+        if (s->exact)
+            dtype_convert(type, drawn + r * row_bytes, DTYPE_F64, row, shape[1]);
+        else
+            memcpy(row, drawn + r * row_bytes, (size_t)row_bytes);
+    }
+    free(drawn);
+    upload(s, block);
+    return t;
+}
+
 static ops_tensor place_integers(side *s, dtype type, int64_t count, const void *values) {
     side_block *block;
     bool ragged = s->ragged;
@@ -181,8 +228,13 @@ ops_tensor side_draw(side *s, enum side_kind kind, int rank, const int64_t *shap
     double *values = must_allocate((size_t)count * sizeof *values);
     int64_t skipped = kind == SIDE_ROWS ? side_first_row(s) * inner : 0;
     uint64_t stream = (uint64_t)s->drawn++;
+    bool in_blocks = kind == SIDE_WEIGHT && dtype_block(s->as.weight) > 1;
+    if (in_blocks && rank == 2) {
+        free(values);
+        return place_blocks(s, stream, shape, spread);
+    }
     draw_normal(s->seed, stream, skipped, count, mean, spread, values);
-    dtype type = kind == SIDE_WEIGHT ? s->as.weight : s->as.activation;
+    dtype type = kind != SIDE_WEIGHT ? s->as.activation : in_blocks ? DTYPE_F32 : s->as.weight;
     ops_tensor t = side_place(s, type, rank, shape, values);
     free(values);
     return t;
@@ -219,6 +271,11 @@ void side_output(side *s, const char *name, const ops_tensor *t) {
 void side_output_exponent(side *s, const char *name, const ops_tensor *t) {
     side_output(s, name, t);
     s->outputs[s->output_count - 1].smallest = 1;
+}
+
+void side_output_sum(side *s, const char *name, const ops_tensor *t) {
+    side_output(s, name, t);
+    s->outputs[s->output_count - 1].smallest = 1.5;
 }
 
 static unsigned char *download(side *s, const ops_buffer *buffer, const char *what) {

@@ -47,7 +47,8 @@ ops_tensor side_i32(side *s, int64_t count, const int32_t *values);
 ops_tensor side_i64(side *s, int64_t count, const int64_t *values);
 
 /* Normally distributed values. SIDE_ROWS: activations, a row a token, only row `only` if that is
- * set; SIDE_TABLE: activations that are always whole; SIDE_WEIGHT: a weight. */
+ * set; SIDE_TABLE: activations that are always whole; SIDE_WEIGHT: a weight. Where the setting has
+ * weights in blocks, matrices are blocks of random bits and other weights f32. */
 enum side_kind { SIDE_ROWS, SIDE_TABLE, SIDE_WEIGHT };
 ops_tensor side_draw(side *s, enum side_kind kind, int rank, const int64_t *shape, double mean,
                      double spread);
@@ -63,6 +64,8 @@ int64_t side_first_row(const side *s);
 void side_output(side *s, const char *name, const ops_tensor *t);
 /* The same for exponents (m): their error counts relative to 1 where they are smaller. */
 void side_output_exponent(side *s, const char *name, const ops_tensor *t);
+/* The same for sums, which may cancel: relative to 1.5, which is less than they are on average. */
+void side_output_sum(side *s, const char *name, const ops_tensor *t);
 /* Waits, reads the outputs, and looks at every byte that no output owns. Fails the test if the
  * stream failed or such a byte has changed. */
 void side_finish(side *s, const char *what);

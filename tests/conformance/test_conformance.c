@@ -91,7 +91,12 @@ static void check_bits(const side *s, const conformance_case *c, int variant) {
 /* Whether the op runs in this column: the device has it, and the type of weights matters. */
 static bool is_run(const conformance_case *c, const column *in, int op) {
     return ops_device_has(in->as.device, op) &&
-           (c->weights || in->as.weight == conformance_weights[0]);
+           (in->as.weight == conformance_weights[0] ||
+            c->weights >= (dtype_block(in->as.weight) > 1 ? WEIGHT_MATRICES : WEIGHT_FLOATS));
+}
+
+static bool takes_variant(const conformance_case *c, const column *in, int variant) {
+    return c->limits(variant).width % dtype_block(in->as.weight) == 0;
 }
 
 /* One variant of an op in all columns; worst errors go up. One run of the reference in double
@@ -102,7 +107,7 @@ static void run_variant(const conformance_case *c, int op, int variant, const co
     const column *current = NULL; /* of `exact` */
     for (int i = 0; i < count; i++) {
         const column *in = &columns[i];
-        if (!is_run(c, in, op))
+        if (!is_run(c, in, op) || !takes_variant(c, in, variant))
             continue;
         if (!current || current->as.weight != in->as.weight ||
             current->as.activation != in->as.activation) {

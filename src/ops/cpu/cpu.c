@@ -326,7 +326,7 @@ static void describe(ops_device *self, char *text, size_t size) {
     const cpu_kernels *kernels = cpu_kernels_choose();
     snprintf(text, size,
              "instruction set %s, vectors of %d floats\n"
-             "weights as stored (f64, f32, bf16, f16), activations, accumulation and state f32",
+             "weights as stored (f64, f32, bf16, f16, blocks), activations, accumulation and state f32",
              kernels ? kernels->name : "none", kernels ? kernels->lanes : 0);
 }
 

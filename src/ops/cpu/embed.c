@@ -39,7 +39,7 @@ static void take(cpu_stream *s, const char *op, const ops_tensor *source, int ty
 }
 
 void cpu_embed(ops_stream *stream, const struct ops_embed *op) {
-    take((cpu_stream *)stream, "embed", &op->table, CPU_FLOATS, &op->ids, &op->out);
+    take((cpu_stream *)stream, "embed", &op->table, CPU_MATRICES, &op->ids, &op->out);
 }
 
 void cpu_take_rows(ops_stream *stream, const struct ops_take_rows *op) {

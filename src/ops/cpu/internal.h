@@ -76,6 +76,11 @@ static inline bool cpu_failed(const cpu_stream *s) {
  * innermost stride 1; else the stream fails with a message that names op and tensor. */
 enum { CPU_F32 = 1 << DTYPE_F32, CPU_I32 = 1 << DTYPE_I32, CPU_I64 = 1 << DTYPE_I64 };
 enum { CPU_FLOATS = 1 << DTYPE_F64 | 1 << DTYPE_F32 | 1 << DTYPE_BF16 | 1 << DTYPE_F16 };
+/* What a matrix of weights may be stored in. */
+enum {
+    CPU_MATRICES = CPU_FLOATS | 1 << DTYPE_Q8_0 | 1 << DTYPE_Q5_0 | 1 << DTYPE_Q5_1 |
+                   1 << DTYPE_Q4_0 | 1 << DTYPE_Q4_1 | 1 << DTYPE_IQ4_NL
+};
 bool cpu_expect(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
                 int rank, const int64_t *shape);
 /* The same for one and two dimensions, and for a tensor that may be absent. */

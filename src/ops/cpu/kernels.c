@@ -5,9 +5,9 @@
 ALWAYS_INLINE void widen_as(dtype type, const char *x, int64_t count, float *y) {
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES)
-        store(y + i, load_as(type, x + i * size_as(type)));
+        store(y + i, load_at(type, x, i));
     if (i < count)
-        store_part(y + i, load_part_as(type, x + i * size_as(type), count - i), count - i);
+        store_part(y + i, load_part_at(type, x, i, count - i), count - i);
 }
 
 static void widen(dtype type, const void *x, int64_t count, float *y) {
@@ -20,6 +20,24 @@ static void widen(dtype type, const void *x, int64_t count, float *y) {
         break;
     case DTYPE_F64:
         widen_as(DTYPE_F64, x, count, y);
+        break;
+    case DTYPE_Q8_0:
+        widen_as(DTYPE_Q8_0, x, count, y);
+        break;
+    case DTYPE_Q5_0:
+        widen_as(DTYPE_Q5_0, x, count, y);
+        break;
+    case DTYPE_Q5_1:
+        widen_as(DTYPE_Q5_1, x, count, y);
+        break;
+    case DTYPE_Q4_0:
+        widen_as(DTYPE_Q4_0, x, count, y);
+        break;
+    case DTYPE_Q4_1:
+        widen_as(DTYPE_Q4_1, x, count, y);
+        break;
+    case DTYPE_IQ4_NL:
+        widen_as(DTYPE_IQ4_NL, x, count, y);
         break;
     default:
         memcpy(y, x, (size_t)count * sizeof(float));

@@ -24,8 +24,8 @@ enum {
  * lanes.
  */
 typedef struct cpu_product {
-    dtype type;          /* of the weights: any floating-point type */
-    const char *weights; /* element-aligned at least */
+    dtype type;          /* of the weights: any floating-point type or blocks */
+    const char *weights; /* element-aligned at least; blocks anywhere */
     int64_t row_bytes;   /* from one weight row to the next */
     int64_t width;
     const float *x; /* padded rows */
@@ -178,7 +178,7 @@ typedef struct cpu_kernels {
     int lanes; /* floats in a vector */
 
     void (*product)(const cpu_product *);
-    /* y [count] = x [count] of a floating-point type. */
+    /* y [count] = x [count] of a floating-point type, or of blocks, whole ones. */
     void (*widen)(dtype type, const void *x, int64_t count, float *y);
     /* y = norm(x); y may be x. */
     void (*normalize)(const cpu_norm *, const float *x, int64_t count, float *y);

@@ -7,7 +7,8 @@
  * addresses that keep more reads in flight than one, and each is asked for ahead.
  * For many tokens arithmetic is the limit: a slice of the panel's width is converted to floats once
  * (it stays in the cache) and used for all tokens in register tiles of 4 rows by 6 tokens, whose
- * accumulators wait in memory between slices. */
+ * accumulators wait in memory between slices. Blocks always go this way; for few tokens there is
+ * kernels_dot.c, in the profile `fast`. */
 #include "ops/cpu/vector.h"
 
 enum {
@@ -67,8 +68,14 @@ ALWAYS_INLINE void direct_span(dtype type, const int tokens, const int step, con
     }
 }
 
+/* Elements of a cache line, or of a block; at least a vector. */
+ALWAYS_INLINE int step_of(dtype type) {
+    int count = in_blocks(type) ? (int)BLOCK_ELEMENTS : (int)(LINE / size_as(type));
+    return count > LANES ? count : LANES;
+}
+
 ALWAYS_INLINE void direct_group(dtype type, const int tokens, const cpu_product *a, int row) {
-    const int step = (int)(LINE / size_as(type)) > LANES ? (int)(LINE / size_as(type)) : LANES;
+    const int step = step_of(type);
     const char *rows[GROUP_ROWS];
     group_rows(a, row, rows);
     vec sums[GROUP_ROWS][DIRECT_TOKENS];
@@ -92,7 +99,7 @@ ALWAYS_INLINE void direct_group(dtype type, const int tokens, const cpu_product 
     if (k < a->width) {
         UNROLL
         for (int r = 0; r < GROUP_ROWS; r++) {
-            vec w = load_part_as(type, rows[r] + k * size_as(type), a->width - k);
+            vec w = load_part_at(type, rows[r], k, a->width - k);
             UNROLL
             for (int t = 0; t < tokens; t++)
                 sums[r][t] = fused(w, load(a->x + t * a->x_stride + k), sums[r][t]);
@@ -129,16 +136,15 @@ ALWAYS_INLINE void convert_slice(dtype type, const cpu_product *a, int64_t from,
         for (; k + LANES <= count; k += LANES) {
             UNROLL
             for (int r = 0; r < GROUP_ROWS; r++) {
-                const char *p = rows[r] + (from + k) * size_as(type);
-                if (k % (LINE / size_as(type)) == 0)
-                    __builtin_prefetch(p + AHEAD);
-                store(target + r * SLICE_STRIDE + k, load_as(type, p));
+                if (k % step_of(type) == 0)
+                    __builtin_prefetch(rows[r] + bytes_as(type, from + k) + AHEAD);
+                store(target + r * SLICE_STRIDE + k, load_at(type, rows[r], from + k));
             }
         }
         if (k < count)
             for (int r = 0; r < GROUP_ROWS; r++)
                 store(target + r * SLICE_STRIDE + k,
-                      load_part_as(type, rows[r] + (from + k) * size_as(type), count - k));
+                      load_part_at(type, rows[r], from + k, count - k));
     }
 }
 
@@ -152,6 +158,24 @@ static void convert(const cpu_product *a, int64_t from, int64_t count, float *pa
         break;
     case DTYPE_F64:
         convert_slice(DTYPE_F64, a, from, count, panel);
+        break;
+    case DTYPE_Q8_0:
+        convert_slice(DTYPE_Q8_0, a, from, count, panel);
+        break;
+    case DTYPE_Q5_0:
+        convert_slice(DTYPE_Q5_0, a, from, count, panel);
+        break;
+    case DTYPE_Q5_1:
+        convert_slice(DTYPE_Q5_1, a, from, count, panel);
+        break;
+    case DTYPE_Q4_0:
+        convert_slice(DTYPE_Q4_0, a, from, count, panel);
+        break;
+    case DTYPE_Q4_1:
+        convert_slice(DTYPE_Q4_1, a, from, count, panel);
+        break;
+    case DTYPE_IQ4_NL:
+        convert_slice(DTYPE_IQ4_NL, a, from, count, panel);
         break;
     default:
         convert_slice(DTYPE_F32, a, from, count, panel);
@@ -239,7 +263,7 @@ static void tiled(const cpu_product *a) {
 }
 
 void PER_ISA(cpu_multiply)(const cpu_product *a) {
-    if (a->tokens > DIRECT_TOKENS) {
+    if (a->tokens > DIRECT_TOKENS || in_blocks(a->type)) {
         tiled(a);
         return;
     }

@@ -140,7 +140,7 @@ static void run_job(project_job *job) {
 static bool check_matrix(cpu_stream *s, const char *op, const ops_tensor *weight,
                          const ops_tensor *bias, int64_t tokens, int64_t rows, int64_t width,
                          const ops_tensor *out) {
-    return cpu_expect2(s, op, "a weight", weight, CPU_FLOATS, rows, width) &&
+    return cpu_expect2(s, op, "a weight", weight, CPU_MATRICES, rows, width) &&
            cpu_expect_optional(s, op, "a bias", bias, weight->shape[0]) &&
            cpu_expect2(s, op, "out", out, CPU_F32, tokens, weight->shape[0]);
 }

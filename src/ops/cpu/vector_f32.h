@@ -79,7 +79,9 @@ ALWAYS_INLINE vec load_f16(const char *p) {
 #endif
 }
 
-/* `type` is a constant wherever this is inlined. */
+#include "ops/cpu/vector_blocks.h"
+
+/* `type` is a constant wherever these are inlined. */
 ALWAYS_INLINE vec load_as(dtype type, const char *p) {
     if (type == DTYPE_BF16)
         return (vec)(widen_half(p) << 16);
@@ -90,13 +92,28 @@ ALWAYS_INLINE vec load_as(dtype type, const char *p) {
     return load(p);
 }
 
+/* Of an element; of a block, where these are what the type has. */
 ALWAYS_INLINE int64_t size_as(dtype type) {
-    return type == DTYPE_F64 ? 8 : type == DTYPE_F32 ? 4 : 2;
+    return in_blocks(type) ? block_bytes(type) : type == DTYPE_F64 ? 8 : type == DTYPE_F32 ? 4 : 2;
 }
 
-ALWAYS_INLINE vec load_part_as(dtype type, const char *p, int64_t count) {
+/* Bytes of `count` elements, whole blocks. */
+ALWAYS_INLINE int64_t bytes_as(dtype type, int64_t count) {
+    return in_blocks(type) ? count / BLOCK_ELEMENTS * block_bytes(type) : count * size_as(type);
+}
+
+/* Elements i to i + LANES of a row; i is a multiple of LANES, so that no vector crosses a block. */
+ALWAYS_INLINE vec load_at(dtype type, const char *row, int64_t i) {
+    if (in_blocks(type))
+        return load_block(type, row + bytes_as(type, i), (int)(i % BLOCK_ELEMENTS));
+    return load_as(type, row + i * size_as(type));
+}
+
+/* Elements i to i + count, and zeros. Rows of blocks have no such rest. */
+ALWAYS_INLINE vec load_part_at(dtype type, const char *row, int64_t i, int64_t count) {
     char bytes[LANES * 8] = {0};
-    memcpy(bytes, p, (size_t)(count * size_as(type)));
+    if (!in_blocks(type))
+        memcpy(bytes, row + i * size_as(type), (size_t)(count * size_as(type)));
     return load_as(type, bytes);
 }
 
