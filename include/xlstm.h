@@ -68,8 +68,8 @@ typedef struct xlstm_model_options {
                              Rounded up to a multiple of the chunk length. Bounds the memory. */
 } xlstm_model_options;
 
-/* Loads a Hugging Face folder, an official xlstm folder, or a single .safetensors file with a
- * config beside it. Weights stay mapped. `options` may be NULL. All faults of a checkpoint are
+/* Loads a Hugging Face folder, an official xlstm folder, a GGUF file (or a folder with exactly one),
+ * or a single .safetensors file with a config beside it. Weights stay mapped. `options` may be NULL. All faults of a checkpoint are
  * reported at once, one a line. */
 XLSTM_API xlstm_status xlstm_model_load(const char *path, const xlstm_model_options *options,
                                         xlstm_model **model);
@@ -144,7 +144,7 @@ XLSTM_API xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count);
 
 /* ---- Text ---- */
 
-/* Loads a tokenizer.json of the GPT-NeoX kind (byte-level BPE), or that of a folder. */
+/* Loads a tokenizer.json of the GPT-NeoX kind (byte-level BPE), or that of a folder or GGUF file. */
 XLSTM_API xlstm_status xlstm_tokenizer_load(const char *path, xlstm_tokenizer **tokenizer);
 XLSTM_API void xlstm_tokenizer_free(xlstm_tokenizer *tokenizer);
 /* One more than the highest id. */

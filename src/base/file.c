@@ -113,6 +113,11 @@ bool file_is_folder(const char *path) {
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+bool file_is_regular(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
 char *path_join(const char *folder, const char *name) {
     size_t folder_size = strlen(folder), name_size = strlen(name);
     bool slash = folder_size > 0 && folder[folder_size - 1] != '/';

@@ -22,6 +22,7 @@ xlstm_status file_read_regular(const char *path, size_t limit, buffer *out);
 
 bool file_exists(const char *path);
 bool file_is_folder(const char *path);
+bool file_is_regular(const char *path);
 /* "folder/name"; released with free. NULL when memory is out (the error is set). */
 char *path_join(const char *folder, const char *name);
 /* The part of `path` before the last slash, or "."; released with free. */

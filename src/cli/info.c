@@ -30,6 +30,19 @@ static json_t *weight_types(const xlstm_model *model) {
     return types;
 }
 
+/* Of the checkpoint's file: its format, what most of its weights are said to be, and what a weight
+ * takes on average. */
+static json_t *file_fields(const xlstm_model *model) {
+    const gguf_file *gguf = &model->source.gguf;
+    int64_t number = -1;
+    const char *name = NULL;
+    if (gguf_get_integer(gguf_find(gguf, "general.file_type"), &number))
+        name = gguf_file_type_name(number);
+    return json_pack("{s:s, s:s?, s:f}", "format", model->source.one_file ? "gguf" : "safetensors",
+                     "file_type", name, "bits_per_weight",
+                     8 * (double)model->weights.bytes / (double)model->weights.parameters);
+}
+
 static json_t *known_id(int32_t id) {
     return id < 0 ? json_null() : json_integer(id);
 }
@@ -157,12 +170,13 @@ static json_t *tokenizer_fields(const xlstm_model *model) {
 
 static json_t *collect(const xlstm_model *model) {
     return json_pack(
-        "{s:s, s:o, s:s, s:s, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o}", "path", model->path,
-        "config", config_fields(model), "device", model->device->name, "profile",
-        model->profile == OPS_EXACT ? "exact" : "fast", "threads", model->threads, "batch_tokens",
-        model->max_batch_tokens, "parameters", (json_int_t)model->weights.parameters, "tensors",
-        (json_int_t)model->files.count, "weight_types", weight_types(model), "memory",
-        memory_fields(model), "tokenizer", tokenizer_fields(model), "devices", device_list());
+        "{s:s, s:o, s:o, s:s, s:s, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o}", "path",
+        model->source.path, "file", file_fields(model), "config", config_fields(model), "device",
+        model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast", "threads",
+        model->threads, "batch_tokens", model->max_batch_tokens, "parameters",
+        (json_int_t)model->weights.parameters, "tensors", (json_int_t)model->files.count,
+        "weight_types", weight_types(model), "memory", memory_fields(model), "tokenizer",
+        tokenizer_fields(model), "devices", device_list());
 }
 
 /* ---- Words ---- */
@@ -224,11 +238,15 @@ static void print_lines(const char *name, const char *text, buffer *out) {
 static void print_words(const xlstm_model *model, const json_t *facts, buffer *out) {
     const char *name;
     json_t *value;
-    buffer_print(out, "Config (%s)\n", model->path);
+    buffer_print(out, "Config (%s)\n", model->source.path);
     json_object_foreach(json_object_get(facts, "config"), name, value) {
         print_value(name, value, out);
     }
     buffer_print(out, "\nWeights\n");
+    json_object_foreach(json_object_get(facts, "file"), name, value) {
+        if (!json_is_null(value))
+            print_value(name, value, out);
+    }
     print_value("parameters", json_object_get(facts, "parameters"), out);
     print_value("tensors", json_object_get(facts, "tensors"), out);
     json_object_foreach(json_object_get(facts, "weight_types"), name, value) {

@@ -14,8 +14,8 @@ static const double most = 1e15; /* of counts: exact in a double */
 
 const option_spec option_table[OPTION_COUNT] = {
     [OPTION_MODEL] = {OPTION_NONEMPTY, 'm', "model", "MODEL", .section = in,
-                      .help = "folder of a checkpoint, or a .safetensors file with config.json "
-                              "beside it"},
+                      .help = "folder of a checkpoint, or a .gguf file, or a .safetensors file "
+                              "with config.json beside it"},
     [OPTION_PROMPT] = {OPTION_STRING, 'p', "prompt", "TEXT", .section = in,
                        .help = "the text to begin with; - reads standard input"},
     [OPTION_FILE] = {OPTION_NONEMPTY, 'f', "file", "FILE", .section = in,

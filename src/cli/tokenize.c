@@ -4,12 +4,11 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "cli/commands.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
 #include "engine/prompt.h"
-#include "format/config.h"
+#include "format/source.h"
 #include "text/tokenizer.h"
 
 /* ---- Ids to text ---- */
@@ -67,12 +66,12 @@ static xlstm_status decode(const options *o, const xlstm_tokenizer *tokenizer) {
 /* ---- Text to ids ---- */
 
 static xlstm_status find_bos(const char *path, int32_t *bos) {
-    char *folder = file_is_folder(path) ? strdup(path) : path_folder(path);
-    if (!folder)
-        return error_memory(strlen(path), "a path");
-    model_config config;
-    xlstm_status status = config_open_folder(folder, &config);
-    free(folder);
+    checkpoint_source source;
+    model_config config = {0};
+    xlstm_status status = source_open(path, &source);
+    if (status == XLSTM_OK)
+        status = source_config(&source, &config);
+    source_close(&source);
     *bos = config.bos_token_id;
     config_free(&config);
     if (status != XLSTM_OK)

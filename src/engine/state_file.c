@@ -309,7 +309,7 @@ static xlstm_status load(xlstm_session *session, const char *path, const file_ma
         status = error_set(XLSTM_FORMAT_ERROR,
                            "%s belongs to another model: its fingerprint is %016" PRIx64
                            ", that of %s is %016" PRIx64,
-                           path, header.fingerprint, model->path, model_fingerprint(model));
+                           path, header.fingerprint, model->source.path, model_fingerprint(model));
     if (status == XLSTM_OK)
         status = check_tensors(&model->pool, file, path);
     if (status != XLSTM_OK)

@@ -1,5 +1,6 @@
-/* Which id ends a text: eos_token of tokenizer_config.json or special_tokens_map.json, else the
- * added token <|endoftext|>, else the config's eos_token_id. xLSTM-7B's config says 2, which is
+/* Which id ends a text: eos_token of tokenizer_config.json or special_tokens_map.json (in a GGUF
+ * file: tokenizer.ggml.eos_token_id), else the added token <|endoftext|>, else the config's
+ * eos_token_id. xLSTM-7B's config says 2, which is
  * "!"; where the sources differ, or a file cannot be used, the model keeps a warning that says so.
  */
 #include <stdlib.h>
@@ -27,7 +28,7 @@ static int32_t id_of(const xlstm_tokenizer *tokenizer, const char *content) {
 static int32_t end_from_file(const xlstm_model *model, const char *name, buffer *warning) {
     int32_t id = -1;
     json_t *value = NULL;
-    char *path = path_join(model->folder, name);
+    char *path = path_join(model->source.place, name);
     if (path && file_exists(path) && json_open(path, SIDE_FILE_LIMIT, &value) != XLSTM_OK)
         buffer_print(warning, "%s; it is not used for the end of text\n", xlstm_last_error());
     const json_t *token = json_object_get(value, "eos_token");
@@ -44,16 +45,32 @@ static int32_t end_from_file(const xlstm_model *model, const char *name, buffer 
     return id;
 }
 
+/* The id that a GGUF file names, or -1. */
+static int32_t end_from_value(const xlstm_model *model, buffer *warning) {
+    static const char key[] = "tokenizer.ggml.eos_token_id";
+    const gguf_value *value = gguf_find(&model->source.gguf, key);
+    int64_t id = -1;
+    if (!value)
+        return -1;
+    if (gguf_get_integer(value, &id) && id >= 0 && id < model->config.vocab_size)
+        return (int32_t)id;
+    buffer_print(warning, "%s: value %s is no id of the model; it is not used\n",
+                 model->source.place, key);
+    return -1;
+}
+
 static void find_end(xlstm_model *model) {
     int32_t config = model->config.eos_token_id, id = -1;
     buffer warning = {0};
-    if (model->tokenizer) {
+    if (model->tokenizer && model->source.one_file) {
+        id = end_from_value(model, &warning);
+    } else if (model->tokenizer) {
         id = end_from_file(model, "tokenizer_config.json", &warning);
         if (id < 0)
             id = end_from_file(model, "special_tokens_map.json", &warning);
-        if (id < 0)
-            id = tokenizer_added_id(model->tokenizer, "<|endoftext|>");
     }
+    if (model->tokenizer && id < 0)
+        id = tokenizer_added_id(model->tokenizer, "<|endoftext|>");
     model->end_of_text = id >= 0 ? id : config;
     if (id >= 0 && config >= 0 && config != id)
         buffer_print(&warning,

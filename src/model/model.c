@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/threads.h"
-#include "format/safetensors.h"
+#include "text/tokenizer.h"
 
 enum {
     DEFAULT_SESSIONS = 4,
@@ -94,20 +94,10 @@ static xlstm_status read_options(const xlstm_model_options *options, xlstm_model
 
 /* ---- Opening ---- */
 
-static xlstm_status find_folder(const char *path, xlstm_model *model) {
-    model->path = strdup(path);
-    if (!model->path)
-        return error_memory(strlen(path), "the model's path");
-    if (!file_exists(path))
-        return error_set(XLSTM_IO_ERROR, "%s: no such file or folder", path);
-    model->folder = file_is_folder(path) ? strdup(path) : path_folder(path);
-    return model->folder ? XLSTM_OK : error_memory(strlen(path), "the model's path");
-}
-
 static xlstm_status find_wiring(xlstm_model *model) {
     const model_config *c = &model->config;
     if (c->wiring)
-        return wiring_from_json(c->wiring, model->folder, &model->graph);
+        return wiring_from_json(c->wiring, model->source.place, &model->graph);
     return wiring_sequential(c, &model->graph);
 }
 
@@ -116,7 +106,7 @@ static xlstm_status check_wiring(const xlstm_model *model) {
     program p;
     xlstm_status status = program_compile(&model->graph, &model->config, &p);
     if (status != XLSTM_OK)
-        return error_prefix(status, "%s", model->folder);
+        return error_prefix(status, "%s", model->source.place);
     program_free(&p);
     return XLSTM_OK;
 }
@@ -132,7 +122,7 @@ static xlstm_status open_checkpoint(xlstm_model *model) {
     const model_config *c = &model->config;
     error_list faults = {0};
     xlstm_status first = XLSTM_OK;
-    xlstm_status status = config_open_folder(model->folder, &model->config);
+    xlstm_status status = source_config(&model->source, &model->config);
     if (status != XLSTM_OK && !is_fault(status))
         return status;
     if (status != XLSTM_OK) {
@@ -143,11 +133,11 @@ static xlstm_status open_checkpoint(xlstm_model *model) {
         error_list_add_last(&faults);
         first = status;
     }
-    status = safetensors_open_folder(model->path, &model->files);
+    status = source_take_tensors(&model->source, &model->files);
     if (status == XLSTM_OK && c->complete) {
         status = weights_bind(c, &model->files, model->device, model->activation, &model->weights);
         if (status == XLSTM_FORMAT_ERROR)
-            error_prefix(status, "%s", model->folder);
+            error_prefix(status, "%s", model->source.place);
     }
     if (status != XLSTM_OK)
         error_list_add_last(&faults);
@@ -167,7 +157,7 @@ xlstm_status model_open(const char *path, const xlstm_model_options *options, xl
     pthread_mutex_init(&model->tokenizer_lock, NULL);
     xlstm_status status = read_options(options, model);
     if (status == XLSTM_OK)
-        status = find_folder(path, model);
+        status = source_open(path, &model->source);
     if (status == XLSTM_OK)
         status = open_checkpoint(model);
     if (status != XLSTM_OK) {
@@ -245,8 +235,7 @@ void xlstm_model_free(xlstm_model *model) {
     xlstm_tokenizer_free(model->tokenizer);
     free(model->tokenizer_error);
     free(model->end_warning);
-    free(model->folder);
-    free(model->path);
+    source_close(&model->source);
     pthread_mutex_destroy(&model->tokenizer_lock);
     pthread_mutex_destroy(&model->lock);
     free(model);
@@ -298,12 +287,12 @@ void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info) {
 
 /* Ids of the tokenizer must be ids of the model; the other way round there may be more. */
 static xlstm_status load_tokenizer(xlstm_model *model) {
-    xlstm_status status = xlstm_tokenizer_load(model->folder, &model->tokenizer);
+    xlstm_status status = tokenizer_load_source(&model->source, &model->tokenizer);
     if (status != XLSTM_OK || xlstm_tokenizer_size(model->tokenizer) <= model->config.vocab_size)
         return status;
     status = error_set(
         XLSTM_FORMAT_ERROR, "%s: the tokenizer has ids up to %d, but the config's vocab_size is %d",
-        model->folder, xlstm_tokenizer_size(model->tokenizer) - 1, model->config.vocab_size);
+        model->source.place, xlstm_tokenizer_size(model->tokenizer) - 1, model->config.vocab_size);
     xlstm_tokenizer_free(model->tokenizer);
     model->tokenizer = NULL;
     return status;
@@ -324,10 +313,7 @@ const xlstm_tokenizer *xlstm_model_tokenizer(const xlstm_model *constant) {
 }
 
 bool model_has_tokenizer(const xlstm_model *model) {
-    char *path = path_join(model->folder, "tokenizer.json");
-    bool there = path && file_exists(path);
-    free(path);
-    return there;
+    return source_has_tokenizer(&model->source);
 }
 
 /* ---- Fingerprint ---- */

@@ -5,7 +5,7 @@
 
 #include <pthread.h>
 #include "format/config.h"
-#include "format/stored.h"
+#include "format/source.h"
 #include "model/forward.h"
 #include "model/state.h"
 #include "model/weights.h"
@@ -13,8 +13,7 @@
 #include "ops/ops.h"
 
 struct xlstm_model {
-    char *path; /* as given */
-    char *folder;
+    checkpoint_source source;
     model_config config;
     stored_tensors files;
     wiring graph;
@@ -50,7 +49,7 @@ xlstm_status model_prepare(xlstm_model *model);
 /* Of config, wiring and weights: the same for every file layout of the same weights. Reads a little
  * of every tensor. */
 uint64_t model_fingerprint(const xlstm_model *model);
-/* Whether there is a tokenizer.json beside the model, be it sound or not. */
+/* Whether the model has a tokenizer, be it sound or not. */
 bool model_has_tokenizer(const xlstm_model *model);
 /* The id that ends a text; -1: none. */
 int32_t model_end_of_text(const xlstm_model *model);

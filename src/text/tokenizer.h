@@ -5,6 +5,7 @@
 #define TEXT_TOKENIZER_H
 
 #include "base/buffer.h"
+#include "format/source.h"
 #include "text/added.h"
 #include "text/bpe.h"
 #include "xlstm.h"
@@ -49,6 +50,9 @@ struct xlstm_tokenizer {
 /* Loads the JSON of a tokenizer.json from memory; `name` stands for it in errors. */
 xlstm_status tokenizer_load_memory(const char *json, size_t size, const char *name,
                                    xlstm_tokenizer **tokenizer);
+
+/* That of a checkpoint. */
+xlstm_status tokenizer_load_source(const checkpoint_source *source, xlstm_tokenizer **tokenizer);
 
 /* The id of the added token with this content, or -1. */
 int32_t tokenizer_added_id(const xlstm_tokenizer *tokenizer, const char *content);

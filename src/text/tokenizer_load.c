@@ -231,22 +231,37 @@ xlstm_status tokenizer_load_memory(const char *json, size_t size, const char *na
     return XLSTM_OK;
 }
 
-xlstm_status xlstm_tokenizer_load(const char *path, xlstm_tokenizer **tokenizer) {
+xlstm_status tokenizer_load_source(const checkpoint_source *source, xlstm_tokenizer **tokenizer) {
     *tokenizer = NULL;
-    char *inside = NULL;
-    if (file_is_folder(path)) {
-        inside = path_join(path, "tokenizer.json");
-        if (!inside)
-            return XLSTM_OUT_OF_MEMORY;
-        path = inside;
-    }
+    buffer text = {0}, name = {0};
+    xlstm_status status = source_tokenizer_text(source, &text, &name);
+    if (status == XLSTM_OK)
+        status = tokenizer_load_memory(text.data, text.size, name.data, tokenizer);
+    buffer_free(&text);
+    buffer_free(&name);
+    return status;
+}
+
+/* A file that is no GGUF is a tokenizer.json, whatever its name. */
+static xlstm_status load_file(const char *path, xlstm_tokenizer **tokenizer) {
     file_map map;
     xlstm_status status = file_map_open(path, &map);
     if (status == XLSTM_OK) {
         status = tokenizer_load_memory((const char *)map.data, map.size, path, tokenizer);
         file_map_close(&map);
     }
-    free(inside);
+    return status;
+}
+
+xlstm_status xlstm_tokenizer_load(const char *path, xlstm_tokenizer **tokenizer) {
+    *tokenizer = NULL;
+    checkpoint_source source;
+    xlstm_status status = source_open(path, &source);
+    if (status != XLSTM_OK)
+        return status;
+    status = source.one_file || file_is_folder(path) ? tokenizer_load_source(&source, tokenizer)
+                                                     : load_file(path, tokenizer);
+    source_close(&source);
     return status;
 }
 
