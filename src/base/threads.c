@@ -6,12 +6,17 @@
  * and waits only for those inside, so that a thread that woke too late delays nobody.
  *
  * Between jobs a thread looks at the gate for some microseconds, since the next job of a forward
- * pass follows at once, and then sleeps: an idle pool costs nothing. */
+ * pass follows at once, and then sleeps: an idle pool costs nothing.
+ *
+ * Of a pinned pool every thread stays on its own processor. The caller's thread belongs to the
+ * program and keeps its freedom; a job that finds it elsewhere moves it to the processor that is
+ * left, from which the others, being tied, do not drive it away. */
 #include "base/threads.h"
 
 #include "base/cgroup.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/processors.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -21,10 +26,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
-
 /* The gate: | job number, 47 bits | open | inside, 16 bits | */
 static const uint64_t inside_mask = 0xFFFF, open_bit = 0x10000, job_step = 0x20000;
 
@@ -33,7 +34,8 @@ enum { MOST_THREADS = 4096 };
 typedef struct worker {
     thread_pool *pool;
     pthread_t thread;
-    int number; /* 1 … threads - 1; the caller is worker 0 */
+    int number;    /* 1 … threads - 1; the caller is worker 0 */
+    int processor; /* where it stays; -1: anywhere */
 } worker;
 
 struct thread_pool {
@@ -50,16 +52,12 @@ struct thread_pool {
     _Atomic bool stop;
     double spin_seconds;
     int threads;
+    int processor;    /* of the caller; -1: anywhere */
     worker workers[]; /* [threads - 1] */
 };
 
 int threads_available(void) {
-    int count = 0;
-#if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        count = CPU_COUNT(&set);
-#endif
+    int processors[PROCESSORS_MOST], count = processors_allowed(processors);
     if (count < 1)
         count = (int)sysconf(_SC_NPROCESSORS_ONLN);
     int limit = cgroup_processors();
@@ -139,6 +137,8 @@ static void *work(void *argument) {
     worker *self = argument;
     thread_pool *pool = self->pool;
     uint64_t seen = 0;
+    if (self->processor >= 0)
+        processor_stay(self->processor); /* refused only if what is allowed has just changed */
     for (;;) {
         wait_for_job(pool, seen);
         if (atomic_load(&pool->stop))
@@ -177,6 +177,8 @@ static void wait_until_empty(thread_pool *pool) {
 }
 
 void thread_pool_run(thread_pool *pool, int64_t tasks, thread_task task, void *context) {
+    if (pool->processor >= 0)
+        processor_visit(pool->processor);
     if (pool->threads == 1 || tasks <= 1) {
         for (int64_t i = 0; i < tasks; i++)
             task(context, i, 0);
@@ -235,11 +237,8 @@ static int start_threads(thread_pool *pool, int *started) {
     return number;
 }
 
-xlstm_status thread_pool_create(int threads, thread_pool **result) {
-    *result = NULL;
-    if (threads < 1 || threads > MOST_THREADS)
-        return error_set(XLSTM_INVALID_ARGUMENT, "%d threads are not possible: 1 to %d are",
-                         threads, MOST_THREADS);
+/* processors: [threads], where each thread stays; NULL: anywhere. */
+static xlstm_status create(int threads, const int *processors, thread_pool **result) {
     size_t size = sizeof(thread_pool) + sizeof(worker) * (size_t)(threads - 1);
     thread_pool *pool = calloc(1, size);
     if (!pool)
@@ -250,6 +249,9 @@ xlstm_status thread_pool_create(int threads, thread_pool **result) {
         return error_memory(size, "a thread pool");
     }
     pool->threads = threads;
+    pool->processor = processors ? processors[0] : -1;
+    for (int i = 1; i < threads; i++)
+        pool->workers[i - 1].processor = processors ? processors[i] : -1;
     /* With more threads than processors, looking at the gate would keep others from working. */
     pool->spin_seconds = threads <= threads_available() ? 20e-6 : 0;
     int started, number = start_threads(pool, &started);
@@ -260,6 +262,27 @@ xlstm_status thread_pool_create(int threads, thread_pool **result) {
     }
     *result = pool;
     return XLSTM_OK;
+}
+
+xlstm_status thread_pool_create(int threads, thread_pool **result) {
+    *result = NULL;
+    if (threads < 1 || threads > MOST_THREADS)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%d threads are not possible: 1 to %d are",
+                         threads, MOST_THREADS);
+    return create(threads, NULL, result);
+}
+
+xlstm_status thread_pool_create_pinned(int threads, thread_pool **result) {
+    *result = NULL;
+    int processors[PROCESSORS_MOST], count = processors_allowed(processors);
+    if (count < 1)
+        return error_set(XLSTM_UNSUPPORTED, "pinning threads is not supported on this system");
+    if (threads < 1 || threads > count)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "%d threads cannot be pinned, each to its own processor: 1 to %d can",
+                         threads, count);
+    processors_spread(NULL, processors, count);
+    return create(threads, processors, result);
 }
 
 void thread_pool_free(thread_pool *pool) {

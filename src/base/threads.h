@@ -16,6 +16,9 @@ typedef void (*thread_task)(void *context, int64_t task, int worker);
 
 int threads_available(void); /* processors this process may use */
 xlstm_status thread_pool_create(int threads, thread_pool **pool);
+/* With every thread on its own processor of those this process may use, siblings of one core last;
+ * at most so many threads. XLSTM_UNSUPPORTED where the system cannot do that. */
+xlstm_status thread_pool_create_pinned(int threads, thread_pool **pool);
 void thread_pool_free(thread_pool *pool);
 int thread_pool_size(const thread_pool *pool);
 /* Runs task(context, 0 … tasks - 1); returns when all are done. Not to be called from a task, nor
