@@ -10,14 +10,16 @@
 
 #include "base/clock.h"
 #include "engine/machine.h"
+#include "engine/machine_kernels.h"
 
 enum { THREADS = 2 };
 
 /* A core can read two vectors of 64 bytes and write one in a cycle, from its nearest cache, and do
  * two fused multiply-adds of 16 floats, at 7 GHz. More means that the compiler left a loop out, or
  * that bytes, floats or threads are counted wrongly. */
-static const double most_read = THREADS * 128 * 7e9, most_update = THREADS * 192 * 7e9;
-static const double most_flops = THREADS * 64 * 7e9;
+#define MOST_READ (THREADS * 128 * 7e9)
+#define MOST_UPDATE (THREADS * 192 * 7e9)
+#define MOST_FLOPS (THREADS * 64 * 7e9)
 
 /* Even an emulated core without vectors does more than this. */
 static const double least = 1e7;
@@ -52,16 +54,53 @@ static void test_limits(void **state) {
     print_message("read %.1f GB/s (a plain loop %.1f), update %.1f GB/s, %.1f Gflop/s\n",
                   limits.read_bytes_per_second / 1e9, plain / 1e9,
                   limits.update_bytes_per_second / 1e9, limits.fma_flops_per_second / 1e9);
-    assert_true(limits.read_bytes_per_second > least && limits.read_bytes_per_second < most_read);
+    assert_true(limits.read_bytes_per_second > least && limits.read_bytes_per_second < MOST_READ);
     assert_true(limits.update_bytes_per_second > least &&
-                limits.update_bytes_per_second < most_update);
-    assert_true(limits.fma_flops_per_second > least && limits.fma_flops_per_second < most_flops);
+                limits.update_bytes_per_second < MOST_UPDATE);
+    assert_true(limits.fma_flops_per_second > least && limits.fma_flops_per_second < MOST_FLOPS);
     /* The same memory goes by in both, so neither can be ten times the other: that would be a loop
      * that does not do what is counted. And a limit that one thread's plain loop exceeds four times
      * is none; the factors leave room for a machine that is busy with other tests. */
     assert_true(limits.read_bytes_per_second < 10 * limits.update_bytes_per_second);
     assert_true(limits.update_bytes_per_second < 10 * limits.read_bytes_per_second);
     assert_true(limits.read_bytes_per_second > plain / 4);
+}
+
+/* A sample of each kind lies within the same bounds, and what a processor lacks is 0. Tiles do 16
+ * times 16 products of 2 bf16 or 4 int8 in 16 cycles at best; a sample that counts wrongly or whose
+ * loop was left out is beyond that. */
+static void test_samples(void **state) {
+    (void)state;
+    static const double most[MACHINE_KINDS] = {MOST_READ, MOST_UPDATE, MOST_FLOPS,
+                                               THREADS * 1024 * 7e9, THREADS * 2048 * 7e9};
+    machine_meter *m;
+    assert_int_equal(machine_create(THREADS, false, &m), XLSTM_OK);
+    assert_int_equal(machine_threads(m), THREADS);
+    for (int k = 0; k < MACHINE_KINDS; k++) {
+        double rate = machine_sample(m, (machine_kind)k);
+        if (machine_has(m, (machine_kind)k))
+            assert_true(rate > least && rate < most[k]);
+        else
+            assert_true(rate == 0);
+    }
+    assert_true(machine_has(m, MACHINE_READ) && machine_has(m, MACHINE_FMA));
+    machine_free(m);
+    machine_free(NULL);
+}
+
+/* Tiles accumulate: the sums of a known product say that both operands were loaded, that the
+ * configuration was there, and that all steps were done. */
+static void test_tiles_compute(void **state) {
+    (void)state;
+    machine_kernels k = {0};
+    machine_amx_add(&k);
+    if (!k.amx_bf16 && !k.amx_int8)
+        skip();
+    /* Every product of a row and a column is +1 for each of the 32 or 64 terms. */
+    if (k.amx_bf16)
+        assert_true(k.amx_bf16(5) == 4.0f * 5 * 32);
+    if (k.amx_int8)
+        assert_true(k.amx_int8(5) == 4.0f * 5 * 64);
 }
 
 static void test_wrong_threads(void **state) {
@@ -73,6 +112,8 @@ static void test_wrong_threads(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_samples),
+        cmocka_unit_test(test_tiles_compute),
         cmocka_unit_test(test_wrong_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
