@@ -66,6 +66,8 @@ typedef struct xlstm_model_options {
     int max_sessions;     /* slots of the state pool; 0: 4. More sessions than slots is an error */
     int max_batch_tokens; /* most tokens that go through the layers at once; 0: 512.
                              Rounded up to a multiple of the chunk length. Bounds the memory. */
+    bool
+        pin; /* device "cpu" on Linux: each thread stays on its own processor; elsewhere an error */
 } xlstm_model_options;
 
 /* Loads a Hugging Face folder, an official xlstm folder, a GGUF file (or a folder with exactly one),

@@ -1,35 +1,38 @@
 /* xlstm bench: how fast a model runs, against what this machine can do.
  *
- * The limits are measured first, in the same run. Decoding is bound by memory: every weight is read
- * once a step (the embedding table excepted: one row a token), every state read and written. The
- * limit of a step is the time that the memory needs for that; its share of the time taken is the
- * percentage. Prefill is bound by arithmetic: two operations a weight and token, and what the
- * recurrence needs. */
+ * The limits are measured first, and sampled again beside every run: other users of a machine, and
+ * on some hosts the tile unit itself, change them within seconds. Decoding is bound by memory:
+ * every weight is read once a step (the embedding table excepted: one row a token), every state
+ * read and written. The limit of a step is the time that the memory needs for that; its share of
+ * the time taken is the percentage. Prefill is bound by arithmetic: two operations a weight and
+ * token, and what the recurrence needs; its limit is the peak of the unit that computes it. */
+#include "cli/bench.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
-#include "engine/machine.h"
-#include "model/model.h"
 
-static const double long_enough = 10; /* seconds of one measurement, after which no run is added */
+static const double long_enough = 10; /* seconds of a row's runs, after which none is added */
+static const double run_seconds = 2;  /* after which a run decodes no further token */
 enum { PRIMING = 16 };                /* tokens that a session has seen before it decodes */
 
 typedef struct bench {
     const options *options;
+    bench_subject subject;
     xlstm_model *model;
-    xlstm_model_info info;
-    model_memory memory;
-    machine_limits limits;
+    machine_meter *meter;
     float *logits; /* [sessions][vocab] */
     xlstm_session **sessions;
     xlstm_batch_item *items;
     int session_count;
+    json_t *decode, *prefill, *left_out; /* arrays */
 } bench;
 
 /* ---- What the work needs ---- */
@@ -41,250 +44,320 @@ static int mlstm_nodes(const xlstm_model *model) {
     return nodes;
 }
 
-/* Operations of a prompt of `tokens` with the logits of its last position. An mLSTM takes four a
- * state element and token: two to update it, two to read it. */
-static double prefill_flops(const bench *b, int64_t tokens) {
-    const xlstm_model_info *i = &b->info;
+/* Operations of `tokens` with `heads` rows of logits. An mLSTM takes four a state element and
+ * token: two to update it, two to read it. */
+static double count_flops(const bench *b, double tokens, double heads) {
+    const xlstm_model_info *i = &b->subject.info;
     double head = 2.0 * i->vocab_size * i->embedding_dim;
     double tables =
         i->vocab_size * (double)i->embedding_dim * (b->model->config.tie_word_embeddings ? 1 : 2);
     double linear = 2 * ((double)i->parameters - tables);
     double recurrence = 4.0 * mlstm_nodes(b->model) * i->num_heads * i->head_dim_qk * i->head_dim_v;
-    return (double)tokens * (linear + recurrence) + head;
+    return tokens * (linear + recurrence) + heads * head;
 }
 
 static double weight_bytes(const bench *b) {
-    return (double)(b->memory.weights - b->memory.embedding);
+    return (double)(b->subject.memory.weights - b->subject.memory.embedding);
 }
 
-static double state_bytes_moved(const bench *b, int batch) {
-    return 2.0 * batch * (double)b->memory.state_per_session;
+static double state_bytes_moved(const bench *b, double times) {
+    return 2 * times * (double)b->subject.memory.state_per_session;
 }
 
-/* ---- Measuring ---- */
+/* A prompt reads the weights once for each piece that goes through the layers at once, and takes
+ * the state along from chunk to chunk. */
+static bench_row prefill_row(const bench *b, int64_t tokens) {
+    int64_t piece = b->model->max_batch_tokens;
+    int64_t chunk = b->model->device->chunk_size > 0 ? b->model->device->chunk_size : 1;
+    const ops_device *device = b->model->device;
+    bool tiles = device->uses_tiles && device->uses_tiles(b->model->device, b->model->profile) &&
+                 machine_has(b->meter, MACHINE_AMX_BF16);
+    return (bench_row){
+        .size = tokens,
+        .weight_bytes = weight_bytes(b) * (double)((tokens + piece - 1) / piece),
+        .state_bytes = state_bytes_moved(b, (double)((tokens + chunk - 1) / chunk)),
+        .flops = count_flops(b, (double)tokens, 1),
+        .bound = tiles ? MACHINE_AMX_BF16 : MACHINE_FMA,
+    };
+}
+
+static bench_row decode_row(const bench *b, int batch) {
+    return (bench_row){
+        .decode = true,
+        .size = batch,
+        .weight_bytes = weight_bytes(b),
+        .state_bytes = state_bytes_moved(b, batch),
+        .flops = count_flops(b, batch, batch),
+    };
+}
+
+/* The seconds that it takes at these limits. */
+static double least_seconds(const bench_row *row, const double *limit) {
+    return row->decode
+               ? row->weight_bytes / limit[MACHINE_READ] + row->state_bytes / limit[MACHINE_UPDATE]
+               : row->flops / limit[row->bound];
+}
+
+/* ---- Samples of the limits ---- */
 
 static int compare_doubles(const void *x, const void *y) {
     double a = *(const double *)x, b = *(const double *)y;
     return (a > b) - (a < b);
 }
 
-typedef xlstm_status (*bench_run)(bench *b, int64_t size);
+static double median(double *values, int count) {
+    qsort(values, (size_t)count, sizeof *values, compare_doubles);
+    return count > 0 ? values[count / 2] : 0;
+}
 
-/* The median of the seconds that `run` takes, after one run that does not count. */
-static xlstm_status measure(bench *b, bench_run run, int64_t size, double *median, int *runs) {
-    int most = (int)option_integer(b->options, OPTION_REPEAT, 5);
-    double *seconds = malloc(sizeof(double) * (size_t)most);
-    if (!seconds)
-        return error_memory(sizeof(double) * (size_t)most, "measurements");
-    xlstm_status status = run(b, size);
+static bool is_sampled(const bench_row *row, int kind) {
+    return row->decode ? kind == MACHINE_READ || kind == MACHINE_UPDATE : kind == (int)row->bound;
+}
+
+/* The samples around and within one run. */
+typedef struct samples {
+    double sum[MACHINE_KINDS];
+    int count;
+    double seconds; /* that they took */
+} samples;
+
+static void take_sample(bench *b, const bench_row *row, samples *s) {
     double start = clock_seconds();
-    for (*runs = 0; status == XLSTM_OK && *runs < most; ++*runs) {
-        if (*runs > 0 && clock_seconds() - start > long_enough)
-            break;
-        double before = clock_seconds();
-        status = run(b, size);
-        seconds[*runs] = clock_seconds() - before;
-        if (interrupt_signal() != 0)
-            status = error_set(XLSTM_CANCELLED, "stopped");
-    }
-    if (status == XLSTM_OK) {
-        qsort(seconds, (size_t)*runs, sizeof *seconds, compare_doubles);
-        *median = seconds[*runs / 2];
-    }
-    free(seconds);
-    return status;
+    for (int k = 0; k < MACHINE_KINDS; k++)
+        if (is_sampled(row, k))
+            s->sum[k] += machine_sample(b->meter, (machine_kind)k);
+    s->count++;
+    s->seconds += clock_seconds() - start;
 }
 
-static bool go_on(void *context, int64_t done, int64_t total) {
-    (void)context;
-    (void)done;
-    (void)total;
-    return interrupt_signal() == 0;
-}
+/* ---- Runs ---- */
 
 /* Ids that differ, so that different rows of the table are read. */
 static int32_t some_id(const bench *b, int64_t i) {
-    return (int32_t)((uint64_t)i * 7919 % (uint64_t)b->info.vocab_size);
+    return (int32_t)((uint64_t)i * 7919 % (uint64_t)b->subject.info.vocab_size);
 }
 
-static xlstm_status run_prefill(bench *b, int64_t tokens) {
+typedef struct pieces {
+    bench *b;
+    const bench_row *row;
+    samples *samples; /* NULL: none are taken */
+} pieces;
+
+/* Between the pieces of a prompt: a long one sees the peak of its own seconds. */
+static bool sample_between(void *context, int64_t done, int64_t total) {
+    pieces *p = context;
+    if (p->samples && done < total)
+        take_sample(p->b, p->row, p->samples);
+    return interrupt_signal() == 0;
+}
+
+static xlstm_status feed(bench *b, const bench_row *row, int64_t tokens, samples *s) {
     int32_t *ids = malloc(sizeof(int32_t) * (size_t)tokens);
     if (!ids)
         return error_memory(sizeof(int32_t) * (size_t)tokens, "a prompt");
     for (int64_t i = 0; i < tokens; i++)
         ids[i] = some_id(b, i);
+    pieces p = {b, row, s};
     xlstm_status status = xlstm_session_reset(b->sessions[0]);
     if (status == XLSTM_OK)
-        status = xlstm_eval(b->sessions[0], ids, tokens, b->logits, go_on, NULL);
+        status = xlstm_eval(b->sessions[0], ids, tokens, b->logits, sample_between, &p);
     free(ids);
     return status;
 }
 
-/* OPTION_TOKENS steps of `batch` sessions, each with its logits. */
-static xlstm_status run_decode(bench *b, int64_t batch) {
-    int64_t tokens = option_integer(b->options, OPTION_TOKENS, 32);
-    int32_t *ids = malloc(sizeof(int32_t) * (size_t)batch);
-    if (!ids)
-        return error_memory(sizeof(int32_t) * (size_t)batch, "a batch");
-    xlstm_status status = XLSTM_OK;
-    for (int64_t t = 0; t < tokens && status == XLSTM_OK; t++) {
-        for (int64_t i = 0; i < batch; i++) {
-            ids[i] = some_id(b, t + 31 * i);
-            b->items[i] =
-                (xlstm_batch_item){b->sessions[i], &ids[i], 1, b->logits + i * b->info.vocab_size};
-        }
-        status = xlstm_eval_batch(b->items, (int)batch);
-        if (status == XLSTM_OK && interrupt_signal() != 0)
-            status = error_set(XLSTM_CANCELLED, "stopped");
+/* The seconds of a prompt, less those of the samples within. */
+static xlstm_status run_prefill(bench *b, const bench_row *row, samples *s, double *seconds) {
+    double start = clock_seconds(), before = s->seconds;
+    xlstm_status status = feed(b, row, row->size, s);
+    *seconds = clock_seconds() - start - (s->seconds - before);
+    return status;
+}
+
+/* A step of `batch` sessions, each with its logits. */
+static xlstm_status decode_step(bench *b, int64_t batch, int64_t t, int32_t *ids) {
+    for (int64_t i = 0; i < batch; i++) {
+        ids[i] = some_id(b, t + 31 * i);
+        b->items[i] = (xlstm_batch_item){b->sessions[i], &ids[i], 1,
+                                         b->logits + i * b->subject.info.vocab_size};
     }
+    xlstm_status status = xlstm_eval_batch(b->items, (int)batch);
+    if (status == XLSTM_OK && interrupt_signal() != 0)
+        status = error_set(XLSTM_CANCELLED, "stopped");
+    return status;
+}
+
+/* The seconds of a step. The first does not count: measuring has emptied the caches. */
+static xlstm_status run_decode(bench *b, const bench_row *row, samples *s, double *seconds) {
+    (void)s;
+    int64_t most = option_integer(b->options, OPTION_TOKENS, 32), done = 0;
+    int32_t *ids = malloc(sizeof(int32_t) * (size_t)row->size);
+    if (!ids)
+        return error_memory(sizeof(int32_t) * (size_t)row->size, "a batch");
+    xlstm_status status = decode_step(b, row->size, 0, ids);
+    double start = clock_seconds(), passed = 0;
+    while (status == XLSTM_OK && done < most && passed < run_seconds) {
+        status = decode_step(b, row->size, ++done, ids);
+        passed = clock_seconds() - start;
+    }
+    *seconds = passed / (double)(done > 0 ? done : 1);
     free(ids);
     return status;
 }
 
-/* ---- Reports ---- */
-
-typedef struct report {
-    json_t *prefill, *decode; /* arrays */
-    bool as_json;
-} report;
-
-static xlstm_status say(const report *r, buffer *line) {
-    if (!r->as_json)
-        return output_buffer(line);
-    buffer_free(line);
-    return XLSTM_OK;
-}
-
-static xlstm_status report_prefill(bench *b, report *r, int64_t tokens) {
-    double seconds = 0;
-    int runs;
-    xlstm_status status = measure(b, run_prefill, tokens, &seconds, &runs);
-    if (status != XLSTM_OK)
-        return status;
-    double flops = prefill_flops(b, tokens), rate = flops / seconds;
-    double percent = 100 * rate / b->limits.fma_flops_per_second;
-    json_array_append_new(
-        r->prefill, json_pack("{s:I, s:i, s:f, s:f, s:f, s:f, s:f}", "tokens", (json_int_t)tokens,
-                              "runs", runs, "seconds", seconds, "tokens_per_second",
-                              (double)tokens / seconds, "flop_per_token", flops / (double)tokens,
-                              "flop_per_second", rate, "percent_of_limit", percent));
-    buffer line = {0};
-    buffer_print(
-        &line,
-        "prefill %-8" PRId64 "%10.1f tok/s %10.3f GFLOP/token %9.1f GFLOP/s %5.1f %% of limit\n",
-        tokens, (double)tokens / seconds, flops / (double)tokens / 1e9, rate / 1e9, percent);
-    return say(r, &line);
-}
-
-static xlstm_status report_decode(bench *b, report *r, int batch) {
-    double seconds = 0;
-    int runs;
-    for (int i = 0; i < batch; i++) {
+/* Before the first run: the sessions have taken in some tokens, and all memory is warm. */
+static xlstm_status warm_up(bench *b, const bench_row *row) {
+    if (!row->decode) {
+        int64_t piece = b->model->max_batch_tokens;
+        return feed(b, row, row->size < piece ? row->size : piece, NULL);
+    }
+    xlstm_status status = XLSTM_OK;
+    for (int64_t i = 0; i < row->size && status == XLSTM_OK; i++) {
         int32_t ids[PRIMING];
         for (int t = 0; t < PRIMING; t++)
             ids[t] = some_id(b, t + i);
-        xlstm_status status = xlstm_session_reset(b->sessions[i]);
+        status = xlstm_session_reset(b->sessions[i]);
         if (status == XLSTM_OK)
-            status = xlstm_eval(b->sessions[i], ids, PRIMING, NULL, go_on, NULL);
-        if (status != XLSTM_OK)
-            return status;
+            status = xlstm_eval(b->sessions[i], ids, PRIMING, NULL, NULL, NULL);
     }
-    xlstm_status status = measure(b, run_decode, batch, &seconds, &runs);
+    return status;
+}
+
+/* ---- A row ---- */
+
+/* By run: [runs] each. */
+typedef struct record {
+    double *seconds, *percent, *limit[MACHINE_KINDS];
+} record;
+
+static xlstm_status run_all_of(bench *b, bench_row *row, int most, record *r) {
+    xlstm_status status = warm_up(b, row);
+    double start = clock_seconds();
+    samples s = {0};
+    if (status == XLSTM_OK)
+        take_sample(b, row, &s);
+    for (; status == XLSTM_OK && row->runs < most; row->runs++) {
+        if (row->runs > 0 && clock_seconds() - start > long_enough)
+            break;
+        int run = row->runs;
+        status = (row->decode ? run_decode : run_prefill)(b, row, &s, &r->seconds[run]);
+        if (status != XLSTM_OK)
+            break;
+        samples next = {0};
+        take_sample(b, row, &next);
+        double limit[MACHINE_KINDS] = {0};
+        for (int k = 0; k < MACHINE_KINDS; k++)
+            r->limit[k][run] = limit[k] = (s.sum[k] + next.sum[k]) / (s.count + next.count);
+        r->percent[run] = 100 * least_seconds(row, limit) / r->seconds[run];
+        s = next;
+        if (interrupt_signal() != 0)
+            status = error_set(XLSTM_CANCELLED, "stopped");
+    }
+    return status;
+}
+
+static xlstm_status measure_row(bench *b, bench_row *row) {
+    int most = (int)option_integer(b->options, OPTION_REPEAT, 5);
+    double *values = calloc((size_t)most * (2 + MACHINE_KINDS), sizeof *values);
+    if (!values)
+        return error_memory(sizeof *values * (size_t)most, "measurements");
+    record r = {.seconds = values, .percent = values + most};
+    for (int k = 0; k < MACHINE_KINDS; k++)
+        r.limit[k] = values + (size_t)most * (size_t)(2 + k);
+    xlstm_status status = run_all_of(b, row, most, &r);
+    row->seconds = median(r.seconds, row->runs);
+    row->percent = median(r.percent, row->runs);
+    for (int k = 0; k < MACHINE_KINDS; k++)
+        row->limit[k] = is_sampled(row, k) ? median(r.limit[k], row->runs) : 0;
+    free(values);
+    return status;
+}
+
+/* Text goes out as it comes; the arrays are kept for --json and --compare. */
+static xlstm_status say(const bench *b, buffer *text) {
+    if (!option_given(b->options, OPTION_JSON))
+        return output_buffer(text);
+    buffer_free(text);
+    return XLSTM_OK;
+}
+
+static xlstm_status add_row(bench *b, bench_row row) {
+    xlstm_status status = measure_row(b, &row);
     if (status != XLSTM_OK)
         return status;
-    double per_step = seconds / (double)option_integer(b->options, OPTION_TOKENS, 32);
-    double once = weight_bytes(b), state = state_bytes_moved(b, batch), bytes = once + state;
-    double least =
-        once / b->limits.read_bytes_per_second + state / b->limits.update_bytes_per_second;
-    double of_read = 100 * bytes / per_step / b->limits.read_bytes_per_second;
-    json_array_append_new(r->decode,
-                          json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "batch", batch,
-                                    "runs", runs, "seconds_per_step", per_step, "tokens_per_second",
-                                    batch / per_step, "weight_bytes_per_step", once,
-                                    "state_bytes_per_step", state, "bytes_per_second",
-                                    bytes / per_step, "percent_of_limit", 100 * least / per_step,
-                                    "percent_of_read_bandwidth", of_read));
+    json_array_append_new(row.decode ? b->decode : b->prefill, bench_row_json(&row));
     buffer line = {0};
-    buffer_print(
-        &line,
-        "decode x %-6d%10.1f tok/s %10.4f GB/step     %9.2f GB/s    %5.1f %% of limit, %.1f %% "
-        "of read bandwidth%s\n",
-        batch, batch / per_step, bytes / 1e9, bytes / per_step / 1e9, 100 * least / per_step,
-        of_read,
-        of_read > 100 ? "; above 100 %: from the caches, or the machine was busy when measured"
-                      : "");
-    return say(r, &line);
-}
-
-static xlstm_status print_head(const bench *b, const report *r) {
-    buffer line = {0};
-    char stored[16], moved[16];
-    buffer_print(
-        &line,
-        "machine: %d threads, read %.2f GB/s, read-modify-write %.2f GB/s, multiply-add %.1f "
-        "GFLOP/s\n"
-        "model:   %s, %" PRId64 " parameters, weights %s, state %s, device %s, profile %s\n",
-        b->limits.threads, b->limits.read_bytes_per_second / 1e9,
-        b->limits.update_bytes_per_second / 1e9, b->limits.fma_flops_per_second / 1e9,
-        option_text(b->options, OPTION_MODEL, ""), b->info.parameters,
-        format_bytes((double)b->memory.weights, stored),
-        format_bytes((double)b->memory.state_per_session, moved), b->info.device, b->info.profile);
-    return say(r, &line);
-}
-
-static xlstm_status print_json(const bench *b, report *r) {
-    json_t *machine = json_pack("{s:i, s:f, s:f, s:f}", "threads", b->limits.threads,
-                                "read_bytes_per_second", b->limits.read_bytes_per_second,
-                                "update_bytes_per_second", b->limits.update_bytes_per_second,
-                                "fma_flop_per_second", b->limits.fma_flops_per_second);
-    json_t *model = json_pack(
-        "{s:s, s:I, s:I, s:I, s:s, s:s}", "path", option_text(b->options, OPTION_MODEL, ""),
-        "parameters", (json_int_t)b->info.parameters, "weight_bytes", (json_int_t)b->memory.weights,
-        "state_bytes", (json_int_t)b->memory.state_per_session, "device", b->info.device, "profile",
-        b->info.profile);
-    return output_json(json_pack("{s:o, s:o, s:O, s:O}", "machine", machine, "model", model,
-                                 "prefill", r->prefill, "decode", r->decode));
+    bench_print_row(&row, &line);
+    return say(b, &line);
 }
 
 /* ---- The command ---- */
 
-static xlstm_status run_all(bench *b) {
-    static const int32_t usual_lengths[] = {64, 128, 512}, usual_batches[] = {1};
-    const option_value *lengths = &b->options->values[OPTION_PROMPT_TOKENS];
-    const option_value *batches = &b->options->values[OPTION_BATCH];
-    const int32_t *length = lengths->given ? lengths->ids : usual_lengths;
-    const int32_t *batch = batches->given ? batches->ids : usual_batches;
-    int64_t length_count = lengths->given ? lengths->id_count : 3;
-    int64_t batch_count = batches->given ? batches->id_count : 1;
-    report r = {json_array(), json_array(), option_given(b->options, OPTION_JSON)};
-    xlstm_status status = print_head(b, &r);
-    for (int64_t i = 0; i < length_count && status == XLSTM_OK; i++)
-        status = report_prefill(b, &r, length[i]);
-    for (int64_t i = 0; i < batch_count && status == XLSTM_OK; i++)
-        status = report_decode(b, &r, batch[i]);
-    if (status == XLSTM_OK && r.as_json)
-        status = print_json(b, &r);
-    json_decref(r.prefill);
-    json_decref(r.decode);
-    return status;
+static const int32_t usual_batches[] = {1, 4, 16}, usual_lengths[] = {64, 128, 512, 1024, 4096};
+
+typedef struct list {
+    const int32_t *values;
+    int64_t count;
+} list;
+
+static list list_of(const options *o, enum option_id id, const int32_t *usual, int count) {
+    const option_value *v = &o->values[id];
+    return v->given ? (list){v->ids, v->id_count} : (list){usual, count};
 }
 
-static int most_sessions(const options *o) {
-    const option_value *batches = &o->values[OPTION_BATCH];
-    int32_t most = 1;
-    for (int64_t i = 0; i < batches->id_count; i++)
-        most = batches->ids[i] > most ? batches->ids[i] : most;
-    return (int)most;
+static list batches_of(const options *o) {
+    return list_of(o, OPTION_BATCH, usual_batches, 3);
+}
+
+static bool is_left_out(const bench *b, int batch) {
+    for (size_t i = 0; i < json_array_size(b->left_out); i++)
+        if (json_integer_value(json_array_get(b->left_out, i)) == batch)
+            return true;
+    return false;
+}
+
+/* The largest batch to measure. Of the usual ones those are left out whose states, with weights
+ * and working memory, are more than what is free. */
+static xlstm_status choose_batches(bench *b, int *most) {
+    xlstm_model_options wanted = input_model_options(b->options, 1);
+    xlstm_model *model;
+    *most = 1;
+    xlstm_status status = model_open(option_text(b->options, OPTION_MODEL, ""), &wanted, &model);
+    if (status != XLSTM_OK)
+        return status;
+    model_memory memory;
+    model_get_memory(model, &memory);
+    xlstm_model_free(model);
+    int64_t available = memory_available();
+    list batches = batches_of(b->options);
+    bool asked = option_given(b->options, OPTION_BATCH);
+    for (int64_t i = 0; i < batches.count; i++) {
+        int batch = batches.values[i];
+        double needed = (double)memory.weights + (double)memory.working +
+                        (double)batch * (double)memory.state_per_session;
+        if (asked || batch == 1 || available <= 0 || needed <= (double)available) {
+            *most = batch > *most ? batch : *most;
+            continue;
+        }
+        char needs[16], has[16];
+        json_array_append_new(b->left_out, json_integer(batch));
+        cli_note("decode x %d is left out: it needs %s of memory, and %s are free", batch,
+                 format_bytes(needed, needs), format_bytes((double)available, has));
+    }
+    return XLSTM_OK;
 }
 
 static xlstm_status start(bench *b) {
-    int sessions = most_sessions(b->options);
-    xlstm_status status = input_load_model(b->options, sessions, &b->model);
+    int sessions;
+    xlstm_status status = choose_batches(b, &sessions);
+    if (status == XLSTM_OK)
+        status = input_load_model(b->options, sessions, &b->model);
     if (status != XLSTM_OK)
         return status;
-    xlstm_model_get_info(b->model, &b->info);
-    model_get_memory(b->model, &b->memory);
-    size_t count = (size_t)sessions, row = sizeof(float) * (size_t)b->info.vocab_size;
+    bench_subject *s = &b->subject;
+    s->path = option_text(b->options, OPTION_MODEL, "");
+    xlstm_model_get_info(b->model, &s->info);
+    model_get_memory(b->model, &s->memory);
+    size_t count = (size_t)sessions, row = sizeof(float) * (size_t)s->info.vocab_size;
     b->logits = calloc(count, row);
     b->sessions = calloc(count, sizeof(xlstm_session *));
     b->items = calloc(count, sizeof *b->items);
@@ -292,22 +365,82 @@ static xlstm_status start(bench *b) {
         return error_memory(count * row, "logits");
     for (; b->session_count < sessions && status == XLSTM_OK; b->session_count++)
         status = xlstm_session_create(b->model, &b->sessions[b->session_count]);
+    return status == XLSTM_OK ? machine_create((int)option_integer(b->options, OPTION_THREADS, 0),
+                                               option_given(b->options, OPTION_PIN), &b->meter)
+                              : status;
+}
+
+static xlstm_status measure_all(bench *b) {
+    char text[300] = "";
+    if (b->model->device->describe)
+        b->model->device->describe(b->model->device, text, sizeof text);
+    text[strcspn(text, "\n")] = '\0';
+    b->subject.device_text = text;
+    machine_measure_all(b->meter, 0, &b->subject.limits);
+    buffer head = {0};
+    bench_print_head(&b->subject, &head);
+    xlstm_status status = say(b, &head);
+    list batches = batches_of(b->options);
+    list lengths = list_of(b->options, OPTION_PROMPT_TOKENS, usual_lengths, 5);
+    for (int64_t i = 0; i < batches.count && status == XLSTM_OK; i++)
+        if (!is_left_out(b, batches.values[i]))
+            status = add_row(b, decode_row(b, batches.values[i]));
+    for (int64_t i = 0; i < lengths.count && status == XLSTM_OK; i++)
+        status = add_row(b, prefill_row(b, lengths.values[i]));
+    return status;
+}
+
+/* The whole run as JSON, and against an earlier one. */
+static xlstm_status finish(bench *b, const json_t *earlier, json_t *machine_and_model) {
+    json_t *run = machine_and_model;
+    if (!run || json_object_set(run, "decode", b->decode) != 0 ||
+        json_object_set(run, "prefill", b->prefill) != 0 ||
+        json_object_set(run, "left_out", b->left_out) != 0)
+        return error_memory(0, "the report");
+    json_t *comparison = earlier ? bench_compare(run, earlier) : NULL;
+    if (earlier && !comparison)
+        return error_memory(0, "the comparison");
+    if (comparison)
+        json_object_set(run, "compare", comparison);
+    xlstm_status status = XLSTM_OK;
+    if (option_given(b->options, OPTION_JSON)) {
+        status = output_json(json_incref(run));
+    } else if (comparison) {
+        buffer text = {0};
+        bench_print_comparison(comparison, option_text(b->options, OPTION_COMPARE, ""), &text);
+        status = output_buffer(&text);
+    }
+    json_decref(comparison);
     return status;
 }
 
 int command_bench(const options *o) {
-    bench b = {.options = o};
+    bench b = {
+        .options = o, .decode = json_array(), .prefill = json_array(), .left_out = json_array()};
+    json_t *earlier = NULL;
+    xlstm_status status = XLSTM_OK;
     interrupt_catch(false);
-    xlstm_status status = start(&b);
+    if (option_given(o, OPTION_COMPARE))
+        status = bench_load(option_text(o, OPTION_COMPARE, ""), &earlier);
     if (status == XLSTM_OK)
-        status = machine_measure((int)option_integer(o, OPTION_THREADS, 0), 0, &b.limits);
+        status = start(&b);
     if (status == XLSTM_OK)
-        status = run_all(&b);
+        status = measure_all(&b);
+    if (status == XLSTM_OK) {
+        json_t *run = bench_subject_json(&b.subject);
+        status = finish(&b, earlier, run);
+        json_decref(run);
+    }
     for (int i = 0; i < b.session_count; i++)
         xlstm_session_free(b.sessions[i]);
     xlstm_model_free(b.model);
+    machine_free(b.meter);
     free(b.items);
     free((void *)b.sessions);
     free(b.logits);
+    json_decref(b.decode);
+    json_decref(b.prefill);
+    json_decref(b.left_out);
+    json_decref(earlier);
     return status == XLSTM_OK ? 0 : cli_fail(status);
 }

@@ -21,6 +21,7 @@ xlstm_model_options input_model_options(const options *o, int sessions) {
         .threads = (int)option_integer(o, OPTION_THREADS, 0),
         .max_sessions = sessions,
         .max_batch_tokens = (int)option_integer(o, OPTION_BATCH_TOKENS, 0),
+        .pin = option_given(o, OPTION_PIN),
     };
 }
 

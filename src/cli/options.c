@@ -108,15 +108,19 @@ const option_spec option_table[OPTION_COUNT] = {
                       .help = "write the fused layout: q, k, v and o in one tensor, and so on"},
     [OPTION_PROMPT_TOKENS] = {OPTION_ID_LIST, 0, "prompt-tokens", "LIST", .minimum = 1,
                               .maximum = 1 << 24, .section = measure,
-                              .help = "lengths of the prompts (default: 64,128,512)"},
+                              .help = "lengths of the prompts (default: 64,128,512,1024,4096)"},
     [OPTION_TOKENS] = {OPTION_INTEGER, 0, "tokens", "N", .minimum = 1, .maximum = 1 << 24,
-                       .section = measure, .help = "tokens decoded a measurement (default: 32)"},
+                       .section = measure,
+                       .help = "most tokens decoded a run, which ends after 2 seconds too "
+                               "(default: 32)"},
     [OPTION_BATCH] = {OPTION_ID_LIST, 0, "batch", "LIST", .minimum = 1, .maximum = 4096,
                       .section = measure,
-                      .help = "numbers of sequences decoded at once (default: 1)"},
+                      .help = "numbers of sequences decoded at once (default: 1,4,16)"},
     [OPTION_REPEAT] = {OPTION_INTEGER, 0, "repeat", "N", .minimum = 1, .maximum = 10000,
                        .section = measure,
                        .help = "runs of each measurement; the median counts (default: 5)"},
+    [OPTION_COMPARE] = {OPTION_NONEMPTY, 0, "compare", "FILE", .section = measure,
+                        .help = "print ratios to an earlier run, whose --json output FILE is"},
     [OPTION_IN_FOLDER] = {OPTION_NONEMPTY, 0, "in", "DIR", .section = in,
                           .help = "folder with a .npy file for each input, named after it"},
     [OPTION_OUT_FOLDER] = {OPTION_NONEMPTY, 0, "out", "DIR", .section = output,
@@ -161,6 +165,9 @@ const option_spec option_table[OPTION_COUNT] = {
     [OPTION_JSON] = {OPTION_FLAG, 0, "json", .section = output, .help = "print one JSON object"},
     [OPTION_THREADS] = {OPTION_INTEGER, 't', "threads", "N", .minimum = 1, .maximum = 4096,
                         .section = machine, .help = "threads (default: one for every processor)"},
+    [OPTION_PIN] = {OPTION_FLAG, 0, "pin", .section = machine,
+                    .help = "keep each thread on its own processor, siblings of one core last "
+                            "(Linux)"},
     [OPTION_DEVICE] = {OPTION_CHOICE, 0, "device", "NAME",
                        .choices = "cpu|reference|reference:f64|cuda|metal", .section = machine,
                        .help = "where to compute; reference is plain and slow, reference:f64 also "
@@ -177,6 +184,7 @@ const option_spec option_table[OPTION_COUNT] = {
 };
 
 #define MACHINE_OPTIONS OPTION_THREADS, OPTION_DEVICE, OPTION_PROFILE, OPTION_BATCH_TOKENS
+#define RUNNING_OPTIONS MACHINE_OPTIONS, OPTION_PIN
 #define SAMPLING_OPTIONS                                                                           \
     OPTION_TEMPERATURE, OPTION_TOP_K, OPTION_TOP_P, OPTION_MIN_P, OPTION_REPETITION_PENALTY,       \
         OPTION_SEED
@@ -202,7 +210,7 @@ const command_spec command_table[] = {
       "xlstm generate -m models/reference-17m --ids 0,12,5 -n 48 --ignore-eos --print-ids"},
      {OPTION_MODEL, PROMPT_OPTIONS, OPTION_MAX_TOKENS, OPTION_STOP, OPTION_STOP_ID,
       OPTION_IGNORE_EOS, SAMPLING_OPTIONS, OPTION_LOAD_STATE, OPTION_SAVE_STATE, OPTION_ECHO,
-      OPTION_PRINT_IDS, OPTION_JSON, MACHINE_OPTIONS, OPTION_HELP},
+      OPTION_PRINT_IDS, OPTION_JSON, RUNNING_OPTIONS, OPTION_HELP},
      {OPTION_MODEL},
      {PROMPT_EXCLUSIVE, {OPTION_ECHO, OPTION_PRINT_IDS, OPTION_JSON}},
      command_generate,
@@ -221,7 +229,7 @@ const command_spec command_table[] = {
       "Answer:' --stop Question:"},
      {OPTION_MODEL, OPTION_PREFIX, OPTION_SUFFIX, OPTION_BOS, OPTION_NO_BOS, OPTION_MAX_TOKENS,
       OPTION_STOP, OPTION_STOP_ID, OPTION_IGNORE_EOS, SAMPLING_OPTIONS, OPTION_LOAD_STATE,
-      MACHINE_OPTIONS, OPTION_HELP},
+      RUNNING_OPTIONS, OPTION_HELP},
      {OPTION_MODEL},
      {{OPTION_BOS, OPTION_NO_BOS}},
      command_chat,
@@ -260,7 +268,7 @@ const command_spec command_table[] = {
      {"xlstm logits -m models/reference-17m --ids 0,12,5 -o out.npy",
       "xlstm logits -m models/reference-17m -p 'The capital of France is' --last -o out.npy"},
      {OPTION_MODEL, PROMPT_OPTIONS, OPTION_LOAD_STATE, OPTION_LAST, OPTION_OUTPUT_NPY,
-      MACHINE_OPTIONS, OPTION_HELP},
+      RUNNING_OPTIONS, OPTION_HELP},
      {OPTION_MODEL, OPTION_OUTPUT_NPY},
      {PROMPT_EXCLUSIVE},
      command_logits,
@@ -274,7 +282,7 @@ const command_spec command_table[] = {
      {"xlstm perplexity -m models/reference-17m -f README.md",
       "xlstm perplexity -m models/reference-17m --ids-file windows.npy --json"},
      {OPTION_MODEL, OPTION_TEXT_FILE, OPTION_WINDOWS_FILE, OPTION_WINDOW, OPTION_NO_BOS,
-      OPTION_JSON, MACHINE_OPTIONS, OPTION_HELP},
+      OPTION_JSON, RUNNING_OPTIONS, OPTION_HELP},
      {OPTION_MODEL},
      {{OPTION_TEXT_FILE, OPTION_WINDOWS_FILE},
       {OPTION_WINDOWS_FILE, OPTION_WINDOW},
@@ -315,13 +323,15 @@ const command_spec command_table[] = {
     {"bench",
      "prefill and decode speed, and the limits of this machine",
      "Measures first what this machine can do (memory read, memory read-modify-write, fused "
-     "multiply-adds), then prefill and decode. Each number comes with the bytes or operations "
-     "it needed and the percentage of the limit measured in the same run; medians after a "
-     "warm-up.",
+     "multiply-adds, and products of tiles where the processor has AMX), then decode and prefill. "
+     "Each number comes with the bytes and operations it needed and the percentage of the limit, "
+     "which is sampled anew beside every run; medians after a warm-up. Batches for which there is "
+     "no memory are left out, and it is said which, unless --batch asks for them.",
      {"xlstm bench -m models/reference-17m",
-      "xlstm bench -m models/reference-17m --prompt-tokens 512 --batch 1,4,16 --json"},
-     {OPTION_MODEL, OPTION_PROMPT_TOKENS, OPTION_TOKENS, OPTION_BATCH, OPTION_REPEAT, OPTION_JSON,
-      MACHINE_OPTIONS, OPTION_HELP},
+      "xlstm bench -m models/reference-17m --prompt-tokens 512 --batch 1,16 --json > before.json",
+      "xlstm bench -m models/reference-17m --compare before.json"},
+     {OPTION_MODEL, OPTION_PROMPT_TOKENS, OPTION_TOKENS, OPTION_BATCH, OPTION_REPEAT,
+      OPTION_COMPARE, OPTION_JSON, RUNNING_OPTIONS, OPTION_HELP},
      {OPTION_MODEL},
      {{OPTION_NONE}},
      command_bench,

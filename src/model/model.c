@@ -79,6 +79,10 @@ static xlstm_status read_options(const xlstm_model_options *options, xlstm_model
         status = choose_profile(o->profile ? o->profile : "fast", model);
     if (status != XLSTM_OK)
         return status;
+    if (o->pin && strcmp(model->device->name, "cpu") != 0)
+        return error_set(XLSTM_UNSUPPORTED, "pin: the device %s has no threads to pin; cpu has",
+                         model->device->name);
+    model->pin = o->pin;
     model->threads = o->threads ? o->threads : threads_available();
     model->max_sessions = o->max_sessions ? o->max_sessions : DEFAULT_SESSIONS;
     /* Every chunk length that a device chooses divides the batch, and a batch holds every session's
@@ -179,6 +183,7 @@ static forward_limits limits_of(const xlstm_model *model) {
 static ops_stream_options stream_options_of(const xlstm_model *model) {
     forward_limits limits = limits_of(model);
     return (ops_stream_options){.threads = model->threads,
+                                .pin = model->pin,
                                 .profile = model->profile,
                                 .limits = forward_ops_limits(&model->config, &limits)};
 }

@@ -23,6 +23,7 @@ struct xlstm_model {
     ops_profile profile;
     dtype activation; /* f32; f64 with device "reference:f64" */
     int threads, max_sessions, max_batch_tokens;
+    bool pin;
     int granule; /* prompts are cut at multiples of this: every chunk length divides it */
 
     /* What runs: one stream and one forward program, used by one caller at a time. NULL after

@@ -305,6 +305,7 @@ typedef enum ops_profile { OPS_EXACT, OPS_FAST } ops_profile;
 
 typedef struct ops_stream_options {
     int threads; /* host devices; 0: all */
+    bool pin;    /* the cpu device: each on its own processor */
     ops_profile profile;
     ops_limits limits;
 } ops_stream_options;
@@ -355,6 +356,9 @@ struct ops_device {
     void (*zero)(ops_stream *, ops_buffer *, size_t offset, size_t size);
     /* One line each: what the device is (instruction set, GPU family), and what it computes in. */
     void (*describe)(ops_device *, char *text, size_t size);
+    /* Whether a matrix times many tokens runs on bf16 tiles in this profile: what its speed is
+     * compared with. NULL: no. */
+    bool (*uses_tiles)(ops_device *, ops_profile);
 };
 
 /* Every stream begins with this; devices put it first in their own struct. */

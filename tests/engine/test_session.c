@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/processors.h"
 #include "base/random.h"
 #include "support/models.h"
 #include "support/support.h"
@@ -19,12 +20,17 @@ enum { VOCAB = 4096, LONGEST = 1000, CHUNK = 64 };
 
 static int32_t text[LONGEST];
 
-static xlstm_model *load(int threads, int max_batch_tokens) {
+static xlstm_model *load_pinned(int threads, int max_batch_tokens, bool pin) {
     xlstm_model_options options = {.profile = "exact",
                                    .threads = threads,
                                    .max_batch_tokens = max_batch_tokens,
-                                   .max_sessions = 6};
+                                   .max_sessions = 6,
+                                   .pin = pin};
     return test_model(test_is_quick() ? test_small_model() : TEST_MODEL, &options);
+}
+
+static xlstm_model *load(int threads, int max_batch_tokens) {
+    return load_pinned(threads, max_batch_tokens, false);
 }
 
 static void feed(xlstm_session *session, const int32_t *ids, int64_t count, float *logits) {
@@ -93,11 +99,13 @@ static void test_batch_size_changes_nothing(void **state) {
 static void test_threads_change_nothing(void **state) {
     (void)state;
     static float expected[2][VOCAB], logits[2][VOCAB];
-    static const int threads[] = {1, 2, 7};
+    /* Negative: pinned, as many as there are processors for. */
+    static const int threads[] = {1, 2, 3, 7, -1, -2, -3, -7};
     int64_t count = test_is_quick() ? 150 : 700;
-    for (int t = 0; t < 3; t++) {
+    int processors[PROCESSORS_MOST], most = processors_allowed(processors);
+    for (int t = 0; t < 8 && -threads[t] <= most; t++) {
         float(*out)[VOCAB] = t == 0 ? expected : logits;
-        xlstm_model *model = load(threads[t], 256);
+        xlstm_model *model = load_pinned(abs(threads[t]), 256, threads[t] < 0);
         xlstm_session *session = test_session(model);
         feed(session, text, count, out[0]);
         for (int i = 0; i < 5; i++)
@@ -225,6 +233,9 @@ static void test_wrong_calls(void **state) {
                  XLSTM_UNSUPPORTED, "upstream");
     expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.profile = "quick"}, &none),
                  XLSTM_INVALID_ARGUMENT, "quick");
+    expect_error(xlstm_model_load(
+                     TEST_MODEL, &(xlstm_model_options){.device = "reference", .pin = true}, &none),
+                 XLSTM_UNSUPPORTED, "no threads to pin");
     expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.threads = -1}, &none),
                  XLSTM_INVALID_ARGUMENT, "threads is -1");
 }

@@ -306,7 +306,8 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
     s->base = (ops_stream){.device = self, .options = *options};
     s->kernels = kernels;
     int threads = options->threads > 0 ? options->threads : threads_available();
-    status = thread_pool_create(threads, &s->pool);
+    status = options->pin ? thread_pool_create_pinned(threads, &s->pool)
+                          : thread_pool_create(threads, &s->pool);
     if (status == XLSTM_OK)
         status = take_arena(s, threads);
     if (status != XLSTM_OK) {
