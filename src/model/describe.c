@@ -20,10 +20,16 @@ static void put_positive(gguf_metadata *m, const char *key, int32_t value) {
         gguf_put_u32(m, key, (uint32_t)value);
 }
 
+/* 0: there is none. */
+static void put_cap(gguf_metadata *m, const char *key, double cap) {
+    if (cap > 0)
+        gguf_put_f32(m, key, (float)cap);
+}
+
 static void describe_large(const large_config *c, gguf_metadata *m) {
     gguf_put_f32(m, "xlstm.attention.layer_norm_rms_epsilon", (float)c->norm_eps);
-    gguf_put_f32(m, "xlstm.gate_soft_cap", (float)c->gate_soft_cap);
-    gguf_put_f32(m, "xlstm.final_logit_softcapping", (float)c->output_logit_soft_cap);
+    put_cap(m, "xlstm.gate_soft_cap", c->gate_soft_cap);
+    put_cap(m, "xlstm.final_logit_softcapping", c->output_logit_soft_cap);
     gguf_put_bool(m, "xlstm.use_bias", c->use_bias);
 }
 
