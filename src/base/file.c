@@ -62,6 +62,13 @@ void file_map_close(file_map *map) {
     *map = (file_map){0};
 }
 
+void file_map_forget(const void *data, size_t size) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)data;
+    uintptr_t from = (first + page - 1) / page * page, to = (first + size) / page * page;
+    if (from < to)
+        madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 xlstm_status file_read(const char *path, size_t limit, buffer *out) {
     buffer_clear(out);
     buffer_append(out, "", 0); /* an empty file is an empty string */

@@ -13,6 +13,9 @@ typedef struct file_map {
 
 xlstm_status file_map_open(const char *path, file_map *map); /* errors name the path */
 void file_map_close(file_map *map);
+/* A span of a mapped file that was read and will not be soon again: the process gives back its
+ * pages. It stays readable. */
+void file_map_forget(const void *data, size_t size);
 
 /* The whole file as a string; at most `limit` bytes, more is an error. Reads pipes too. */
 xlstm_status file_read(const char *path, size_t limit, buffer *out);

@@ -12,6 +12,7 @@ int command_tokenize(const options *o);
 int command_logits(const options *o);
 int command_perplexity(const options *o);
 int command_init(const options *o);
+int command_convert(const options *o);
 int command_kernels(const options *o);
 int command_bench(const options *o);
 

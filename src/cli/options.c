@@ -12,6 +12,8 @@ static const char in[] = "Input", ending[] = "Length and end", sampling[] = "Sam
 
 static const double most = 1e15; /* of counts: exact in a double */
 
+#define MATRIX_TYPES "f32|f16|bf16|q8_0|q5_1|q5_0|q4_1|q4_0|iq4_nl"
+
 const option_spec option_table[OPTION_COUNT] = {
     [OPTION_MODEL] = {OPTION_NONEMPTY, 'm', "model", "MODEL", .section = in,
                       .help = "folder of a checkpoint, or a .gguf file, or a .safetensors file "
@@ -106,6 +108,23 @@ const option_spec option_table[OPTION_COUNT] = {
                            .help = "most bytes of a file, such as 500MB (default: 5GB)"},
     [OPTION_FUSED] = {OPTION_FLAG, 0, "fused", .section = shape,
                       .help = "write the fused layout: q, k, v and o in one tensor, and so on"},
+    [OPTION_CONVERT_OUTPUT] = {OPTION_NONEMPTY, 'o', "output", "OUT", .section = shape,
+                               .help = "what to write: one file if the name ends in .gguf, else a "
+                                       "folder, which is created, and must not hold a checkpoint"},
+    [OPTION_CONVERT_TYPE] = {OPTION_CHOICE, 0, "type", "TYPE", .choices = MATRIX_TYPES "|same",
+                             .section = shape,
+                             .help = "type of the matrices; same: every tensor as it is"},
+    [OPTION_EMBEDDING_TYPE] = {OPTION_CHOICE, 0, "embedding-type", "TYPE", .choices = MATRIX_TYPES,
+                               .section = shape,
+                               .help = "type of the embedding (default: q8_0 with quantised types, "
+                                       "else TYPE)"},
+    [OPTION_HEAD_TYPE] = {OPTION_CHOICE, 0, "head-type", "TYPE", .choices = MATRIX_TYPES,
+                          .section = shape, .help = "type of the head (default: likewise)"},
+    [OPTION_CALIBRATE] = {OPTION_NONEMPTY, 0, "calibrate", "FILE", .section = shape,
+                          .help = "run the text of FILE through the model first, and round best "
+                                  "what its activations make count most"},
+    [OPTION_FORCE] = {OPTION_FLAG, 0, "force", .section = shape,
+                      .help = "replace an existing .gguf file"},
     [OPTION_PROMPT_TOKENS] = {OPTION_ID_LIST, 0, "prompt-tokens", "LIST", .minimum = 1,
                               .maximum = 1 << 24, .section = measure,
                               .help = "lengths of the prompts (default: 64,128,512,1024,4096)"},
@@ -300,6 +319,28 @@ const command_spec command_table[] = {
      {OPTION_CONFIG, OPTION_OUTPUT_FOLDER},
      {{OPTION_NONE}},
      command_init,
+     NULL},
+    {"convert",
+     "the same model in other types, as one GGUF file or as a folder",
+     "Writes the tensors of any checkpoint (a folder of Hugging Face, of the official package or "
+     "of "
+     "the NeurIPS experiments, or a GGUF file) under their own names, matrices in the type asked "
+     "for; config and tokenizer go along. A GGUF file is one file that runs by itself. Quantised "
+     "types exist in GGUF files only; with them norms, gates and biases become f32, which is "
+     "exact. "
+     "The scale of every block of 32 values is searched for; --calibrate weighs the errors by "
+     "what the text makes of them. docs/QUANTISATION.md has sizes, perplexity and speed of all "
+     "types.\n\n"
+     "Memory does not grow with the model. The output appears under its name when it is complete; "
+     "nothing stays behind on failure.",
+     {"xlstm convert -m models/reference-17m -o model.gguf --type q8_0",
+      "xlstm convert -m models/reference-17m -o small.gguf --type q4_0 --calibrate text.txt",
+      "xlstm convert -m model.gguf -o folder --type bf16"},
+     {OPTION_MODEL, OPTION_CONVERT_OUTPUT, OPTION_CONVERT_TYPE, OPTION_EMBEDDING_TYPE,
+      OPTION_HEAD_TYPE, OPTION_CALIBRATE, OPTION_FORCE, OPTION_THREADS, OPTION_HELP},
+     {OPTION_MODEL, OPTION_CONVERT_OUTPUT, OPTION_CONVERT_TYPE},
+     {{OPTION_NONE}},
+     command_convert,
      NULL},
     {"kernels",
      "list the kernels, or run one on .npy files",

@@ -6,14 +6,10 @@
  */
 #include "model/init.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -22,6 +18,7 @@
 #include "base/threads.h"
 #include "format/safetensors.h"
 #include "model/init_plan.h"
+#include "model/output.h"
 
 enum { BLOCK = 1 << 14, BLOCKS_AT_ONCE = 256 };
 
@@ -188,49 +185,6 @@ static json_t *make_index(const init_plan *p) {
 
 /* ---- The folder ---- */
 
-static bool ends_with(const char *name, const char *ending) {
-    size_t length = strlen(name), size = strlen(ending);
-    return length >= size && strcmp(name + length - size, ending) == 0;
-}
-
-static bool belongs_to_checkpoint(const char *name) {
-    return strcmp(name, "config.json") == 0 || strcmp(name, "config.yaml") == 0 ||
-           ends_with(name, ".safetensors") || ends_with(name, ".safetensors.index.json") ||
-           ends_with(name, ".gguf");
-}
-
-/* Creates the folder, or checks that an existing one holds no checkpoint. */
-static xlstm_status prepare_folder(const char *folder, bool *created) {
-    *created = mkdir(folder, 0777) == 0;
-    if (*created)
-        return XLSTM_OK;
-    if (errno != EEXIST)
-        return error_system("create the folder", folder);
-    DIR *entries = opendir(folder);
-    if (!entries)
-        return error_system("open the folder", folder);
-    xlstm_status status = XLSTM_OK;
-    for (struct dirent *e = readdir(entries); e && status == XLSTM_OK; e = readdir(entries)) {
-        if (belongs_to_checkpoint(e->d_name))
-            status = error_set(XLSTM_INVALID_ARGUMENT,
-                               "%s already holds a checkpoint (%s): give a new or an empty folder",
-                               folder, e->d_name);
-    }
-    closedir(entries);
-    return status;
-}
-
-static xlstm_status check_space(const char *folder, int64_t bytes) {
-    struct statvfs space;
-    if (statvfs(folder, &space) != 0)
-        return XLSTM_OK; /* unknown: writing will tell */
-    double is_free = (double)space.f_bavail * (double)space.f_frsize;
-    if ((double)bytes <= is_free)
-        return XLSTM_OK;
-    return error_set(XLSTM_IO_ERROR, "the checkpoint has %.2f GB, and %s has %.2f GB free",
-                     (double)bytes / 1e9, folder, is_free / 1e9);
-}
-
 static void remove_file(const writing *w, const char *name) {
     char *path = path_join(w->folder, name);
     if (path)
@@ -255,7 +209,7 @@ static void remove_written(const writing *w, bool folder_created) {
 
 /* config.json comes last: with it the folder is a checkpoint. */
 static xlstm_status write_files(writing *w) {
-    xlstm_status status = check_space(w->folder, w->plan->bytes);
+    xlstm_status status = output_check_space(w->folder, w->plan->bytes);
     if (status == XLSTM_OK)
         status = write_shards(w);
     if (status == XLSTM_OK && w->plan->shards > 1) {
@@ -280,7 +234,7 @@ static xlstm_status write_checkpoint(const init_plan *p, const char *folder) {
     bool created = false;
     xlstm_status status = thread_pool_create(threads, &w.pool);
     if (status == XLSTM_OK)
-        status = prepare_folder(folder, &created);
+        status = output_prepare_folder(folder, &created);
     if (status == XLSTM_OK) {
         status = write_files(&w);
         if (status != XLSTM_OK)
