@@ -339,26 +339,31 @@ static void pack(dtype type, float d, float m, const int *q, uint8_t *block) {
         *block++ = (uint8_t)((code[i] & 15) | (code[i + 16] & 15) << 4);
 }
 
+/* The best scale and offset; false where all is to be 0. */
+static bool solve(problem *p, const float *values, const float *importance, found *best) {
+    *best = (found){0};
+    if (!pose(p, values, importance))
+        return false;
+    *best = search(p);
+    return true;
+}
+
 static void encode(problem *p, dtype type, const float *values, const float *importance,
                    uint8_t *block) {
-    int q[BLOCK_ELEMENTS] = {0};
-    if (!pose(p, values, importance)) {
-        for (int i = 0; type == DTYPE_IQ4_NL && i < BLOCK_ELEMENTS; i++)
-            q[i] = 1; /* the level nearest to 0 */
-        pack(type, 0, 0, q, block);
-        return;
-    }
-    found best = search(p);
+    int q[BLOCK_ELEMENTS];
+    found best;
+    bool some = solve(p, values, importance, &best);
     lanes d = (lanes){0} + best.d, m = (lanes){0} + best.m, inverse;
     invert(&d, &inverse);
     for (int i = 0; i < BLOCK_ELEMENTS; i += LANES) {
-        lanes x, levels;
-        memcpy(&x, p->x + i, sizeof x);
+        lanes x = {0}, levels;
+        if (some)
+            memcpy(&x, p->x + i, sizeof x);
         nearest_levels(p->grid, &x, &m, &inverse, &levels);
         for (int j = 0; j < LANES; j++)
             q[i + j] = (int)levels[j];
     }
-    pack(type, best.d * p->unit, best.m * p->unit, q, block);
+    pack(type, some ? best.d * p->unit : 0, some ? best.m * p->unit : 0, q, block);
 }
 
 int64_t quantise_row(dtype type, const float *values, const float *importance, int64_t count,
@@ -371,6 +376,57 @@ int64_t quantise_row(dtype type, const float *values, const float *importance, i
         if (outside < BLOCK_ELEMENTS)
             return first + outside;
         encode(&p, type, values + first, importance ? importance + first : NULL, block);
+    }
+    return count;
+}
+
+/* ---- Carrying errors on ---- */
+
+/* The level of a single value. */
+static int nearest_level(const grid *g, float t) {
+    if (!g->table)
+        return (int)rintf(fminf(fmaxf(t, g->lowest), g->highest));
+    int i = 0;
+    while (i < 15 && 2 * t > (float)(block_levels[i] + block_levels[i + 1]))
+        i++;
+    return block_levels[i];
+}
+
+/* Rounds the values [0, 32) of a block, which begins `left` values before the end of its window. */
+static void encode_carrying(problem *p, dtype type, float *values, const float *importance,
+                            const float *carry, int64_t window, int64_t left, uint8_t *block) {
+    int q[BLOCK_ELEMENTS];
+    found best;
+    float d = 0, m = 0;
+    if (solve(p, values, importance, &best))
+        d = best.d * p->unit, m = best.m * p->unit;
+    for (int j = 0; j < BLOCK_ELEMENTS; j++, carry += window) {
+        q[j] = nearest_level(p->grid, d != 0 ? (values[j] - m) / d : 0);
+        float error = values[j] - (d * (float)q[j] + m);
+        const float *factor = carry + window - left;
+        for (int64_t k = j + 1; k < left; k++)
+            values[k] -= error * factor[k];
+    }
+    pack(type, d, m, q, block);
+}
+
+int64_t quantise_row_carrying(dtype type, float *values, const quantise_columns *columns,
+                              int64_t count, void *blocks) {
+    problem p = {.grid = grid_of(type)};
+    float limit = quantise_limit(type);
+    uint8_t *block = blocks;
+    for (int64_t i = 0; i < count; i += BLOCK_ELEMENTS) { /* before anything was carried */
+        int outside = first_outside(values + i, limit);
+        if (outside < BLOCK_ELEMENTS)
+            return i + outside;
+    }
+    for (int64_t first = 0; first < count; first += BLOCK_ELEMENTS, block += dtype_size(type)) {
+        int64_t end = (first / columns->window + 1) * columns->window;
+        for (int j = 0; j < BLOCK_ELEMENTS; j++) /* what was carried may have led beyond */
+            values[first + j] = fminf(fmaxf(values[first + j], -limit), limit);
+        encode_carrying(&p, type, values + first, columns->importance + first,
+                        columns->carry + first * columns->window, columns->window, end - first,
+                        block);
     }
     return count;
 }

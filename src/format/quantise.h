@@ -14,6 +14,22 @@
  * the scale is no f16 (quantise_limit). */
 int64_t quantise_row(dtype type, const float *values, const float *importance, int64_t count,
                      void *blocks);
+
+/* What is known of the inputs of a matrix: H = mean of x x^T over many inputs x, within windows of
+ * columns. Rounding errors e of a row cost e H e^T, so the error of one column can be made good in
+ * part by the columns after it, which are not rounded yet (Frantar et al., GPTQ, 2022). */
+typedef struct quantise_columns {
+    int64_t window;          /* columns [i * window, (i + 1) * window) go together; whole blocks */
+    const float *importance; /* [count]: what an error costs after all has been made good */
+    const float *carry;      /* [count][window]: of the error of column j, how much column k of its
+                                window must fall; 0 for k up to j itself */
+} quantise_columns;
+
+/* Encodes one row, from the left to the right, with errors carried on. The scale of a block is
+ * chosen as by quantise_row, for what the values have become when their block is reached. `values`
+ * is changed. Returns what quantise_row does. */
+int64_t quantise_row_carrying(dtype type, float *values, const quantise_columns *columns,
+                              int64_t count, void *blocks);
 /* Every value up to this magnitude can be encoded. */
 float quantise_limit(dtype type);
 

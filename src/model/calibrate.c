@@ -5,21 +5,35 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/blocks.h"
 #include "base/error.h"
+#include "base/threads.h"
 #include "model/forward_internal.h"
 
-/* One input: what the matrices that read it have in common. */
-typedef struct record {
-    const char *weights; /* the first of them, in memory */
-    int64_t width;
-    int64_t rows; /* of inputs, so far */
-    double *sum;  /* [width], of squares */
-    float *mean;  /* [width] */
-} record;
+enum { WINDOW = 512, GROUP = 32 }; /* columns; rows of a window that are one task */
+
+/* What some matrices have as their input: sums of products of its elements, later their mean's
+ * factors. */
+typedef struct input {
+    int64_t width, window, windows;
+    int64_t rows;      /* that were added */
+    float *sums;       /* [width][window]: [j][k] of column j and column k >= j of its window; later
+                          the carry of quantise_columns */
+    float *importance; /* [width] */
+    quantise_columns columns;
+    xlstm_status status;
+} input;
+
+typedef struct matrix {
+    const char *weights; /* in memory */
+    int input;
+} matrix;
 
 struct calibration {
-    record *records;
-    int count, room;
+    input *inputs;
+    int input_count, input_room;
+    matrix *matrices;
+    int matrix_count, matrix_room;
 };
 
 /* The device's own struct comes first, so that a stream's device is a recorder. */
@@ -27,49 +41,92 @@ typedef struct recorder {
     ops_device device;
     ops_device *original;
     calibration *found;
+    thread_pool *pool;
     ops_buffer scratch; /* [tokens][width] of normed inputs */
     xlstm_status status;
 } recorder;
 
 /* ---- Sums ---- */
 
-/* The record of a matrix; NULL if memory is out. */
-static record *record_of(recorder *r, const ops_tensor *weight, int64_t width) {
-    calibration *c = r->found;
-    const char *data = ops_data(weight);
-    for (int i = 0; i < c->count; i++)
-        if (c->records[i].weights == data)
-            return &c->records[i];
-    if (c->count == c->room) {
-        int room = c->room ? 2 * c->room : 64;
-        record *larger = realloc(c->records, (size_t)room * sizeof *larger);
-        if (!larger)
-            return NULL;
-        c->records = larger, c->room = room;
-    }
-    record *new = &c->records[c->count];
-    *new = (record){.weights = data, .width = width};
-    new->sum = calloc((size_t)width, sizeof *new->sum);
-    if (!new->sum)
-        return NULL;
-    c->count++;
-    return new;
+/* One more of `size` bytes at the end of an array; NULL if memory is out. */
+static void *grow(void *array, int *count, int *room, size_t size) {
+    if (*count < *room)
+        return array;
+    int larger = *room ? 2 * *room : 64;
+    void *moved = realloc(array, (size_t)larger * size);
+    if (moved)
+        *room = larger;
+    return moved;
 }
 
-/* Rows of x [T][K] as the inputs of a matrix. */
-static void add_rows(recorder *r, const ops_tensor *weight, const ops_tensor *x) {
-    record *to = r->status == XLSTM_OK ? record_of(r, weight, x->shape[1]) : NULL;
-    if (!to) {
-        if (r->status == XLSTM_OK)
-            r->status = error_memory((size_t)x->shape[1] * sizeof(double), "a calibration");
+/* The input of a matrix, made if it is new; -1 if memory is out. */
+static int input_of(calibration *c, const char *data, int64_t width) {
+    for (int i = 0; i < c->matrix_count; i++)
+        if (c->matrices[i].weights == data)
+            return c->matrices[i].input;
+    void *moved = grow(c->inputs, &c->input_count, &c->input_room, sizeof *c->inputs);
+    if (!moved)
+        return -1;
+    c->inputs = moved;
+    input *new = &c->inputs[c->input_count];
+    *new = (input){.width = width, .window = width < WINDOW ? width : WINDOW};
+    new->windows = (width + new->window - 1) / new->window;
+    new->sums = calloc((size_t)(new->windows *new->window *new->window), sizeof *new->sums);
+    return new->sums ? c->input_count++ : -1;
+}
+
+static bool know_matrix(calibration *c, const char *data, int index) {
+    for (int i = 0; i < c->matrix_count; i++)
+        if (c->matrices[i].weights == data)
+            return true;
+    void *moved = grow(c->matrices, &c->matrix_count, &c->matrix_room, sizeof *c->matrices);
+    if (!moved)
+        return false;
+    c->matrices = moved;
+    c->matrices[c->matrix_count++] = (matrix){.weights = data, .input = index};
+    return true;
+}
+
+typedef struct summing {
+    input *to;
+    const ops_tensor *x;
+} summing;
+
+/* Rows [GROUP * task, …) of the sums. */
+static void add_products(void *context, int64_t task, int worker) {
+    const summing *s = context;
+    input *to = s->to;
+    int64_t first = task * GROUP, last = first + GROUP;
+    (void)worker;
+    for (int64_t t = 0; t < s->x->shape[0]; t++) {
+        const float *row = (const float *)ops_data(s->x) + t * s->x->stride[0];
+        for (int64_t j = first; j < last && j < to->width; j++) {
+            int64_t begin = j / to->window * to->window, end = begin + to->window;
+            float *sums = to->sums + j * to->window, own = row[j];
+            end = end < to->width ? end : to->width;
+            for (int64_t k = j; k < end; k++)
+                sums[k - begin] += own * row[k];
+        }
+    }
+}
+
+/* Rows of x [T][K], the input of these matrices. */
+static void add_rows(recorder *r, const ops_tensor *const *matrices, int count,
+                     const ops_tensor *x) {
+    calibration *c = r->found;
+    if (r->status != XLSTM_OK)
+        return;
+    int index = input_of(c, ops_data(matrices[0]), x->shape[1]);
+    bool ok = index >= 0;
+    for (int i = 0; i < count && ok; i++)
+        ok = know_matrix(c, ops_data(matrices[i]), index);
+    if (!ok) {
+        r->status = error_memory((size_t)x->shape[1] * WINDOW * sizeof(float), "a calibration");
         return;
     }
-    for (int64_t t = 0; t < x->shape[0]; t++) {
-        const float *row = (const float *)ops_data(x) + t * x->stride[0];
-        for (int64_t j = 0; j < to->width; j++)
-            to->sum[j] += (double)row[j] * (double)row[j];
-    }
-    to->rows += x->shape[0];
+    summing s = {.to = &c->inputs[index], .x = x};
+    thread_pool_run(r->pool, (x->shape[1] + GROUP - 1) / GROUP, add_products, &s);
+    s.to->rows += x->shape[0];
 }
 
 /* norm(x), in the scratch memory. */
@@ -88,22 +145,24 @@ static ops_tensor normed(recorder *r, ops_stream *stream, const ops_tensor *x,
 static void record_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
     recorder *r = (recorder *)stream->device;
     ops_tensor x = normed(r, stream, &op->x, &op->norm);
+    const ops_tensor *matrices[OPS_MAX_PROJECTIONS];
     for (int i = 0; i < op->count; i++)
-        add_rows(r, &op->projection[i].weight, &x);
+        matrices[i] = &op->projection[i].weight;
+    add_rows(r, matrices, op->count, &x);
     r->original->ops.norm_project(stream, op);
 }
 
 static void record_norm_project_gated(ops_stream *stream, const struct ops_norm_project_gated *op) {
     recorder *r = (recorder *)stream->device;
     ops_tensor x = normed(r, stream, &op->x, &op->norm);
-    add_rows(r, &op->gate_weight, &x);
-    add_rows(r, &op->up_weight, &x);
+    add_rows(r, (const ops_tensor *[]){&op->gate_weight, &op->up_weight}, 2, &x);
     r->original->ops.norm_project_gated(stream, op);
 }
 
 static void record_project_add(ops_stream *stream, const struct ops_project_add *op) {
-    add_rows((recorder *)stream->device, &op->weight, &op->x);
-    ((recorder *)stream->device)->original->ops.project_add(stream, op);
+    recorder *r = (recorder *)stream->device;
+    add_rows(r, (const ops_tensor *[]){&op->weight}, 1, &op->x);
+    r->original->ops.project_add(stream, op);
 }
 
 /* act(o) * (norm(h) + skip * x), of which the norm is in `row`. */
@@ -132,8 +191,93 @@ static void record_mlstm_output(ops_stream *stream, const struct ops_mlstm_outpu
     ops_tensor x = normed(r, stream, &h, &op->norm);
     for (int64_t t = 0; t < x.shape[0]; t++)
         gate_row(op, t, width, (float *)ops_data(&x) + t * x.stride[0]);
-    add_rows(r, &op->weight, &x);
+    add_rows(r, (const ops_tensor *[]){&op->weight}, 1, &x);
     r->original->ops.mlstm_output(stream, op);
+}
+
+/* ---- What follows from the sums ---- */
+
+/* H = R R^T with R upper triangular, in place of H's upper triangle; `h` is [n][n]. */
+static void factor(double *h, int64_t n) {
+    for (int64_t j = n - 1; j >= 0; j--) {
+        double *own = h + j * n;
+        for (int64_t k = j + 1; k < n; k++)
+            own[j] -= own[k] * own[k];
+        own[j] = sqrt(own[j]);
+        for (int64_t i = 0; i < j; i++) {
+            double *other = h + i * n, sum = other[j];
+            for (int64_t k = j + 1; k < n; k++)
+                sum -= other[k] * own[k];
+            other[j] = sum / own[j];
+        }
+    }
+}
+
+/* Row j of the inverse of R is, over its first element, how much of an error in column j each later
+ * column makes good; what is left is R[j][j]^2 times the square of the error. `row` is [n]. */
+static void carry_of_row(const double *r, int64_t n, int64_t j, double *row, float *carry,
+                         float *importance) {
+    memset(row, 0, (size_t)n * sizeof *row);
+    *importance = (float)(r[j * n + j] * r[j * n + j]);
+    for (int64_t l = j; l < n; l++) {
+        row[l] = l == j ? 1 : -row[l] / r[l * n + l];
+        carry[l] = l == j ? 0 : (float)row[l];
+        for (int64_t k = l + 1; k < n; k++)
+            row[k] += row[l] * r[l * n + k];
+    }
+}
+
+/* Adds a hundredth of the mean square of all columns to each: what was measured on few tokens is
+ * not relied upon too far, and columns that were always 0 do no harm. */
+static bool load_window(const input *in, int64_t begin, int64_t n, double *h) {
+    double trace = 0;
+    for (int64_t j = 0; j < n; j++) {
+        const float *sums = in->sums + (begin + j) * in->window;
+        for (int64_t k = j; k < n; k++)
+            h[j * n + k] = (double)sums[k] / (double)in->rows;
+        trace += h[j * n + j];
+    }
+    double extra = trace > 0 ? trace / (double)n / 100 : 1;
+    for (int64_t j = 0; j < n; j++)
+        h[j * n + j] += extra;
+    return isfinite(trace);
+}
+
+static void finish_input(void *context, int64_t task, int worker) {
+    input *in = &((calibration *)context)->inputs[task];
+    (void)worker;
+    size_t most = (size_t)in->window;
+    double *h = malloc((most * most + most) * sizeof *h);
+    in->importance = malloc((size_t)in->width * sizeof *in->importance);
+    in->status = h && in->importance ? XLSTM_OK : XLSTM_OUT_OF_MEMORY;
+    for (int64_t begin = 0; begin < in->width && in->status == XLSTM_OK; begin += in->window) {
+        int64_t left = in->width - begin, n = left < in->window ? left : in->window;
+        if (!load_window(in, begin, n, h)) {
+            in->status = XLSTM_DEVICE_ERROR;
+            break;
+        }
+        factor(h, n);
+        for (int64_t j = 0; j < n; j++) {
+            float *carry = in->sums + (begin + j) * in->window;
+            memset(carry, 0, most * sizeof *carry);
+            carry_of_row(h, n, j, h + most * most, carry, &in->importance[begin + j]);
+        }
+    }
+    in->columns =
+        (quantise_columns){.window = in->window, .importance = in->importance, .carry = in->sums};
+    free(h);
+}
+
+static xlstm_status finish_inputs(calibration *c, thread_pool *pool) {
+    thread_pool_run(pool, c->input_count, finish_input, c);
+    for (int i = 0; i < c->input_count; i++) {
+        if (c->inputs[i].status == XLSTM_OUT_OF_MEMORY)
+            return error_memory(WINDOW * WINDOW * sizeof(double), "a calibration");
+        if (c->inputs[i].status != XLSTM_OK)
+            return error_set(c->inputs[i].status,
+                             "calibration: the activations of the model are not finite");
+    }
+    return XLSTM_OK;
 }
 
 /* ---- The run ---- */
@@ -172,22 +316,6 @@ static xlstm_status run_all(xlstm_model *model, recorder *r, const int32_t *ids,
     return status;
 }
 
-static xlstm_status take_means(calibration *c) {
-    for (int i = 0; i < c->count; i++) {
-        record *r = &c->records[i];
-        r->mean = malloc((size_t)r->width * sizeof *r->mean);
-        if (!r->mean)
-            return error_memory((size_t)r->width * sizeof *r->mean, "a calibration");
-        for (int64_t j = 0; j < r->width; j++) {
-            r->mean[j] = (float)(r->sum[j] / (double)r->rows);
-            if (!isfinite(r->mean[j]))
-                return error_set(XLSTM_DEVICE_ERROR,
-                                 "calibration: the activations of the model are not finite");
-        }
-    }
-    return XLSTM_OK;
-}
-
 /* Puts the recorder in the place of the model's device while the text runs. */
 static xlstm_status record_run(xlstm_model *model, recorder *r, const int32_t *ids, int64_t count,
                                int slot, xlstm_progress progress, void *context) {
@@ -207,6 +335,29 @@ static xlstm_status record_run(xlstm_model *model, recorder *r, const int32_t *i
     return status;
 }
 
+static xlstm_status run(xlstm_model *model, recorder *r, const int32_t *ids, int64_t count,
+                        xlstm_progress progress, void *context) {
+    int64_t tokens = model->forward->limits.tokens;
+    int64_t width = forward_ops_limits(&model->config, &model->forward->limits).width;
+    int slot = -1;
+    xlstm_status status = thread_pool_create(model->threads, &r->pool);
+    if (status == XLSTM_OK)
+        status = model->device->buffer_create(
+            model->device, (size_t)(tokens * width) * sizeof(float), &r->scratch);
+    if (status == XLSTM_OK)
+        status = state_acquire(&model->pool, model->stream, &slot);
+    if (status == XLSTM_OK)
+        status = record_run(model, r, ids, count, slot, progress, context);
+    if (status == XLSTM_OK)
+        status = finish_inputs(r->found, r->pool);
+    if (slot >= 0)
+        state_release(&model->pool, slot);
+    if (r->scratch.device)
+        model->device->buffer_free(&r->scratch);
+    thread_pool_free(r->pool);
+    return status;
+}
+
 xlstm_status calibration_run(xlstm_model *model, const int32_t *ids, int64_t count,
                              xlstm_progress progress, void *context, calibration **out) {
     *out = NULL;
@@ -217,22 +368,8 @@ xlstm_status calibration_run(xlstm_model *model, const int32_t *ids, int64_t cou
     calibration *c = calloc(1, sizeof *c);
     if (!c)
         return error_memory(sizeof *c, "a calibration");
-    forward_limits limits = model->forward->limits;
-    int64_t width = forward_ops_limits(&model->config, &limits).width;
     recorder r = {.original = model->device, .found = c};
-    int slot = -1;
-    xlstm_status status = model->device->buffer_create(
-        model->device, (size_t)(limits.tokens * width) * sizeof(float), &r.scratch);
-    if (status == XLSTM_OK)
-        status = state_acquire(&model->pool, model->stream, &slot);
-    if (status == XLSTM_OK)
-        status = record_run(model, &r, ids, count, slot, progress, context);
-    if (status == XLSTM_OK)
-        status = take_means(c);
-    if (slot >= 0)
-        state_release(&model->pool, slot);
-    if (r.scratch.device)
-        model->device->buffer_free(&r.scratch);
+    xlstm_status status = run(model, &r, ids, count, progress, context);
     if (status != XLSTM_OK) {
         calibration_free(c);
         return status;
@@ -242,22 +379,25 @@ xlstm_status calibration_run(xlstm_model *model, const int32_t *ids, int64_t cou
 }
 
 void calibration_free(calibration *c) {
-    for (int i = 0; c && i < c->count; i++) {
-        free(c->records[i].sum);
-        free(c->records[i].mean);
+    for (int i = 0; c && i < c->input_count; i++) {
+        free(c->inputs[i].sums);
+        free(c->inputs[i].importance);
     }
-    if (c)
-        free(c->records);
+    if (c) {
+        free(c->inputs);
+        free(c->matrices);
+    }
     free(c);
 }
 
-const float *calibration_find(const calibration *c, const stored_tensor *t) {
+const quantise_columns *calibration_find(const calibration *c, const stored_tensor *t) {
     const char *first = (const char *)t->data;
     int64_t width = t->rank > 0 ? t->shape[t->rank - 1] : 0;
-    for (int i = 0; i < c->count; i++) {
-        const record *r = &c->records[i];
-        if (r->weights >= first && r->weights < first + t->size && r->width == width)
-            return r->mean;
+    for (int i = 0; i < c->matrix_count; i++) {
+        const matrix *m = &c->matrices[i];
+        const input *in = &c->inputs[m->input];
+        if (m->weights >= first && m->weights < first + t->size && in->width == width)
+            return width % BLOCK_ELEMENTS == 0 ? &in->columns : NULL;
     }
     return NULL;
 }

@@ -1,16 +1,18 @@
-/* Calibration: how much each column of each matrix counts, found by running a text.
+/* Calibration: how much the columns of each matrix count, found by running a text.
  *
- * A projection is y = x W^T. If W is off by E, y is off by x E^T, whose mean square over tokens is,
- * for columns of x that do not move together, sum over j of mean(x_j^2) E_ij^2. So mean(x_j^2), over
- * all tokens of the text, is the importance of column j for the rounding of W (quantise.h). Matrices
- * with the same input share theirs.
+ * A projection is y = x W^T. If a row of W is off by e, its output is off by x e^T, whose mean square
+ * over tokens is e H e^T with H = mean(x^T x). H is what is measured, within windows of columns
+ * (errors in different windows are taken as independent). From it come, for the rounding of W
+ * (quantise.h), how much of an error in one column the columns after it can make good, and what is
+ * left then. Matrices with the same input share theirs.
  *
  * It is measured at the seam: a device that is the model's own but for the ops with projections,
- * which add up the squares of their normed (and gated) inputs and then do what they always did.
+ * which add up the products of their normed (and gated) inputs and then do what they always did.
  */
 #ifndef MODEL_CALIBRATE_H
 #define MODEL_CALIBRATE_H
 
+#include "format/quantise.h"
 #include "model/model.h"
 
 typedef struct calibration calibration;
@@ -21,8 +23,9 @@ typedef struct calibration calibration;
 xlstm_status calibration_run(xlstm_model *model, const int32_t *ids, int64_t count,
                              xlstm_progress progress, void *context, calibration **out);
 void calibration_free(calibration *c);
-/* The importances of a tensor of the model, [columns]: NULL where it is no right operand of a
- * projection that ran (the embedding, or what is computed with in another form than it is stored). */
-const float *calibration_find(const calibration *c, const stored_tensor *tensor);
+/* What is known of the inputs of a matrix of the model: NULL where it is no right operand of a
+ * projection that ran (the embedding, or what is computed with in another form than it is stored),
+ * and where its rows are not whole blocks. */
+const quantise_columns *calibration_find(const calibration *c, const stored_tensor *tensor);
 
 #endif

@@ -97,8 +97,10 @@ static int64_t convert_row(const conversion *c, const uint8_t *row, float *value
     dtype from = t->from->dtype, to = t->to;
     memcpy(aligned, row, row_bytes(from, c->width)); /* the file may have it at an odd address */
     dtype_convert(from, aligned, DTYPE_F32, values, c->width);
+    if (dtype_block(to) > 1 && t->columns)
+        return quantise_row_carrying(to, values, t->columns, c->width, out);
     if (dtype_block(to) > 1)
-        return quantise_row(to, values, t->importance, c->width, out);
+        return quantise_row(to, values, NULL, c->width, out);
     dtype_convert(DTYPE_F32, values, to, out, c->width);
     return to == DTYPE_F16 ? first_overflow(values, (const uint16_t *)out, c->width) : c->width;
 }

@@ -125,7 +125,7 @@ static void note(const convert_options *o, const convert_tensor *t, convert_resu
     result->weights += elements_of(t->from);
     result->bytes += dtype_bytes(t->to, elements_of(t->from));
     result->requantised += quantised && dtype_block(t->from->dtype) > 1;
-    result->uncalibrated += quantised && o->calibration && !t->importance;
+    result->uncalibrated += quantised && o->calibration && !t->columns;
 }
 
 static dtype most_of(const convert_plan *p) {
@@ -158,7 +158,7 @@ xlstm_status convert_plan_make(const xlstm_model *model, const convert_options *
         convert_tensor *target = &p->tensors[p->count];
         *target = (convert_tensor){.from = t, .to = type_of(o, t, result)};
         if (o->calibration)
-            target->importance = calibration_find(o->calibration, t);
+            target->columns = calibration_find(o->calibration, t);
         p->entries[p->count] =
             (stored_entry){.name = t->name, .dtype = target->to, .rank = t->rank};
         memcpy(p->entries[p->count++].shape, t->shape, sizeof t->shape);

@@ -7,7 +7,7 @@
 typedef struct convert_tensor {
     const stored_tensor *from;
     dtype to;
-    const float *importance; /* [columns], or NULL */
+    const quantise_columns *columns; /* what is known of its inputs, or NULL */
 } convert_tensor;
 
 typedef struct convert_plan {
