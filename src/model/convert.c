@@ -252,7 +252,7 @@ static bool same_file(const char *a, const char *b) {
 
 /* The mapped files must stay as they are while they are read. */
 static xlstm_status check_not_input(const xlstm_model *model, const char *output) {
-    bool same = same_file(output, model->path) || same_file(output, model->folder);
+    bool same = same_file(output, model->source.path) || same_file(output, model->source.place);
     for (int i = 0; i < model->files.file_count; i++)
         same = same || same_file(output, model->files.files[i]);
     if (!same)
