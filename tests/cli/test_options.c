@@ -228,7 +228,7 @@ static void test_nearest(void **state) {
 /* Commands that are planned, but not built, are unknown. */
 static void test_commands(void **state) {
     (void)state;
-    static const char *const absent[] = {"convert", "train", "serve", "", "Generate"};
+    static const char *const absent[] = {"train", "serve", "", "Generate"};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
         assert_null(command_find(absent[i]));
     assert_int_equal(options_unknown_command("serve"), XLSTM_INVALID_ARGUMENT);

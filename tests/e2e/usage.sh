@@ -7,7 +7,6 @@ m="-m $model"
 {
     refuses 2 'did you mean generate?' genrate
     refuses 2 'unknown command serve' serve
-    refuses 2 'unknown command convert' convert
     refuses 2 'unknown command train' train
     refuses 2 'unknown command ' ''
     refuses 2 'did you mean --version?' --versoin
@@ -100,10 +99,10 @@ same 'no command: status' 2 "$status"
 same 'no command: usage' 'Usage: xlstm COMMAND [options]' "$(head -n 1 "$work/err")"
 
 succeeds 'help' --help
-for command in generate chat info tokenize logits perplexity init kernels bench; do
+for command in generate chat info tokenize logits perplexity init convert kernels bench; do
     grep -q "^  $command " "$work/out" || bad 'help' "does not list $command"
 done
-for command in generate chat info tokenize logits perplexity init kernels bench; do
+for command in generate chat info tokenize logits perplexity init convert kernels bench; do
     succeeds "$command --help" $command --help
     grep -q "^  xlstm $command " "$work/out" || bad "$command --help" 'has no example'
     [ -s "$work/err" ] && bad "$command --help" 'wrote to standard error'
