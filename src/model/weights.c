@@ -6,21 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/shape.h"
+
 static void fail(weights_binder *b, xlstm_status status) {
     if (b->status == XLSTM_OK)
         b->status = status;
 }
 
 /* ---- Finding ---- */
-
-/* "[384, 1024]" */
-static void print_shape(const int64_t *shape, int rank, char *text, size_t size) {
-    size_t at = (size_t)snprintf(text, size, "[");
-    for (int i = 0; i < rank && at < size; i++)
-        at += (size_t)snprintf(text + at, size - at, "%s%lld", i ? ", " : "", (long long)shape[i]);
-    if (at < size)
-        snprintf(text + at, size - at, "]");
-}
 
 const stored_tensor *weights_find(weights_binder *b, const char *const *names) {
     const stored_tensor *found = NULL;
@@ -50,7 +43,7 @@ const stored_tensor *weights_need(weights_binder *b, const char *const *names, i
                                   const int64_t *shape) {
     const stored_tensor *tensor = weights_find(b, names);
     char expected[128];
-    print_shape(shape, rank, expected, sizeof expected);
+    shape_text(rank, shape, expected, sizeof expected);
     if (!tensor) {
         error_list_add(&b->faults, "tensor %s%s %s is missing", b->prefix, names[0], expected);
         return NULL;
@@ -65,7 +58,7 @@ const stored_tensor *weights_need(weights_binder *b, const char *const *names, i
                       tensor->dtype == DTYPE_F16 || (blocks && rank == 2);
     if (!fits) {
         char actual[256];
-        print_shape(tensor->shape, tensor->rank, actual, sizeof actual);
+        shape_text(tensor->rank, tensor->shape, actual, sizeof actual);
         error_list_add(&b->faults, "tensor %s has shape %s; the config calls for %s", tensor->name,
                        actual, expected);
     }
@@ -243,7 +236,7 @@ static void report_surplus(weights_binder *b) {
         if (b->used[i] || is_known_buffer(tensor->name))
             continue;
         char shape[256];
-        print_shape(tensor->shape, tensor->rank, shape, sizeof shape);
+        shape_text(tensor->rank, tensor->shape, shape, sizeof shape);
         error_list_add(
             &b->faults,
             "tensor %s %s is not part of this model (the config says: %d blocks, %s biases)",

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/shape.h"
 #include "ops/kernel_shape.h"
 #include "ops/kernels.h"
 
@@ -47,21 +48,13 @@ static bool is_output(const run *r, int parameter) {
 
 /* ---- Shapes ---- */
 
-static void print_shape(const int64_t *shape, int rank, char *text, size_t size) {
-    size_t at = (size_t)snprintf(text, size, "[");
-    for (int i = 0; i < rank && at < size; i++)
-        at += (size_t)snprintf(text + at, size - at, "%s%lld", i ? ", " : "", (long long)shape[i]);
-    if (at < size)
-        snprintf(text + at, size - at, "]");
-}
-
 static xlstm_status wrong_shape(const run *r, int parameter, const int64_t *expected, int rank) {
     const xlstm_parameter *p = &r->entry->kernel.parameters[parameter];
     const xlstm_array *a = r->given[parameter];
     char actual[160], wanted[160] = "";
-    print_shape(a->shape, a->rank, actual, sizeof actual);
+    shape_text(a->rank, a->shape, actual, sizeof actual);
     if (expected)
-        print_shape(expected, rank, wanted, sizeof wanted);
+        shape_text(rank, expected, wanted, sizeof wanted);
     return error_set(XLSTM_INVALID_ARGUMENT, "%s: %s has shape %s, must be [%s]%s%s",
                      r->entry->kernel.name, p->name, actual, p->shape, expected ? " = " : "",
                      wanted);

@@ -477,7 +477,7 @@ static void test_errors(void **state) {
     ops_tensor wide = empty_tensor(&b, DTYPE_F32, 2, (int64_t[]){2, 4});
     struct ops_sum sum = {1, {narrow}, {1}, wide};
     b.device->ops.sum(b.stream, &sum);
-    assert_stuck(&b, XLSTM_INVALID_ARGUMENT, "an input is [2][3], must be [2][4]");
+    assert_stuck(&b, XLSTM_INVALID_ARGUMENT, "an input is [2, 3], must be [2, 4]");
     close_bench(&b);
 }
 

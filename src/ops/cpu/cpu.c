@@ -3,6 +3,7 @@
 #include "ops/cpu/cpu.h"
 
 #include "base/error.h"
+#include "base/shape.h"
 #include "ops/cpu/internal.h"
 #include "ops/cpu/mlstm_core.h"
 
@@ -23,18 +24,6 @@ bool cpu_fail(cpu_stream *s, xlstm_status status, const char *format, ...) {
         s->status = status;
     }
     return false;
-}
-
-/* "[3, 5]"; a dimension of -1 is "any". */
-static const char *shape_text(int rank, const int64_t *shape, char *text, size_t size) {
-    size_t used = (size_t)snprintf(text, size, "[");
-    for (int i = 0; i < rank && used < size; i++)
-        used += shape[i] < 0 ? (size_t)snprintf(text + used, size - used, "%sany", i ? ", " : "")
-                             : (size_t)snprintf(text + used, size - used, "%s%lld", i ? ", " : "",
-                                                (long long)shape[i]);
-    if (used < size)
-        snprintf(text + used, size - used, "]");
-    return text;
 }
 
 bool cpu_expect(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
@@ -325,10 +314,11 @@ static int stream_threads(const ops_stream *stream) {
 static void describe(ops_device *self, char *text, size_t size) {
     (void)self;
     const cpu_kernels *kernels = cpu_kernels_choose();
-    snprintf(text, size,
-             "instruction set %s, vectors of %d floats\n"
-             "weights as stored (f64, f32, bf16, f16, blocks), activations, accumulation and state f32",
-             kernels ? kernels->name : "none", kernels ? kernels->lanes : 0);
+    snprintf(
+        text, size,
+        "instruction set %s, vectors of %d floats\n"
+        "weights as stored (f64, f32, bf16, f16, blocks), activations, accumulation and state f32",
+        kernels ? kernels->name : "none", kernels ? kernels->lanes : 0);
 }
 
 static ops_device device = {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "base/shape.h"
 #include "ops/reference/internal.h"
 
 /* ---- Errors and checks ---- */
@@ -27,13 +28,6 @@ bool reference_fail(reference_stream *s, xlstm_status status, const char *format
     return false;
 }
 
-static void print_shape(char *text, size_t size, int rank, const int64_t *shape) {
-    size_t used = 0;
-    text[0] = '\0';
-    for (int i = 0; i < rank && used + 24 < size; i++)
-        used += (size_t)snprintf(text + used, size - used, "[%lld]", (long long)shape[i]);
-}
-
 static bool has_shape(reference_stream *s, const char *op, const char *name, const ops_tensor *t,
                       int rank, const int64_t *shape) {
     if (!ops_present(t))
@@ -43,8 +37,8 @@ static bool has_shape(reference_stream *s, const char *op, const char *name, con
         same = t->shape[i] == shape[i];
     if (!same) {
         char is[100], must[100];
-        print_shape(is, sizeof is, t->rank, t->shape);
-        print_shape(must, sizeof must, rank, shape);
+        shape_text(t->rank, t->shape, is, sizeof is);
+        shape_text(rank, shape, must, sizeof must);
         return reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference %s: %s is %s, must be %s", op,
                               name, is, must);
     }

@@ -1,0 +1,15 @@
+/* Shapes in messages. */
+#include "base/shape.h"
+
+#include <stdio.h>
+
+const char *shape_text(int rank, const int64_t *shape, char *text, size_t size) {
+    size_t used = (size_t)snprintf(text, size, "[");
+    for (int i = 0; i < rank && used < size; i++)
+        used += shape[i] < 0 ? (size_t)snprintf(text + used, size - used, "%sany", i ? ", " : "")
+                             : (size_t)snprintf(text + used, size - used, "%s%lld", i ? ", " : "",
+                                                (long long)shape[i]);
+    if (used < size)
+        snprintf(text + used, size - used, "]");
+    return text;
+}
