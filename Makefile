@@ -24,7 +24,8 @@ OBJCOPY ?= objcopy
 PKG_CONFIG ?= pkg-config
 CLANG_FORMAT ?= $(or $(shell command -v clang-format-14 2>/dev/null),clang-format)
 SANITIZE ?=
-CFLAGS ?= $(if $(SANITIZE),-O1,-O2) -g
+# Reports of sanitizers need lines, and not the names and types of everything.
+CFLAGS ?= $(if $(SANITIZE),-O1 -g1,-O2 -g)
 # Instrumented code confuses the warnings that follow values; those of plain builds count.
 WERROR ?= $(if $(SANITIZE),,-Werror)
 PREFIX ?= /usr/local

@@ -16,6 +16,11 @@
 
 enum { VOCAB = 4096, MOST = 64 };
 
+/* New tokens of a run: of `count`, a quarter where the real model is slow. */
+static int most_tokens(int count) {
+    return test_is_quick() ? count / 4 : count;
+}
+
 /* What came out of one generation. */
 typedef struct run {
     int32_t ids[MOST];
@@ -70,20 +75,21 @@ static npy_array fixture(const char *name) {
 
 static void test_greedy(void **state) {
     (void)state;
+    const int count = most_tokens(48);
     xlstm_model *model = load(2);
     npy_array ids = fixture("p0_ids"), expected = fixture("p0_greedy"),
               margin = fixture("p0_margin");
     run r = {0};
     generate_with(model, NULL, ids.data, ids.count,
-                  (xlstm_generate_options){.max_tokens = 48, .ignore_eos = true}, &r);
-    assert_int_equal(r.count, 48);
-    assert_int_equal(r.result.new_tokens, 48);
+                  (xlstm_generate_options){.max_tokens = count, .ignore_eos = true}, &r);
+    assert_int_equal(r.count, count);
+    assert_int_equal(r.result.new_tokens, count);
     assert_int_equal(r.result.end, XLSTM_END_LENGTH);
-    for (int i = 0; i < 48 && ((const float *)margin.data)[i] >= 1e-3f; i++)
+    for (int i = 0; i < count && ((const float *)margin.data)[i] >= 1e-3f; i++)
         assert_int_equal(r.ids[i], ((const int32_t *)expected.data)[i]);
     /* The last id has not been taken in. */
-    assert_int_equal(r.result.last_id, r.ids[47]);
-    assert_int_equal(r.position, ids.count + 47);
+    assert_int_equal(r.result.last_id, r.ids[count - 1]);
+    assert_int_equal(r.position, ids.count + count - 1);
     /* What was streamed is what decoding all ids gives. */
     char *text;
     size_t length;
@@ -109,12 +115,13 @@ static void test_seeds(void **state) {
     npy_array ids = fixture("p1_ids");
     run r = {0}, again = {0}, different = {0};
     xlstm_model *one = load(1), *seven = load(7);
-    xlstm_generate_options options = {.max_tokens = 40, .ignore_eos = true};
+    const int count = most_tokens(40);
+    xlstm_generate_options options = {.max_tokens = count, .ignore_eos = true};
     generate_with(one, &sampling, ids.data, ids.count, options, &r);
     generate_with(seven, &sampling, ids.data, ids.count, options, &again);
     generate_with(one, &other, ids.data, ids.count, options, &different);
-    assert_memory_equal(r.ids, again.ids, 40 * sizeof r.ids[0]);
-    assert_memory_not_equal(r.ids, different.ids, 40 * sizeof r.ids[0]);
+    assert_memory_equal(r.ids, again.ids, (size_t)count * sizeof r.ids[0]);
+    assert_memory_not_equal(r.ids, different.ids, (size_t)count * sizeof r.ids[0]);
     buffer_free(&r.text);
     buffer_free(&again.text);
     buffer_free(&different.text);
@@ -208,12 +215,12 @@ static void test_stops(void **state) {
     xlstm_model *model = load(2);
     npy_array ids = fixture("p0_ids");
     run plain = {0}, r = {0};
-    xlstm_generate_options options = {.max_tokens = 48, .ignore_eos = true};
+    xlstm_generate_options options = {.max_tokens = most_tokens(48), .ignore_eos = true};
     generate_with(model, NULL, ids.data, ids.count, options, &plain);
 
     /* Every short piece of the text as a stop string: what comes out is the text up to its first
      * occurrence. */
-    for (size_t at = 2; at + 6 < plain.text.size; at += test_is_quick() ? 60 : 9) {
+    for (size_t at = 2; at + 6 < plain.text.size; at += test_is_quick() ? 20 : 9) {
         char stop[8] = {0};
         memcpy(stop, plain.text.data + at, 6);
         size_t first = (size_t)(strstr(plain.text.data, stop) - plain.text.data);
@@ -269,21 +276,21 @@ static void test_stops(void **state) {
  * sampled ones too. */
 static void test_saving_in_between(void **state) {
     (void)state;
-    enum { A = 13, B = 20 };
+    const int a = test_is_quick() ? 5 : 13, b = test_is_quick() ? 6 : 20;
     static const xlstm_sampling sampling = {.temperature = 0.9f, .top_k = 50, .seed = 5};
     const char *path = test_path("between.state");
     npy_array ids = fixture("p2_ids");
     xlstm_model *model = load(2);
     run whole = {0}, rest = {0};
     generate_with(model, &sampling, ids.data, ids.count,
-                  (xlstm_generate_options){.max_tokens = A + B, .ignore_eos = true}, &whole);
+                  (xlstm_generate_options){.max_tokens = a + b, .ignore_eos = true}, &whole);
 
     xlstm_session *session = test_session(model);
     xlstm_sampler *sampler;
     xlstm_generate_result result;
     assert_int_equal(xlstm_sampler_create(model, &sampling, &sampler), XLSTM_OK);
     assert_int_equal(xlstm_generate(session, sampler, ids.data, ids.count,
-                                    &(xlstm_generate_options){.max_tokens = A, .ignore_eos = true},
+                                    &(xlstm_generate_options){.max_tokens = a, .ignore_eos = true},
                                     &result),
                      XLSTM_OK);
     assert_int_equal(xlstm_session_save(session, path), XLSTM_OK);
@@ -292,11 +299,11 @@ static void test_saving_in_between(void **state) {
     assert_int_equal(
         xlstm_generate(session, sampler, &result.last_id, 1,
                        &(xlstm_generate_options){
-                           .max_tokens = B, .ignore_eos = true, .on_id = take_id, .context = &rest},
+                           .max_tokens = b, .ignore_eos = true, .on_id = take_id, .context = &rest},
                        &result),
         XLSTM_OK);
-    assert_int_equal(rest.count, B);
-    assert_memory_equal(rest.ids, whole.ids + A, B * sizeof rest.ids[0]);
+    assert_int_equal(rest.count, b);
+    assert_memory_equal(rest.ids, whole.ids + a, (size_t)b * sizeof rest.ids[0]);
     xlstm_sampler_free(sampler);
     xlstm_session_free(session);
     buffer_free(&whole.text);

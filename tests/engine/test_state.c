@@ -35,7 +35,8 @@ static void test_going_on(void **state) {
     static float expected[VOCAB], logits[VOCAB];
     xlstm_model_options options = {.profile = "exact", .threads = 2};
     const char *path = test_path("going-on.state");
-    xlstm_model *model = test_model(TEST_MODEL, &options);
+    const char *folder = test_is_quick() ? test_small_model() : TEST_MODEL;
+    xlstm_model *model = test_model(folder, &options);
     xlstm_session *session = test_session(model);
     feed(session, text, CUT, NULL);
     save(session, path);
@@ -44,7 +45,7 @@ static void test_going_on(void **state) {
     xlstm_session_free(session);
     xlstm_model_free(model);
 
-    model = test_model(TEST_MODEL, &options);
+    model = test_model(folder, &options);
     session = test_session(model);
     feed(session, text + 50, 20, NULL); /* is replaced */
     assert_int_equal(xlstm_session_load(session, path), XLSTM_OK);
@@ -239,7 +240,7 @@ static void test_unwritable(void **state) {
 
 int main(void) {
     for (int i = 0; i < LENGTH; i++)
-        text[i] = (int32_t)(random_bits(11, 0, (uint64_t)i) % VOCAB);
+        text[i] = (int32_t)(random_bits(11, 0, (uint64_t)i) % (test_is_quick() ? 320 : VOCAB));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_going_on),   cmocka_unit_test(test_other_device),
         cmocka_unit_test(test_damage),     cmocka_unit_test(test_foreign),
