@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { ALIGNMENT = 64 };
 
@@ -321,6 +322,12 @@ static void describe(ops_device *self, char *text, size_t size) {
         kernels ? kernels->name : "none", kernels ? kernels->lanes : 0);
 }
 
+static bool uses_tiles(ops_device *self, ops_profile profile) {
+    (void)self;
+    const cpu_kernels *kernels = cpu_kernels_choose();
+    return profile == OPS_FAST && kernels && strcmp(kernels->name, "amx") == 0;
+}
+
 static ops_device device = {
     .name = "cpu",
     .ops =
@@ -354,6 +361,7 @@ static ops_device device = {
     .copy = copy_bytes,
     .zero = zero_bytes,
     .describe = describe,
+    .uses_tiles = uses_tiles,
 };
 
 ops_device *cpu_device(void) {
