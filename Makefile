@@ -178,7 +178,7 @@ test-quick: test-programs ## all tests with small shapes (for sanitizers)
 test-large: test-programs ## also what takes long, much memory or a large model
 	@XLSTM_TEST_LARGE=1 $(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS) $(LARGE_SCRIPTS)
 
-test-oracle: $(SHARED_LIBRARY) ## the official packages' own tests with these kernels (PyTorch, from the network)
+test-oracle: $(SHARED_LIBRARY) $(COMMAND) ## the official packages' own tests with these kernels (PyTorch, from the network); GGUF
 	@scripts/test-oracle $(SHARED_LIBRARY)
 
 test-programs: all $(TEST_PROGRAMS)
