@@ -57,7 +57,7 @@ LINK_FLAGS = $(LDFLAGS) $(SANITIZE_FLAGS) -pthread
 
 # The kernels of src/ops/cpu are compiled once for every instruction set; the best is chosen at start.
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
-KERNEL_ISAS := generic avx2 avx512
+KERNEL_ISAS := generic avx2 avx512 amx
 else ifneq ($(filter aarch64 arm64,$(ARCH)),)
 KERNEL_ISAS := neon
 else
@@ -68,6 +68,7 @@ KERNEL_FLAGS_neon := # every arm64 processor has it
 KERNEL_FLAGS_avx2 := -mavx2 -mfma -mf16c
 KERNEL_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c \
                        -mprefer-vector-width=512
+KERNEL_FLAGS_amx := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
 # Instrumented vector code is slow to run without optimisation, and takes clang minutes with it. For fuzzing, where
 # no parser is in these files, it is not optimised.
 OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0,-O2),-O3)
@@ -209,7 +210,7 @@ COMPILE = $(CC) $(LANGUAGE) $(WARNINGS) $(CFLAGS) $(CPPFLAGS) $(SANITIZE_FLAGS) 
           $(PACKAGE_CFLAGS)
 
 # Objects depend on these files, which change when the flags or the version do.
-FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(KERNEL_FLAGS_avx2) $(KERNEL_FLAGS_avx512)
+FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(KERNEL_FLAGS_avx2) $(KERNEL_FLAGS_amx)
 VERSION_TEXT = $(VERSION) $(COMMIT) $(DEVICES) $(KERNEL_ISAS)
 quoted = '$(subst ','\'',$(1))'
 write_if_changed = mkdir -p $(BUILD) && { printf '%s\n' $(call quoted,$(1)) | cmp -s - $(2) || \

@@ -203,12 +203,22 @@ static void *carve(carver *c, size_t element, int64_t a, int64_t b, int64_t d) {
     return piece;
 }
 
-static void carve_worker(carver *c, const ops_limits *limits, cpu_worker *w) {
+static void carve_worker(carver *c, const cpu_stream *s, cpu_worker *w) {
+    const ops_limits *limits = &s->base.options.limits;
     w->product = carve(c, sizeof(float), CPU_PRODUCT_SCRATCH, 1, 1);
     w->z = carve(c, sizeof(float), CPU_PANEL_TOKENS, CPU_PANEL_ROWS, 1);
     w->z_up = carve(c, sizeof(float), CPU_PANEL_TOKENS, CPU_PANEL_ROWS, 1);
     w->bias = carve(c, sizeof(float), CPU_PANEL_ROWS, 1, 1);
     w->bias_up = carve(c, sizeof(float), CPU_PANEL_ROWS, 1, 1);
+    if (s->base.options.profile == OPS_FAST) {
+        w->panel = carve(c, s->kernels->tiles->panel_bytes, 1, 1, 1);
+        w->sums = carve(c, sizeof(float), CPU_TASK_ROWS, CPU_PASS_TOKENS, 1);
+        w->sums_up = carve(c, sizeof(float), CPU_TASK_ROWS, CPU_PASS_TOKENS, 1);
+        w->tile_z = carve(c, sizeof(float), CPU_TILE_TOKENS, CPU_TASK_ROWS, 1);
+        w->tile_z_up = carve(c, sizeof(float), CPU_TILE_TOKENS, CPU_TASK_ROWS, 1);
+        w->tile_bias = carve(c, sizeof(float), CPU_TASK_ROWS, 1, 1);
+        w->tile_bias_up = carve(c, sizeof(float), CPU_TASK_ROWS, 1, 1);
+    }
     w->cell = carve(c, sizeof(float), CPU_CELL_SEQUENCES, 5, limits->head_dim_v);
     w->taps = carve(c, sizeof(float), OPS_MAX_TAPS, CPU_PANEL_ROWS, 1);
     w->candidates = carve(c, sizeof(cpu_candidate), limits->vocab, 1, 1);
@@ -217,6 +227,12 @@ static void carve_worker(carver *c, const ops_limits *limits, cpu_worker *w) {
 static void carve_all(carver *c, cpu_stream *s, int threads) {
     const ops_limits *limits = &s->base.options.limits;
     s->rows = carve(c, sizeof(float), limits->tokens, cpu_row_stride(limits->width), 1);
+    if (s->base.options.profile == OPS_FAST) {
+        const cpu_tiles *tiles = s->kernels->tiles;
+        s->packed =
+            carve(c, tiles->block_bytes, (limits->tokens + tiles->tokens - 1) / tiles->tokens,
+                  (limits->width + CPU_TILE_DEPTH - 1) / CPU_TILE_DEPTH, 1);
+    }
     s->norm_weight = carve(c, sizeof(float), limits->width, 1, 1);
     s->norm_bias = carve(c, sizeof(float), limits->width, 1, 1);
     s->sequences = carve(c, sizeof(cpu_sequence), limits->sequences, 1, 1);
@@ -226,7 +242,7 @@ static void carve_all(carver *c, cpu_stream *s, int threads) {
         s->workers = workers;
     for (int i = 0; i < threads && !c->overflow; i++) {
         cpu_worker unused;
-        carve_worker(c, limits, c->base ? &workers[i] : &unused);
+        carve_worker(c, s, c->base ? &workers[i] : &unused);
     }
 }
 

@@ -18,6 +18,8 @@
 enum {
     CPU_CHUNK = 64, /* the device's choice */
     CPU_LONGEST_CHUNK = 128,
+    CPU_TASK_ROWS = 128,   /* most weight rows of a task of tiles */
+    CPU_PASS_TOKENS = 528, /* most tokens it multiplies before it ends them */
     CPU_CELL_SEQUENCES = 8 /* that share the recurrent weights of the sLSTM in one task */
 };
 
@@ -28,12 +30,17 @@ typedef struct cpu_candidate {
 
 /* Scratch memory of one thread. */
 typedef struct cpu_worker {
-    float *product;            /* [CPU_PRODUCT_SCRATCH] */
-    float *z, *z_up;           /* [CPU_PANEL_TOKENS][CPU_PANEL_ROWS] */
-    float *bias, *bias_up;     /* [CPU_PANEL_ROWS] */
-    float *cell;               /* [CPU_CELL_SEQUENCES][5][d_v]: y and gates of the sLSTM */
-    float *taps;               /* [OPS_MAX_TAPS][CPU_PANEL_ROWS] */
-    cpu_candidate *candidates; /* [vocab] */
+    float *product;        /* [CPU_PRODUCT_SCRATCH] */
+    float *z, *z_up;       /* [CPU_PANEL_TOKENS][CPU_PANEL_ROWS] */
+    float *bias, *bias_up; /* [CPU_PANEL_ROWS] */
+    /* Of tiles, in the profile fast: a panel, sums, and the same token by token. */
+    void *panel;
+    float *sums, *sums_up;           /* [CPU_TASK_ROWS][CPU_PASS_TOKENS] in an order of their own */
+    float *tile_z, *tile_z_up;       /* [CPU_TILE_TOKENS][CPU_TASK_ROWS] */
+    float *tile_bias, *tile_bias_up; /* [CPU_TASK_ROWS] */
+    float *cell;                     /* [CPU_CELL_SEQUENCES][5][d_v]: y and gates of the sLSTM */
+    float *taps;                     /* [OPS_MAX_TAPS][CPU_PANEL_ROWS] */
+    cpu_candidate *candidates;       /* [vocab] */
 } cpu_worker;
 
 typedef struct cpu_stream {
@@ -43,7 +50,8 @@ typedef struct cpu_stream {
     xlstm_status status; /* the first failure since the last wait */
     char message[512];
     void *arena;
-    float *rows; /* [tokens][cpu_row_stride(width)]: the input of the current projection */
+    float *rows;  /* [tokens][cpu_row_stride(width)]: the input of the current projection */
+    void *packed; /* the same for tiles, in the profile fast */
     float *norm_weight, *norm_bias; /* [width] */
     struct cpu_sequence *sequences; /* [sequences] of an mLSTM call */
     void *mlstm;                    /* [cpu_mlstm_scratch] */

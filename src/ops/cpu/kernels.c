@@ -131,6 +131,7 @@ const cpu_kernels PER_ISA(cpu_kernels) = {
     .compensated = &PER_ISA(cpu_compensated),
     .lanes = LANES,
     .product = PER_ISA(cpu_multiply),
+    .tiles = &PER_ISA(cpu_tiles),
     .widen = widen,
     .normalize = normalize,
     .cap = cap,

@@ -36,6 +36,49 @@ typedef struct cpu_product {
     float *scratch;   /* [CPU_PRODUCT_SCRATCH], aligned to 64 bytes */
 } cpu_product;
 
+/* ---- Many tokens in the profile fast ----
+ *
+ * z [tokens][rows] is computed in tiles. Weights are laid out anew in panels of `rows` rows and
+ * CPU_TILE_DEPTH columns, activations in blocks of `tokens` tokens and as many columns, both of them
+ * in what the instruction set multiplies: f32, or bf16 with AMX. Sums are f32, one a block of
+ * columns, added up in the order of the columns: they depend neither on the other tokens and rows
+ * nor on how the work is cut up. */
+enum {
+    CPU_TILE_DEPTH = 512,
+    CPU_TILE_UNIT = 32,  /* columns are filled up with zeros to a multiple of this */
+    CPU_TILE_ROWS = 32,  /* most rows of a tile */
+    CPU_TILE_TOKENS = 48 /* most tokens of a tile */
+};
+
+/* Columns [from, from + count) of the rows of a matrix; `from` is a multiple of CPU_TILE_UNIT, count
+ * <= CPU_TILE_DEPTH. */
+typedef struct cpu_tile_weights {
+    dtype type;       /* any that a matrix may have */
+    const char *rows; /* element-aligned at least */
+    int64_t row_bytes;
+    int count_rows; /* 1 to tiles->rows; what is missing repeats the last */
+    int64_t from, count;
+    int64_t ahead; /* bytes from what is read to what is read next time; 0: not known */
+} cpu_tile_weights;
+
+typedef struct cpu_tiles {
+    const char *arithmetic; /* for people: "f32", "bf16 (AMX)" */
+    int rows, tokens;       /* of a tile */
+    int least_tokens;       /* below which cpu_product is faster */
+    size_t panel_bytes, block_bytes;
+    /* Before and after a thread multiplies: the state of AMX. */
+    void (*begin)(void);
+    void (*end)(void);
+    /* A block of up to `tokens` rows of x, columns [0, count). */
+    void (*pack)(const float *x, int64_t x_stride, int tokens, int64_t count, void *block);
+    void (*convert)(const cpu_tile_weights *, void *panel);
+    /* sums [rows * tokens], in an order of its own, = or with `add` += panel * block. */
+    void (*multiply)(const void *panel, const void *block, int tokens, int64_t count, bool add,
+                     float *sums);
+    /* z [tokens][rows] = sums. */
+    void (*spread)(const float *sums, int tokens, float *z, int64_t z_stride);
+} cpu_tiles;
+
 typedef struct cpu_norm {
     enum ops_norm_kind kind;
     int groups;
@@ -178,6 +221,7 @@ typedef struct cpu_kernels {
     int lanes; /* floats in a vector */
 
     void (*product)(const cpu_product *);
+    const cpu_tiles *tiles;
     /* y [count] = x [count] of a floating-point type, or of blocks, whole ones. */
     void (*widen)(dtype type, const void *x, int64_t count, float *y);
     /* y = norm(x); y may be x. */

@@ -1,8 +1,10 @@
 /* Projections: products with weight matrices, and what is done to each output on the way out.
  *
  * All matrices that share an input are one job of the pool. A task is a panel of rows of one of
- * them (of two, for gated projections) for all tokens, so every weight is read from memory once. */
-#include "ops/cpu/internal.h"
+ * them (of two, for gated projections) for all tokens, so every weight is read from memory once.
+ * Many tokens in the profile fast go another way (project_tiles.c), but for matrices of a few rows:
+ * those are gates, which are sensitive, and cost nothing. */
+#include "ops/cpu/project.h"
 
 enum {
     FEW_TOKENS = 3,
@@ -11,30 +13,6 @@ enum {
     LEAST_ROWS = 8,
     TASKS_PER_THREAD = 4
 };
-
-enum ending { END_CAP, END_GATED, END_ADD };
-
-/* One matrix (for gated projections, two of the same shape) and its ending. */
-typedef struct part {
-    enum ending ending;
-    const ops_tensor *weight, *bias;       /* bias may be absent */
-    const ops_tensor *up_weight, *up_bias; /* END_GATED */
-    enum ops_activation activation;        /* END_GATED */
-    float soft_cap;                        /* END_CAP */
-    const ops_tensor *residual;            /* END_ADD; may be absent */
-    float sign;                            /* END_ADD */
-    const ops_tensor *out;                 /* [T][N] */
-    int64_t first_task;
-} part;
-
-typedef struct project_job {
-    const cpu_stream *s;
-    cpu_input x;
-    int64_t tokens, width;
-    int panel_rows;
-    int count;
-    part parts[OPS_MAX_PROJECTIONS];
-} project_job;
 
 static void multiply(const project_job *job, const ops_tensor *weight, int64_t row, int rows,
                      int64_t token, int tokens, float *z, float *scratch) {
@@ -54,9 +32,8 @@ static void multiply(const project_job *job, const ops_tensor *weight, int64_t r
     });
 }
 
-/* Rows [row, row + rows) of a bias as floats, or NULL. */
-static const float *bias_rows(const project_job *job, const ops_tensor *bias, int64_t row, int rows,
-                              float *scratch) {
+const float *project_bias(const project_job *job, const ops_tensor *bias, int64_t row, int rows,
+                          float *scratch) {
     if (!ops_present(bias))
         return NULL;
     const char *first = (const char *)ops_data(bias) + (size_t)row * dtype_size(bias->dtype);
@@ -64,9 +41,9 @@ static const float *bias_rows(const project_job *job, const ops_tensor *bias, in
     return scratch;
 }
 
-static void finish_token(const project_job *job, const part *p, const float *bias,
-                         const float *up_bias, int64_t row, int rows, int64_t token, const float *z,
-                         const float *z_up) {
+void project_finish(const project_job *job, const project_part *p, const float *bias,
+                    const float *up_bias, int64_t row, int rows, int64_t token, const float *z,
+                    const float *z_up) {
     const cpu_kernels *kernels = job->s->kernels;
     float *out = cpu_row(p->out, token) + row;
     switch (p->ending) {
@@ -84,15 +61,15 @@ static void finish_token(const project_job *job, const part *p, const float *bia
 
 static void project_panel(void *context, int64_t task, int worker) {
     const project_job *job = context;
-    const part *p = &job->parts[job->count - 1];
+    const project_part *p = &job->parts[job->count - 1];
     while (task < p->first_task)
         p--;
     const cpu_worker *w = &job->s->workers[worker];
     int64_t row = (task - p->first_task) * job->panel_rows, left = p->weight->shape[0] - row;
     int rows = left < job->panel_rows ? (int)left : job->panel_rows;
-    const float *bias = bias_rows(job, p->bias, row, rows, w->bias), *up_bias = NULL;
+    const float *bias = project_bias(job, p->bias, row, rows, w->bias), *up_bias = NULL;
     if (p->ending == END_GATED)
-        up_bias = bias_rows(job, p->up_bias, row, rows, w->bias_up);
+        up_bias = project_bias(job, p->up_bias, row, rows, w->bias_up);
     /* Blocks of nearly equal size, so that none is left with a few tokens. */
     int64_t blocks = (job->tokens + CPU_PANEL_TOKENS - 1) / CPU_PANEL_TOKENS;
     for (int64_t b = 0; b < blocks; b++) {
@@ -102,12 +79,12 @@ static void project_panel(void *context, int64_t task, int worker) {
         if (p->ending == END_GATED)
             multiply(job, p->up_weight, row, rows, token, tokens, w->z_up, w->product);
         for (int t = 0; t < tokens; t++)
-            finish_token(job, p, bias, up_bias, row, rows, token + t, w->z + t * CPU_PANEL_ROWS,
-                         w->z_up + t * CPU_PANEL_ROWS);
+            project_finish(job, p, bias, up_bias, row, rows, token + t, w->z + t * CPU_PANEL_ROWS,
+                           w->z_up + t * CPU_PANEL_ROWS);
     }
 }
 
-static int64_t panels(const project_job *job, int panel_rows) {
+static int64_t count_panels(const project_job *job, int panel_rows) {
     int64_t count = 0;
     for (int i = 0; i < job->count; i++)
         count += (job->parts[i].weight->shape[0] + panel_rows - 1) / panel_rows;
@@ -122,12 +99,12 @@ static int choose_panel_rows(const project_job *job) {
         while (rows > LEAST_ROWS && rows * job->width > FEW_TOKENS_WEIGHTS)
             rows /= 2;
     while (rows > LEAST_ROWS &&
-           panels(job, rows) < (int64_t)TASKS_PER_THREAD * thread_pool_size(job->s->pool))
+           count_panels(job, rows) < (int64_t)TASKS_PER_THREAD * thread_pool_size(job->s->pool))
         rows /= 2;
     return rows;
 }
 
-static void run_job(project_job *job) {
+static void run_panels(project_job *job) {
     job->panel_rows = choose_panel_rows(job);
     int64_t tasks = 0;
     for (int i = 0; i < job->count; i++) {
@@ -135,6 +112,19 @@ static void run_job(project_job *job) {
         tasks += (job->parts[i].weight->shape[0] + job->panel_rows - 1) / job->panel_rows;
     }
     thread_pool_run(job->s->pool, tasks, project_panel, job);
+}
+
+static void run_job(const project_job *job) {
+    project_job panels = *job, tiles = *job;
+    panels.count = tiles.count = 0;
+    for (int i = 0; i < job->count; i++) {
+        project_job *taker = project_is_for_tiles(job, &job->parts[i]) ? &tiles : &panels;
+        taker->parts[taker->count++] = job->parts[i];
+    }
+    if (panels.count > 0)
+        run_panels(&panels);
+    if (tiles.count > 0)
+        project_run_tiles(&tiles);
 }
 
 static bool check_matrix(cpu_stream *s, const char *op, const ops_tensor *weight,
@@ -163,11 +153,11 @@ void cpu_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
         const ops_projection *p = &op->projection[i];
         if (!check_matrix(s, name, &p->weight, &p->bias, tokens, -1, width, &p->out))
             return;
-        job.parts[i] = (part){.ending = END_CAP,
-                              .weight = &p->weight,
-                              .bias = &p->bias,
-                              .soft_cap = (float)p->soft_cap,
-                              .out = &p->out};
+        job.parts[i] = (project_part){.ending = END_CAP,
+                                      .weight = &p->weight,
+                                      .bias = &p->bias,
+                                      .soft_cap = (float)p->soft_cap,
+                                      .out = &p->out};
     }
     job.x = cpu_normalized(s, &op->x, width, &op->norm);
     run_job(&job);
@@ -186,13 +176,13 @@ void cpu_norm_project_gated(ops_stream *stream, const struct ops_norm_project_ga
                       width, &op->out))
         return;
     project_job job = {.s = s, .tokens = tokens, .width = width, .count = 1};
-    job.parts[0] = (part){.ending = END_GATED,
-                          .weight = &op->gate_weight,
-                          .bias = &op->gate_bias,
-                          .up_weight = &op->up_weight,
-                          .up_bias = &op->up_bias,
-                          .activation = op->activation,
-                          .out = &op->out};
+    job.parts[0] = (project_part){.ending = END_GATED,
+                                  .weight = &op->gate_weight,
+                                  .bias = &op->gate_bias,
+                                  .up_weight = &op->up_weight,
+                                  .up_bias = &op->up_bias,
+                                  .activation = op->activation,
+                                  .out = &op->out};
     job.x = cpu_normalized(s, &op->x, width, &op->norm);
     run_job(&job);
 }
@@ -208,12 +198,12 @@ static bool prepare_add(cpu_stream *s, const char *name, project_job *job, const
         return false;
     job->s = s;
     job->count = 1;
-    job->parts[0] = (part){.ending = END_ADD,
-                           .weight = weight,
-                           .bias = bias,
-                           .residual = residual,
-                           .sign = (float)sign,
-                           .out = out};
+    job->parts[0] = (project_part){.ending = END_ADD,
+                                   .weight = weight,
+                                   .bias = bias,
+                                   .residual = residual,
+                                   .sign = (float)sign,
+                                   .out = out};
     return true;
 }
 

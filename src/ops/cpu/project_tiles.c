@@ -1,0 +1,184 @@
+/* Projections of many tokens in the profile fast: products in tiles (cpu_tiles).
+ *
+ * Activations are packed once. Then a task takes some rows of a matrix for all tokens, in groups of
+ * at most PASS_TOKENS: for every slice of columns it lays out its weights anew in panels, which stay
+ * in the nearest caches while the packed activations of the slice, which lie in the next, pass by. A
+ * task of many rows reads these less often; for few tokens a task of few rows keeps the order in
+ * which weights come from memory. */
+#include "ops/cpu/project.h"
+
+enum {
+    LEAST_ROWS = 32, /* of a matrix */
+    FEW_TOKENS = 64,
+    TASKS_PER_THREAD = 4
+};
+
+typedef struct tile_job {
+    project_job *of;
+    const cpu_tiles *tiles;
+    int64_t blocks; /* of tokens */
+} tile_job;
+
+bool project_is_for_tiles(const project_job *job, const project_part *p) {
+    const cpu_stream *s = job->s;
+    return s->base.options.profile == OPS_FAST && job->tokens >= s->kernels->tiles->least_tokens &&
+           p->weight->shape[0] >= LEAST_ROWS;
+}
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* ---- Packing ---- */
+
+/* Slices follow each other; within one, blocks of tokens. */
+static void *packed_block(const tile_job *job, int64_t slice, int64_t block) {
+    return (char *)job->of->s->packed +
+           (size_t)(slice * job->blocks + block) * job->tiles->block_bytes;
+}
+
+static void pack_task(void *context, int64_t block, int worker) {
+    (void)worker;
+    const tile_job *job = context;
+    const project_job *of = job->of;
+    const int64_t token = block * job->tiles->tokens;
+    const int tokens = (int)least(job->tiles->tokens, of->tokens - token);
+    for (int64_t from = 0, slice = 0; from < of->width; from += CPU_TILE_DEPTH, slice++)
+        job->tiles->pack(of->x.rows + token * of->x.stride + from, of->x.stride, tokens,
+                         least(CPU_TILE_DEPTH, of->width - from), packed_block(job, slice, block));
+}
+
+/* ---- Products ---- */
+
+/* Rows of a part, and a group of blocks of tokens. */
+typedef struct pass {
+    const project_part *part;
+    int64_t row, rows, panels;
+    int64_t first_block, blocks;
+    int worker;
+} pass;
+
+static float *sums_of(const tile_job *job, const pass *p, float *sums, int64_t panel,
+                      int64_t block) {
+    return sums + (panel * p->blocks + block) * job->tiles->rows * job->tiles->tokens;
+}
+
+static void convert_panel(const tile_job *job, const pass *p, const ops_tensor *weight,
+                          int64_t panel, int64_t from, void *target) {
+    const cpu_tiles *tiles = job->tiles;
+    const int64_t row = p->row + panel * tiles->rows, row_bytes = ops_row_bytes(weight);
+    const int64_t next = from + CPU_TILE_DEPTH;
+    cpu_tile_weights w = {.type = weight->dtype,
+                          .rows = (const char *)ops_data(weight) + row * row_bytes,
+                          .row_bytes = row_bytes,
+                          .count_rows = (int)least(tiles->rows, p->row + p->rows - row),
+                          .from = from,
+                          .count = least(CPU_TILE_DEPTH, job->of->width - from)};
+    /* What this thread reads next: the next slice, or from the last the first of the next rows. */
+    if (next < job->of->width)
+        w.ahead = dtype_bytes(weight->dtype, CPU_TILE_DEPTH);
+    else if (panel + 1 < p->panels)
+        w.ahead = tiles->rows * row_bytes - dtype_bytes(weight->dtype, from);
+    tiles->convert(&w, target);
+}
+
+/* One panel, one slice of columns, all tokens of the pass. */
+static void multiply_panel(const tile_job *job, const pass *p, const ops_tensor *weight,
+                           int64_t panel, int64_t from, float *sums) {
+    const cpu_tiles *tiles = job->tiles;
+    void *weights = job->of->s->workers[p->worker].panel;
+    convert_panel(job, p, weight, panel, from, weights);
+    for (int64_t b = 0; b < p->blocks; b++) {
+        int64_t block = p->first_block + b;
+        tiles->multiply(weights, packed_block(job, from / CPU_TILE_DEPTH, block),
+                        (int)least(tiles->tokens, job->of->tokens - block * tiles->tokens),
+                        least(CPU_TILE_DEPTH, job->of->width - from), from > 0,
+                        sums_of(job, p, sums, panel, b));
+    }
+}
+
+static void multiply_pass(const tile_job *job, const pass *p, const ops_tensor *weight,
+                          float *sums) {
+    const int64_t width = job->of->width;
+    if (job->of->tokens <= FEW_TOKENS) {
+        for (int64_t panel = 0; panel < p->panels; panel++)
+            for (int64_t from = 0; from < width; from += CPU_TILE_DEPTH)
+                multiply_panel(job, p, weight, panel, from, sums);
+        return;
+    }
+    for (int64_t from = 0; from < width; from += CPU_TILE_DEPTH)
+        for (int64_t panel = 0; panel < p->panels; panel++)
+            multiply_panel(job, p, weight, panel, from, sums);
+}
+
+static void spread_block(const tile_job *job, const pass *p, float *sums, int64_t block, int tokens,
+                         float *z) {
+    for (int64_t panel = 0; panel < p->panels; panel++)
+        job->tiles->spread(sums_of(job, p, sums, panel, block), tokens,
+                           z + panel * job->tiles->rows, CPU_TASK_ROWS);
+}
+
+static void finish_pass(const tile_job *job, const pass *p) {
+    const project_job *of = job->of;
+    const cpu_worker *w = &of->s->workers[p->worker];
+    const int rows = (int)p->rows;
+    const bool gated = p->part->ending == END_GATED;
+    const float *bias = project_bias(of, p->part->bias, p->row, rows, w->tile_bias),
+                *up_bias = NULL;
+    if (gated)
+        up_bias = project_bias(of, p->part->up_bias, p->row, rows, w->tile_bias_up);
+    for (int64_t b = 0; b < p->blocks; b++) {
+        int64_t token = (p->first_block + b) * job->tiles->tokens;
+        int tokens = (int)least(job->tiles->tokens, of->tokens - token);
+        spread_block(job, p, w->sums, b, tokens, w->tile_z);
+        if (gated)
+            spread_block(job, p, w->sums_up, b, tokens, w->tile_z_up);
+        for (int t = 0; t < tokens; t++)
+            project_finish(of, p->part, bias, up_bias, p->row, rows, token + t,
+                           w->tile_z + t * CPU_TASK_ROWS, w->tile_z_up + t * CPU_TASK_ROWS);
+    }
+}
+
+static void rows_task(void *context, int64_t task, int worker) {
+    const tile_job *job = context;
+    const project_job *of = job->of;
+    const project_part *part = &of->parts[of->count - 1];
+    while (task < part->first_task)
+        part--;
+    pass p = {.part = part, .row = (task - part->first_task) * of->panel_rows, .worker = worker};
+    p.rows = least(of->panel_rows, part->weight->shape[0] - p.row);
+    p.panels = (p.rows + job->tiles->rows - 1) / job->tiles->rows;
+    const int64_t most = CPU_PASS_TOKENS / job->tiles->tokens;
+    const int64_t passes = (job->blocks + most - 1) / most;
+    job->tiles->begin();
+    for (int64_t i = 0; i < passes; i++) {
+        p.first_block = job->blocks * i / passes;
+        p.blocks = job->blocks * (i + 1) / passes - p.first_block;
+        multiply_pass(job, &p, part->weight, of->s->workers[worker].sums);
+        if (part->ending == END_GATED)
+            multiply_pass(job, &p, part->up_weight, of->s->workers[worker].sums_up);
+        finish_pass(job, &p);
+    }
+    job->tiles->end();
+}
+
+/* Returns how many tasks of `rows` rows there are, and numbers them. */
+static int64_t count_tasks(project_job *job, int rows) {
+    int64_t tasks = 0;
+    for (int i = 0; i < job->count; i++) {
+        job->parts[i].first_task = tasks;
+        tasks += (job->parts[i].weight->shape[0] + rows - 1) / rows;
+    }
+    return tasks;
+}
+
+void project_run_tiles(project_job *of) {
+    tile_job job = {.of = of, .tiles = of->s->kernels->tiles};
+    job.blocks = (of->tokens + job.tiles->tokens - 1) / job.tiles->tokens;
+    thread_pool_run(of->s->pool, job.blocks, pack_task, &job);
+    of->panel_rows = CPU_TASK_ROWS;
+    while (of->panel_rows > CPU_TILE_ROWS &&
+           count_tasks(of, of->panel_rows) < TASKS_PER_THREAD * thread_pool_size(of->s->pool))
+        of->panel_rows /= 2;
+    thread_pool_run(of->s->pool, count_tasks(of, of->panel_rows), rows_task, &job);
+}
