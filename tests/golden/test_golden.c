@@ -76,8 +76,18 @@ static void check_logits(xlstm_model *model, const char *prefix, double toleranc
     npy_close(&expected);
 }
 
-/* Greedy ids are equal up to the first step at which the two best logits are closer than 1e-3. */
-static void check_greedy(xlstm_model *model, int prompt) {
+/* What may differ: logits after a short prompt and after a long one, states, the mean negative
+ * log-likelihood; and greedy ids once the two best logits are as close as `margin`. `exact` differs
+ * from the reference in the order of sums; `fast` rounds what it multiplies to bf16, in every layer. */
+typedef struct tolerances {
+    double logits, long_logits, state, nll;
+    float margin;
+} tolerances;
+static const tolerances of_exact = {2e-5, 1e-3, 1e-4, 1e-5, 1e-3f};
+static const tolerances of_fast = {1e-2, 2e-2, 2e-2, 2e-4, 0.1f};
+
+/* Greedy ids are equal up to the first step at which the two best logits are that close. */
+static void check_greedy(xlstm_model *model, int prompt, const tolerances *most_apart) {
     npy_array ids = open_fixture("p%d_ids", prompt), expected = open_fixture("p%d_greedy", prompt),
               margin = open_fixture("p%d_margin", prompt);
     const int32_t *greedy = expected.data;
@@ -89,11 +99,12 @@ static void check_greedy(xlstm_model *model, int prompt) {
                      XLSTM_OK);
     int taken = 0;
     int most = test_is_quick() ? 10 : GREEDY;
-    for (; taken < most && ((const float *)margin.data)[taken] >= 1e-3f; taken++) {
+    for (; taken < most && ((const float *)margin.data)[taken] >= most_apart->margin; taken++) {
         assert_int_equal(id, greedy[taken]);
         assert_int_equal(session_eval_sample(session, &id, 1, sampler, &id, NULL, NULL), XLSTM_OK);
     }
-    assert_true(taken > 8); /* the fixtures are decisive for a while */
+    /* The fixtures are decisive for a while. */
+    assert_true(taken > 8 || most_apart == &of_fast);
     xlstm_sampler_free(sampler);
     xlstm_session_free(session);
     npy_close(&ids);
@@ -101,8 +112,8 @@ static void check_greedy(xlstm_model *model, int prompt) {
     npy_close(&margin);
 }
 
-/* ‖state - reference‖ / ‖reference‖ <= 1e-4. */
-static void check_state(xlstm_session *session, int block, const char *kind) {
+/* ‖state - reference‖ / ‖reference‖. */
+static void check_state(xlstm_session *session, int block, const char *kind, double tolerance) {
     char format[32], node[32];
     snprintf(format, sizeof format, "p_long_state%%d_%s", kind);
     snprintf(node, sizeof node, "blocks.%d.mlstm", block);
@@ -121,8 +132,8 @@ static void check_state(xlstm_session *session, int block, const char *kind) {
     assert_int_equal(state_read(pool, session->model->stream, index, session->slot, raw), XLSTM_OK);
     dtype_convert(t->pool.dtype, raw, DTYPE_F32, values, expected.count);
     double error = test_error_f32(values, expected.data, expected.count);
-    printf("  state %s of block %d: %.2e (at most 1e-4)\n", kind, block, error);
-    assert_true(error <= 1e-4);
+    printf("  state %s of block %d: %.2e (at most %.0e)\n", kind, block, error, tolerance);
+    assert_true(error <= tolerance);
     free(raw);
     free(values);
     npy_close(&expected);
@@ -147,18 +158,18 @@ static bool add_nll(void *context, int64_t first, int64_t rows, const float *log
     return true;
 }
 
-static void check_long(xlstm_model *model) {
+static void check_long(xlstm_model *model, const tolerances *most) {
     npy_array ids = open_fixture("p_long_ids", 0), nll = open_fixture("p_long_nll", 0);
     xlstm_session *session = new_session(model);
     nll_sum sum = {.ids = ids.data};
     assert_int_equal(xlstm_eval_all(session, ids.data, ids.count, add_nll, &sum), XLSTM_OK);
     double expected = *(const double *)nll.data, mean = sum.total / (LONG - 1);
     printf("  mean negative log-likelihood %.9f, reference %.9f\n", mean, expected);
-    assert_true(fabs(mean - expected) <= 1e-5 * expected);
+    assert_true(fabs(mean - expected) <= most->nll * expected);
     for (int block = 0; block < 8; block += 7) {
-        check_state(session, block, "c");
-        check_state(session, block, "n");
-        check_state(session, block, "m");
+        check_state(session, block, "c", most->state);
+        check_state(session, block, "n", most->state);
+        check_state(session, block, "m", most->state);
     }
     xlstm_session_free(session);
     npy_close(&ids);
@@ -167,17 +178,18 @@ static void check_long(xlstm_model *model) {
 
 static void check_device(const char *device, const char *profile, bool with_long,
                          bool with_greedy) {
+    const tolerances *most = strcmp(profile, "fast") == 0 ? &of_fast : &of_exact;
     xlstm_model *model = load_model(device, profile);
     for (int p = 0; p < (test_is_quick() ? 1 : PROMPTS); p++) {
         char prefix[16];
         snprintf(prefix, sizeof prefix, "p%d", p);
-        check_logits(model, prefix, 2e-5);
+        check_logits(model, prefix, most->logits);
         if (with_greedy)
-            check_greedy(model, p);
+            check_greedy(model, p, most);
     }
     if (with_long) {
-        check_logits(model, "p_long", 1e-3);
-        check_long(model);
+        check_logits(model, "p_long", most->long_logits);
+        check_long(model, most);
     }
     xlstm_model_free(model);
 }

@@ -97,7 +97,7 @@ static void test_logits(void **state) {
     (void)state;
     for (int i = 0; i < MODELS; i++) {
         check_logits(names[i], "cpu", "exact", 2e-5);
-        check_logits(names[i], "cpu", "fast", 2e-5);
+        check_logits(names[i], "cpu", "fast", 2e-2); /* products may be of bf16 */
         check_logits(names[i], "reference", "exact", 2e-5);
         check_logits(names[i], "reference:f64", "exact", 1e-8);
     }

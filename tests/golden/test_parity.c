@@ -41,8 +41,8 @@ static int best_of(const float *logits, float *margin) {
 static void check_model(const char *name, const char *device, int64_t stride) {
     char path[128];
     snprintf(path, sizeof path, "tests/golden/parity-%s", name);
-    xlstm_model *model =
-        test_model(path, &(xlstm_model_options){.device = device, .max_sessions = 1});
+    xlstm_model *model = test_model(
+        path, &(xlstm_model_options){.device = device, .profile = "exact", .max_sessions = 1});
     xlstm_session *session = test_session(model);
     npy_array sequences = fixture(name, "sequences"), lengths = fixture(name, "lengths"),
               targets = fixture(name, "targets"), predictions = fixture(name, "predictions"),

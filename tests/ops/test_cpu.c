@@ -18,7 +18,7 @@
 #if defined(__aarch64__)
 static const char *const names[] = {"neon"};
 #else
-static const char *const names[] = {"generic", "avx2", "avx512"};
+static const char *const names[] = {"generic", "avx2", "avx512", "amx"};
 #endif
 enum { NAMES = sizeof names / sizeof *names };
 

@@ -145,6 +145,9 @@ ALWAYS_INLINE void multiply_wide(const char *weights, const char *x, int64_t ste
         _tile_zero(3);
     }
     for (int64_t i = 0; i < steps; i++, weights += 2 * TILE, x += 2 * TILE) {
+        /* The load of a tile waits for all its lines: what comes two steps on is asked for now. */
+        for (int line = 0; line < 2 * TILE; line += LINE)
+            __builtin_prefetch(x + 4 * TILE + line);
         _tile_loadd(6, x, LINE);
         _tile_loadd(4, weights, LINE);
         _tile_dpbf16ps(0, 4, 6);
