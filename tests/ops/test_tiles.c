@@ -69,8 +69,8 @@ static void draw_weights(dtype type, uint64_t seed, int64_t count, char *data) {
 
 /* What a product is made of: with AMX values of bf16. */
 static double rounded(const cpu_kernels *kernels, double value) {
-    bool bf16 = strcmp(kernels->tiles->arithmetic, "f32") != 0;
-    return bf16 ? (double)bf16_to_float(float_to_bf16((float)value)) : (double)(float)value;
+    return kernels->tiles->bf16 ? (double)bf16_to_float(float_to_bf16((float)value))
+                                : (double)(float)value;
 }
 
 /* Memory with no room to spare: what is read past its end is found by sanitizers. */

@@ -331,17 +331,20 @@ static int stream_threads(const ops_stream *stream) {
 static void describe(ops_device *self, char *text, size_t size) {
     (void)self;
     const cpu_kernels *kernels = cpu_kernels_choose();
-    snprintf(
-        text, size,
-        "instruction set %s, vectors of %d floats\n"
-        "weights as stored (f64, f32, bf16, f16, blocks), activations, accumulation and state f32",
-        kernels ? kernels->name : "none", kernels ? kernels->lanes : 0);
+    snprintf(text, size,
+             "instruction set %s, vectors of %d floats\n"
+             "weights as stored (f64, f32, bf16, f16, blocks), activations, accumulation and state "
+             "f32%s",
+             kernels ? kernels->name : "none", kernels ? kernels->lanes : 0,
+             kernels && kernels->tiles->bf16
+                 ? "; in profile fast products of many tokens are of bf16 (AMX)"
+                 : "");
 }
 
 static bool uses_tiles(ops_device *self, ops_profile profile) {
     (void)self;
     const cpu_kernels *kernels = cpu_kernels_choose();
-    return profile == OPS_FAST && kernels && strcmp(kernels->name, "amx") == 0;
+    return profile == OPS_FAST && kernels && kernels->tiles->bf16;
 }
 
 static ops_device device = {

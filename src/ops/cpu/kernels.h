@@ -62,9 +62,9 @@ typedef struct cpu_tile_weights {
 } cpu_tile_weights;
 
 typedef struct cpu_tiles {
-    const char *arithmetic; /* for people: "f32", "bf16 (AMX)" */
-    int rows, tokens;       /* of a tile */
-    int least_tokens;       /* below which cpu_product is faster */
+    bool bf16;        /* what is multiplied is rounded to it; else f32 */
+    int rows, tokens; /* of a tile */
+    int least_tokens; /* below which cpu_product is faster */
     size_t panel_bytes, block_bytes;
     /* Before and after a thread multiplies: the state of AMX. */
     void (*begin)(void);

@@ -75,23 +75,19 @@ static void pack(const float *x, int64_t x_stride, int tokens, int64_t count, vo
 
 ALWAYS_INLINE void convert_as(dtype type, const cpu_tile_weights *w, char *panel) {
     const int64_t step_bytes = step_bytes_as(type), whole = w->count / STEP * STEP;
-    const char *rows[ROWS];
-    for (int r = 0; r < ROWS; r++)
-        rows[r] = w->rows + (r < w->count_rows ? r : w->count_rows - 1) * w->row_bytes +
-                  w->from / STEP * step_bytes;
-    char *line = panel;
-    for (int64_t at = 0; at < whole; at += STEP)
-        for (int r = 0; r < ROWS; r++, line += LINE) {
-            const char *p = rows[r];
-            rows[r] = p + step_bytes;
+    for (int r = 0; r < ROWS; r++) {
+        const char *p = w->rows + (r < w->count_rows ? r : w->count_rows - 1) * w->row_bytes +
+                        w->from / STEP * step_bytes;
+        char *line = panel + r * LINE;
+        for (int64_t at = 0; at < whole; at += STEP, p += step_bytes, line += ROWS * LINE) {
             __builtin_prefetch(p + w->ahead, 0, 2);
             if (step_bytes > LINE)
                 __builtin_prefetch(p + w->ahead + LINE, 0, 2);
             _mm512_storeu_si512(line, decode_as(type, p));
         }
-    if (whole < w->count)
-        for (int r = 0; r < ROWS; r++, line += LINE)
-            _mm512_storeu_si512(line, decode_part_as(type, rows[r], w->count - whole));
+        if (whole < w->count)
+            _mm512_storeu_si512(line, decode_part_as(type, p, w->count - whole));
+    }
 }
 
 static void convert(const cpu_tile_weights *w, void *panel) {
@@ -174,6 +170,8 @@ ALWAYS_INLINE void multiply_narrow(const char *weights, const char *x, int64_t s
         _tile_zero(2);
     }
     for (int64_t i = 0; i < steps; i++, weights += 2 * TILE, x += 2 * TILE) {
+        for (int line = 0; line < TILE; line += LINE)
+            __builtin_prefetch(x + 4 * TILE + line);
         _tile_loadd(6, x, LINE);
         _tile_loadd(4, weights, LINE);
         _tile_dpbf16ps(0, 4, 6);
@@ -211,7 +209,7 @@ static void spread(const float *sums, int tokens, float *z, int64_t z_stride) {
 }
 
 const cpu_tiles PER_ISA(cpu_tiles) = {
-    .arithmetic = "bf16 (AMX)",
+    .bf16 = true,
     .rows = ROWS,
     .tokens = TOKENS,
     .least_tokens = 4,

@@ -151,7 +151,6 @@ static void spread(const float *sums, int tokens, float *z, int64_t z_stride) {
 }
 
 const cpu_tiles PER_ISA(cpu_tiles) = {
-    .arithmetic = "f32",
     .rows = ROWS,
     .tokens = TOKENS,
     .least_tokens = 12,
