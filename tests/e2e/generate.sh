@@ -106,7 +106,8 @@ done
 # Sampled hot, ids bring bytes that are no characters; they are shown as U+FFFD.
 replaced=0
 for seed in 1 2 3; do
-    run generate -m $model -p '日本語 😀' -n 40 --temperature 3 --seed $seed --ignore-eos
+    run generate -m $model -p '日本語 😀' -n 40 --temperature 3 --seed $seed --ignore-eos \
+        --profile exact
     iconv -f UTF-8 -t UTF-8 "$work/out" >/dev/null 2>&1 || bad 'UTF-8' "$(od -c "$work/out" | head)"
     grep -q '�' "$work/out" && replaced=1
 done
