@@ -1,0 +1,37 @@
+#!/bin/sh
+# A model in one file, by every command that takes a model; and files that are broken.
+. tests/e2e/common
+
+mkdir "$work/one"
+file=$work/one/model.gguf
+succeeds 'convert' convert -m $model -o "$file" --type bf16
+succeeds 'info' info -m "$file" --json
+same 'info: format' '"gguf"' "$(json_field "$work/out" format)"
+same 'info: file type' '"bf16"' "$(json_field "$work/out" file_type)"
+same 'info: bits' 16.0 "$(json_field "$work/out" bits_per_weight)"
+same 'info: parameters' 17348064 "$(json_field "$work/out" parameters)"
+
+text='The capital of France is'
+run generate -m "$file" -p "$text" -n 8 --profile exact --save-state "$work/state"
+same 'generate' '0  Paris.' "$status $(cat "$work/out")"
+run generate -m "$work/one" -p "$text" -n 8 --profile exact
+same 'generate from its folder' '0  Paris.' "$status $(cat "$work/out")"
+run tokenize -m "$file" -p "$text" --bos
+same 'tokenize' '0 343 467 278 3011 325' "$(sed -n 1p "$work/out" | tr -d '\n')"
+run tokenize -m $model -p "$text" --bos
+same 'tokenize as in the folder' '0 343 467 278 3011 325' "$(cat "$work/out")"
+succeeds 'a state of the file goes on in the folder' generate -m $model -p ' And' -n 2 --profile exact \
+    --load-state "$work/state"
+for from in "$file" $model; do
+    succeeds 'logits' logits -m "$from" -p "$text" --profile exact -o "$work/$(basename "$from").npy"
+done
+cmp "$work/model.gguf.npy" "$work/$(basename $model).npy" && ok 'logits are equal' || bad 'logits' 'differ'
+
+# What can be wrong with it.
+head -c 1000000 "$file" >"$work/cut.gguf"
+refuses 1 'cut short' info -m "$work/cut.gguf"
+printf 'GGXF' | cat - "$file" >"$work/magic.gguf"
+refuses 1 'not a GGUF file' generate -m "$work/magic.gguf" -p a
+cp "$file" "$work/one/second.gguf"
+refuses 1 'has 2 .gguf files; give the path of one of them' info -m "$work/one"
+finish
