@@ -260,6 +260,12 @@ static void describes_for_other_tools(void **state) {
     assert_true(merges && merges->element == GGUF_TEXT && merges->count == 3838);
     assert_memory_equal(merges->data, "\4\0\0\0\0\0\0\0\xc4\xa0 t", 12);
     gguf_close(&f);
+    convert(path, test_path("renamed.gguf")); /* a file's name without its ending */
+    check(gguf_open(test_path("renamed.gguf"), &f));
+    assert_true(gguf_get_text(gguf_find(&f, "general.name"), &text));
+    assert_int_equal(text.size, strlen("described"));
+    assert_memory_equal(text.bytes, "described", text.size);
+    gguf_close(&f);
 }
 
 /* ---- What is wrong ---- */
