@@ -117,6 +117,9 @@ ALWAYS_INLINE void multiply_vectors(const int vectors, const float *weights, con
         for (int v = 0; v < vectors; v++)
             xs[v] = load(x + k * TOKENS + v * LANES);
         UNROLL
+        for (int v = 0; v < vectors; v++) /* from the next cache, some columns ahead */
+            __builtin_prefetch(x + (k + 8) * TOKENS + v * LANES);
+        UNROLL
         for (int r = 0; r < ROWS; r++) {
             const vec w = splat(weights[r * PANEL_STRIDE + k]);
             UNROLL
