@@ -149,20 +149,29 @@ $(BUILD)/packages-test.mk: scripts/install-deps | $(BUILD)/packages.mk
 
 # ---- Targets -------------------------------------------------------------------------------------
 
-.PHONY: all test test-quick test-large test-oracle test-programs demo bench install uninstall clean help fuzz \
+.PHONY: all test test-quick test-large test-oracle test-programs demo models/demo bench install uninstall clean help fuzz \
         fuzz-programs format lint FORCE
 
 all: $(STATIC_LIBRARY) $(SHARED_LIBRARY) $(if $(MAIN_OBJECT),$(COMMAND)) ## the command and the libraries
 
 help: ## this list
 	@echo "make [TARGET] [VARIABLE=value]"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z/-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo "Variables: CC CFLAGS SANITIZE=address,undefined|thread PREFIX DESTDIR PROMPT MODEL"
 	@echo "           FUZZ_TARGETS FUZZ_SECONDS TEST_ARGS (parts of test names) V=1 (show commands)"
 
+# One file that runs by itself, made of the checkpoint of the tree.
+DEMO := models/demo/xlstm-17m-q8_0.gguf
+
+models/demo: $(DEMO) ## the model of the tree as one file, in 8 bits
+
+$(DEMO): $(wildcard models/reference-17m/*) src/format/quantise.c $(wildcard src/model/convert*.c) | $(COMMAND)
+	@mkdir -p $(@D)
+	@$(COMMAND) convert -m models/reference-17m -o $@ --type q8_0 --force
+
 export PROMPT
-demo: $(COMMAND) ## the model of the tree goes on with PROMPT
-	@$(COMMAND) generate -m $(MODEL) -p "$$PROMPT" -n 48
+demo: $(COMMAND) $(DEMO) ## the model of the tree, in 8 bits, goes on with PROMPT
+	@$(COMMAND) generate -m $(if $(filter file,$(origin MODEL)),$(DEMO),$(MODEL)) -p "$$PROMPT" -n 48
 
 bench: $(COMMAND) $(BUILD)/bench/bench_kernels ## speed of this machine, of MODEL on it, and of the kernels
 	@$(COMMAND) bench -m $(MODEL)
@@ -170,13 +179,13 @@ bench: $(COMMAND) $(BUILD)/bench/bench_kernels ## speed of this machine, of MODE
 
 RUN_TESTS = XLSTM='$(COMMAND)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests
 
-test: test-programs ## all tests
+test: test-programs $(DEMO) ## all tests
 	@$(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS)
 
-test-quick: test-programs ## all tests with small shapes (for sanitizers)
+test-quick: test-programs $(DEMO) ## all tests with small shapes (for sanitizers)
 	@XLSTM_TEST_QUICK=1 $(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS)
 
-test-large: test-programs ## also what takes long, much memory or a large model
+test-large: test-programs $(DEMO) ## also what takes long, much memory or a large model
 	@XLSTM_TEST_LARGE=1 $(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS) $(LARGE_SCRIPTS)
 
 test-oracle: $(SHARED_LIBRARY) $(COMMAND) ## the official packages' own tests with these kernels (PyTorch, from the network); GGUF

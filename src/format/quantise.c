@@ -392,21 +392,33 @@ static int nearest_level(const grid *g, float t) {
     return block_levels[i];
 }
 
-/* Rounds the values [0, 32) of a block, which begins `left` values before the end of its window. */
+/* values[i] -= sum over j of error[j] * carry[j][i], for one block of them. */
+static void make_good(const float *error, const float *carry, int64_t window, float *values) {
+    float sum[BLOCK_ELEMENTS];
+    memcpy(sum, values, sizeof sum);
+    for (int j = 0; j < BLOCK_ELEMENTS; j++)
+        for (int i = 0; i < BLOCK_ELEMENTS; i++)
+            sum[i] -= error[j] * carry[j * window + i];
+    memcpy(values, sum, sizeof sum);
+}
+
+/* Rounds the first block of `values`, of which `left` come before the end of its window; `carry` are
+ * its rows, from its own columns on. */
 static void encode_carrying(problem *p, dtype type, float *values, const float *importance,
                             const float *carry, int64_t window, int64_t left, uint8_t *block) {
     int q[BLOCK_ELEMENTS];
+    float error[BLOCK_ELEMENTS], d = 0, m = 0;
     found best;
-    float d = 0, m = 0;
     if (solve(p, values, importance, &best))
         d = best.d * p->unit, m = best.m * p->unit;
-    for (int j = 0; j < BLOCK_ELEMENTS; j++, carry += window) {
+    for (int j = 0; j < BLOCK_ELEMENTS; j++) {
         q[j] = nearest_level(p->grid, d != 0 ? (values[j] - m) / d : 0);
-        float error = values[j] - (d * (float)q[j] + m);
-        const float *factor = carry + window - left;
-        for (int64_t k = j + 1; k < left; k++)
-            values[k] -= error * factor[k];
+        error[j] = values[j] - (d * (float)q[j] + m);
+        for (int k = j + 1; k < BLOCK_ELEMENTS; k++)
+            values[k] -= error[j] * carry[j * window + k];
     }
+    for (int64_t k = BLOCK_ELEMENTS; k < left; k += BLOCK_ELEMENTS)
+        make_good(error, carry + k, window, values + k);
     pack(type, d, m, q, block);
 }
 
@@ -425,8 +437,8 @@ int64_t quantise_row_carrying(dtype type, float *values, const quantise_columns 
         for (int j = 0; j < BLOCK_ELEMENTS; j++) /* what was carried may have led beyond */
             values[first + j] = fminf(fmaxf(values[first + j], -limit), limit);
         encode_carrying(&p, type, values + first, columns->importance + first,
-                        columns->carry + first * columns->window, columns->window, end - first,
-                        block);
+                        columns->carry + first * columns->window + first % columns->window,
+                        columns->window, (end < count ? end : count) - first, block);
     }
     return count;
 }

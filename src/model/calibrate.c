@@ -10,10 +10,10 @@
 #include "base/threads.h"
 #include "model/forward_internal.h"
 
-enum { WINDOW = 512, GROUP = 32 }; /* columns; rows of a window that are one task */
+enum { WINDOW = 512 }; /* columns */
 
-/* What some matrices have as their input: sums of products of its elements, later their mean's
- * factors. */
+/* What some matrices have as their input: sums of products of its elements, later what
+ * follows from them. */
 typedef struct input {
     int64_t width, window, windows;
     int64_t rows;      /* that were added */
@@ -41,8 +41,10 @@ typedef struct recorder {
     ops_device device;
     ops_device *original;
     calibration *found;
-    thread_pool *pool;
-    ops_buffer scratch; /* [tokens][width] of normed inputs */
+    ops_buffer scratch; /* [tokens][width] of normed inputs, then [WINDOW][most_rows] */
+    ops_tensor columns; /* the latter */
+    int64_t window;     /* columns of a window, at most */
+    int64_t most_rows;  /* whose products are added at a time */
     xlstm_status status;
 } recorder;
 
@@ -60,7 +62,7 @@ static void *grow(void *array, int *count, int *room, size_t size) {
 }
 
 /* The input of a matrix, made if it is new; -1 if memory is out. */
-static int input_of(calibration *c, const char *data, int64_t width) {
+static int input_of(calibration *c, const char *data, int64_t width, int64_t window) {
     for (int i = 0; i < c->matrix_count; i++)
         if (c->matrices[i].weights == data)
             return c->matrices[i].input;
@@ -69,7 +71,7 @@ static int input_of(calibration *c, const char *data, int64_t width) {
         return -1;
     c->inputs = moved;
     input *new = &c->inputs[c->input_count];
-    *new = (input){.width = width, .window = width < WINDOW ? width : WINDOW};
+    *new = (input){.width = width, .window = width < window ? width : window};
     new->windows = (width + new->window - 1) / new->window;
     new->sums = calloc((size_t)(new->windows *new->window *new->window), sizeof *new->sums);
     return new->sums ? c->input_count++ : -1;
@@ -87,36 +89,39 @@ static bool know_matrix(calibration *c, const char *data, int index) {
     return true;
 }
 
-typedef struct summing {
-    input *to;
-    const ops_tensor *x;
-} summing;
-
-/* Rows [GROUP * task, …) of the sums. */
-static void add_products(void *context, int64_t task, int worker) {
-    const summing *s = context;
-    input *to = s->to;
-    int64_t first = task * GROUP, last = first + GROUP;
-    (void)worker;
-    for (int64_t t = 0; t < s->x->shape[0]; t++) {
-        const float *row = (const float *)ops_data(s->x) + t * s->x->stride[0];
-        for (int64_t j = first; j < last && j < to->width; j++) {
-            int64_t begin = j / to->window * to->window, end = begin + to->window;
-            float *sums = to->sums + j * to->window, own = row[j];
-            end = end < to->width ? end : to->width;
-            for (int64_t k = j; k < end; k++)
-                sums[k - begin] += own * row[k];
+/* Adds X^T X of rows x [T][K], a window at a time: a projection of the device itself, with the
+ * columns of the window as its inputs and as its weights. */
+static void add_products(recorder *r, ops_stream *stream, const ops_tensor *x, input *to) {
+    int64_t tokens = x->shape[0];
+    float *columns = ops_data(&r->columns); /* [window][tokens] */
+    for (int64_t begin = 0; begin < to->width; begin += to->window) {
+        int64_t left = to->width - begin, n = left < to->window ? left : to->window;
+        for (int64_t t = 0; t < tokens; t++) {
+            const float *row = (const float *)ops_data(x) + t * x->stride[0] + begin;
+            for (int64_t j = 0; j < n; j++)
+                columns[j * tokens + t] = row[j];
         }
+        ops_tensor both =
+            ops_tensor_make(&r->scratch, r->columns.offset, DTYPE_F32, 2, (int64_t[]){n, tokens});
+        ops_buffer host = r->scratch;
+        host.host = to->sums + begin * to->window;
+        host.size = (size_t)(n * to->window) * sizeof(float);
+        ops_tensor sums = ops_tensor_make(&host, 0, DTYPE_F32, 2, (int64_t[]){n, n});
+        sums.stride[0] = to->window;
+        r->original->ops.project_add(
+            stream, &(struct ops_project_add){
+                        .x = both, .weight = both, .residual = sums, .sign = 1, .out = sums});
     }
+    to->rows += tokens;
 }
 
 /* Rows of x [T][K], the input of these matrices. */
-static void add_rows(recorder *r, const ops_tensor *const *matrices, int count,
+static void add_rows(recorder *r, ops_stream *stream, const ops_tensor *const *matrices, int count,
                      const ops_tensor *x) {
     calibration *c = r->found;
     if (r->status != XLSTM_OK)
         return;
-    int index = input_of(c, ops_data(matrices[0]), x->shape[1]);
+    int index = input_of(c, ops_data(matrices[0]), x->shape[1], r->window);
     bool ok = index >= 0;
     for (int i = 0; i < count && ok; i++)
         ok = know_matrix(c, ops_data(matrices[i]), index);
@@ -124,9 +129,12 @@ static void add_rows(recorder *r, const ops_tensor *const *matrices, int count,
         r->status = error_memory((size_t)x->shape[1] * WINDOW * sizeof(float), "a calibration");
         return;
     }
-    summing s = {.to = &c->inputs[index], .x = x};
-    thread_pool_run(r->pool, (x->shape[1] + GROUP - 1) / GROUP, add_products, &s);
-    s.to->rows += x->shape[0];
+    /* As many rows at a time as a projection may have columns. */
+    for (int64_t t = 0; t < x->shape[0]; t += r->most_rows) {
+        int64_t left = x->shape[0] - t;
+        ops_tensor part = ops_tensor_rows(x, t, left < r->most_rows ? left : r->most_rows);
+        add_products(r, stream, &part, &c->inputs[index]);
+    }
 }
 
 /* norm(x), in the scratch memory. */
@@ -148,20 +156,20 @@ static void record_norm_project(ops_stream *stream, const struct ops_norm_projec
     const ops_tensor *matrices[OPS_MAX_PROJECTIONS];
     for (int i = 0; i < op->count; i++)
         matrices[i] = &op->projection[i].weight;
-    add_rows(r, matrices, op->count, &x);
+    add_rows(r, stream, matrices, op->count, &x);
     r->original->ops.norm_project(stream, op);
 }
 
 static void record_norm_project_gated(ops_stream *stream, const struct ops_norm_project_gated *op) {
     recorder *r = (recorder *)stream->device;
     ops_tensor x = normed(r, stream, &op->x, &op->norm);
-    add_rows(r, (const ops_tensor *[]){&op->gate_weight, &op->up_weight}, 2, &x);
+    add_rows(r, stream, (const ops_tensor *[]){&op->gate_weight, &op->up_weight}, 2, &x);
     r->original->ops.norm_project_gated(stream, op);
 }
 
 static void record_project_add(ops_stream *stream, const struct ops_project_add *op) {
     recorder *r = (recorder *)stream->device;
-    add_rows(r, (const ops_tensor *[]){&op->weight}, 1, &op->x);
+    add_rows(r, stream, (const ops_tensor *[]){&op->weight}, 1, &op->x);
     r->original->ops.project_add(stream, op);
 }
 
@@ -191,7 +199,7 @@ static void record_mlstm_output(ops_stream *stream, const struct ops_mlstm_outpu
     ops_tensor x = normed(r, stream, &h, &op->norm);
     for (int64_t t = 0; t < x.shape[0]; t++)
         gate_row(op, t, width, (float *)ops_data(&x) + t * x.stride[0]);
-    add_rows(r, (const ops_tensor *[]){&op->weight}, 1, &x);
+    add_rows(r, stream, (const ops_tensor *[]){&op->weight}, 1, &x);
     r->original->ops.mlstm_output(stream, op);
 }
 
@@ -337,24 +345,30 @@ static xlstm_status record_run(xlstm_model *model, recorder *r, const int32_t *i
 
 static xlstm_status run(xlstm_model *model, recorder *r, const int32_t *ids, int64_t count,
                         xlstm_progress progress, void *context) {
-    int64_t tokens = model->forward->limits.tokens;
-    int64_t width = forward_ops_limits(&model->config, &model->forward->limits).width;
+    ops_limits limits = model->stream->options.limits;
+    int64_t inputs = limits.tokens * limits.width;
+    thread_pool *pool = NULL;
     int slot = -1;
-    xlstm_status status = thread_pool_create(model->threads, &r->pool);
+    r->most_rows = limits.tokens < limits.width ? limits.tokens : limits.width;
+    r->window = limits.tokens < WINDOW ? limits.tokens / BLOCK_ELEMENTS * BLOCK_ELEMENTS : WINDOW;
+    size_t size = (size_t)(inputs + WINDOW * r->most_rows) * sizeof(float);
+    xlstm_status status = thread_pool_create(model->threads, &pool);
     if (status == XLSTM_OK)
-        status = model->device->buffer_create(
-            model->device, (size_t)(tokens * width) * sizeof(float), &r->scratch);
-    if (status == XLSTM_OK)
+        status = model->device->buffer_create(model->device, size, &r->scratch);
+    if (status == XLSTM_OK) {
+        r->columns = ops_tensor_make(&r->scratch, (size_t)inputs * sizeof(float), DTYPE_F32, 2,
+                                     (int64_t[]){WINDOW, r->most_rows});
         status = state_acquire(&model->pool, model->stream, &slot);
+    }
     if (status == XLSTM_OK)
         status = record_run(model, r, ids, count, slot, progress, context);
     if (status == XLSTM_OK)
-        status = finish_inputs(r->found, r->pool);
+        status = finish_inputs(r->found, pool);
     if (slot >= 0)
         state_release(&model->pool, slot);
     if (r->scratch.device)
         model->device->buffer_free(&r->scratch);
-    thread_pool_free(r->pool);
+    thread_pool_free(pool);
     return status;
 }
 

@@ -1,0 +1,116 @@
+#!/bin/sh
+# Conversion: every type, from and to every kind of file; round trips to the byte; what is refused; and nothing left
+# behind.
+. tests/e2e/common
+
+convert() { # OUTPUT ARGUMENT…
+    output=$1
+    shift
+    succeeds "convert $*" convert -o "$output" "$@"
+    [ -s "$work/out" ] && bad "convert $*" 'wrote to standard output'
+}
+weights() { # FOLDER FOLDER
+    cmp -s "$1/model.safetensors" "$2/model.safetensors" || bad "$1 and $2" 'differ'
+}
+printf '' >"$work/empty.txt"
+head -c 20000 docs/MODEL.md >"$work/text.txt"
+
+# The real model: bf16 to GGUF and back, by way of f32 too, is the same folder. (Its own shards become one file.)
+convert "$work/same" -m $model --type same
+convert "$work/bf16.gguf" -m $model --type bf16
+convert "$work/f32.gguf" -m "$work/bf16.gguf" --type f32
+convert "$work/back" -m "$work/f32.gguf" --type bf16
+weights "$work/same" "$work/back"
+for file in config.json tokenizer.json; do
+    cmp -s $model/$file "$work/back/$file" || bad 'round trip' "another $file"
+done
+run logits -m $model -p 'The capital of France is' --profile exact -o "$work/wanted.npy"
+run logits -m "$work/back" -p 'The capital of France is' --profile exact -o "$work/got.npy"
+cmp -s "$work/wanted.npy" "$work/got.npy" || bad 'round trip' 'other logits'
+npy_values "$work/wanted.npy" f4 >"$work/wanted"
+
+# Every quantised type runs, and is close; the bytes do not depend on the threads.
+types='q8_0 q4_0'
+[ -n "${XLSTM_TEST_QUICK:-}" ] || types='q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl'
+for type in $types; do
+    convert "$work/$type.gguf" -m "$work/bf16.gguf" --type $type
+    run logits -m "$work/$type.gguf" -p 'The capital of France is' --profile exact -o "$work/got.npy"
+    npy_values "$work/got.npy" f4 >"$work/got"
+    case $type in q8*) far=0.01 ;; q5*) far=0.08 ;; *) far=0.15 ;; esac
+    close_enough "$work/got" "$work/wanted" $far || bad $type 'is far from bf16'
+done
+mkdir "$work/one" # a file's name is in it
+convert "$work/one/q8_0.gguf" -m "$work/bf16.gguf" --type q8_0 -t 1
+cmp -s "$work/one/q8_0.gguf" "$work/q8_0.gguf" || bad 'one thread' 'other bytes'
+convert "$work/decoded" -m "$work/q8_0.gguf" --type f32
+convert "$work/again.gguf" -m "$work/q8_0.gguf" --type q8_0
+convert "$work/requantised.gguf" -m "$work/decoded" --type q8_0
+for again in again requantised; do
+    convert "$work/decoded-$again" -m "$work/$again.gguf" --type f32
+    weights "$work/decoded-$again" "$work/decoded"
+done
+convert "$work/ends.gguf" -m $model --type q8_0 --embedding-type f16 --head-type q5_1
+grep -q 'f16' "$work/err" && grep -q 'q5_1' "$work/err" || bad 'types of the ends' "$(show)"
+convert "$work/twice.gguf" -m "$work/q8_0.gguf" --type q4_0
+grep -q 'quantised before' "$work/err" || bad 'rounded twice' 'without a warning'
+convert "$work/calibrated.gguf" -m $model --type q4_0 --calibrate "$work/text.txt"
+cmp -s "$work/calibrated.gguf" "$work/q4_0.gguf" && bad 'calibration' 'changed nothing'
+run logits -m "$work/calibrated.gguf" -p 'The capital of France is' --profile exact -o "$work/got.npy"
+npy_values "$work/got.npy" f4 >"$work/got"
+close_enough "$work/got" "$work/wanted" 0.15 || bad 'calibrated' 'is far from bf16'
+
+# Other layouts: NeurIPS, official and fused ones, with rows that are no whole blocks.
+for tiny in tests/golden/neurips-*/ ; do
+    [ -f "$tiny/model.safetensors" ] || continue
+    convert "$work/tiny.gguf" -m "$tiny" --type same --force
+    convert "$work/tiny-$(basename "$tiny")" -m "$work/tiny.gguf" --type same
+    run logits -m "$tiny" --ids 1,2,3 -o "$work/a.npy" --profile exact
+    run logits -m "$work/tiny-$(basename "$tiny")" --ids 1,2,3 -o "$work/b.npy" --profile exact
+    cmp -s "$work/a.npy" "$work/b.npy" || bad "$tiny" 'other logits'
+    convert "$work/tiny.gguf" -m "$tiny" --type q8_0 --force
+    succeeds "$tiny in q8_0" logits -m "$work/tiny.gguf" --ids 1,2,3 -o "$work/b.npy"
+done
+cat >"$work/odd.json" <<'END'
+{"model_type": "xlstm", "embedding_dim": 48, "num_heads": 3, "num_blocks": 1, "vocab_size": 64,
+ "ffn_round_up_to_multiple_of": 32}
+END
+succeeds 'a model with odd rows' init --config "$work/odd.json" -o "$work/odd" --fused
+convert "$work/odd.gguf" -m "$work/odd" --type q4_0
+grep -q 'not a multiple of 32' "$work/err" || bad 'odd rows' "not said: $(show)"
+succeeds 'odd rows run' logits -m "$work/odd.gguf" --ids 1,2,3 -o "$work/b.npy"
+
+# What is refused.
+mkdir "$work/folder.gguf"
+before=$(ls -A "$work")
+refuses 2 'takes one of' convert -m $model -o "$work/x.gguf" --type q3_k
+refuses 2 'same keeps every tensor' convert -m $model -o "$work/x.gguf" --type same --head-type f32
+refuses 2 'same keeps every tensor' convert -m $model -o "$work/x.gguf" --type same --calibrate README.md
+refuses 2 '--type' convert -m $model -o "$work/x.gguf"
+refuses 1 'safetensors files have no q8_0' convert -m $model -o "$work/x" --type q8_0
+refuses 1 'is what is being converted' convert -m $model -o $model --type bf16
+refuses 1 'is what is being converted' convert -m "$work/q8_0.gguf" -o "$work/q8_0.gguf" --type f32 --force
+refuses 1 'say --force' convert -m $model -o "$work/q8_0.gguf" --type f32
+refuses 1 'already holds a checkpoint' convert -m $model -o "$work/back" --type f32
+refuses 1 'is a folder' convert -m $model -o "$work/folder.gguf" --type f32 --force
+refuses 1 'no such file' convert -m "$work/absent" -o "$work/x.gguf" --type f32
+refuses 1 'cannot' convert -m $model -o "$work/absent/x.gguf" --type f32
+refuses 1 'no text' convert -m $model -o "$work/x.gguf" --type q4_0 --calibrate "$work/empty.txt"
+refuses 1 'cannot open' convert -m $model -o "$work/x.gguf" --type q4_0 --calibrate "$work/absent"
+same 'nothing is left of what failed' "$before" "$(ls -A "$work")"
+
+# Stopped in the middle: status 130, and neither the file nor a temporary one.
+mkdir "$work/stop"
+"$XLSTM" convert -m "$work/decoded" -o "$work/stop/x.gguf" --type iq4_nl -t 1 2>"$work/err" &
+pid=$!
+sleep 0.3
+kill -INT $pid
+wait $pid
+status=$?
+same 'stopped: status' 130 $status
+same 'stopped: nothing is left' '' "$(ls -A "$work/stop")"
+# A full disk.
+if [ -w /dev/full ]; then
+    run convert -m $model -o /dev/full --type f32
+    [ "$status" = 1 ] || bad '/dev/full' "$(show)"
+fi
+finish
