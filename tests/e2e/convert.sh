@@ -44,11 +44,8 @@ convert "$work/one/q8_0.gguf" -m "$work/bf16.gguf" --type q8_0 -t 1
 cmp -s "$work/one/q8_0.gguf" "$work/q8_0.gguf" || bad 'one thread' 'other bytes'
 convert "$work/decoded" -m "$work/q8_0.gguf" --type f32
 convert "$work/again.gguf" -m "$work/q8_0.gguf" --type q8_0
-convert "$work/requantised.gguf" -m "$work/decoded" --type q8_0
-for again in again requantised; do
-    convert "$work/decoded-$again" -m "$work/$again.gguf" --type f32
-    weights "$work/decoded-$again" "$work/decoded"
-done
+convert "$work/decoded-again" -m "$work/again.gguf" --type f32
+weights "$work/decoded-again" "$work/decoded"
 convert "$work/ends.gguf" -m $model --type q8_0 --embedding-type f16 --head-type q5_1
 grep -q 'f16' "$work/err" && grep -q 'q5_1' "$work/err" || bad 'types of the ends' "$(show)"
 convert "$work/twice.gguf" -m "$work/q8_0.gguf" --type q4_0
