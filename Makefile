@@ -58,8 +58,10 @@ LINK_FLAGS = $(LDFLAGS) $(SANITIZE_FLAGS) -pthread
 # The kernels of src/ops/cpu are compiled once for every instruction set; the best is chosen at start.
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
 KERNEL_ISAS := generic avx2 avx512 amx
+DOT_ISAS := avx2vnni avx512vnni
 else ifneq ($(filter aarch64 arm64,$(ARCH)),)
 KERNEL_ISAS := neon
+DOT_ISAS := neon_dotprod
 else
 KERNEL_ISAS := generic
 endif
@@ -68,7 +70,12 @@ KERNEL_FLAGS_neon := # every arm64 processor has it
 KERNEL_FLAGS_avx2 := -mavx2 -mfma -mf16c
 KERNEL_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c \
                        -mprefer-vector-width=512
-KERNEL_FLAGS_amx := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
+# Every processor with AMX has the products of bytes of AVX-512.
+KERNEL_FLAGS_amx := $(KERNEL_FLAGS_avx512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-bf16
+# Products of bytes have instructions of their own in some processors; only kernels_dot.c uses them.
+KERNEL_FLAGS_avx2vnni := $(KERNEL_FLAGS_avx2) -mavxvnni
+KERNEL_FLAGS_avx512vnni := $(KERNEL_FLAGS_avx512) -mavx512vnni
+KERNEL_FLAGS_neon_dotprod := -march=armv8.2-a+dotprod
 # Instrumented vector code is slow to run without optimisation, takes gcc minutes beyond -O1 and clang at -O1. For fuzzing, where
 # no parser is in these files, it is not optimised.
 OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0,-O1),-O3)
@@ -84,7 +91,8 @@ DEVICES := $(filter-out %.h %.c,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard
 
 object = $(patsubst %.c,$(BUILD)/%.o,$(1))
 KERNEL_OBJECTS := $(foreach isa,$(KERNEL_ISAS),$(KERNEL_SOURCES:%.c=$(BUILD)/%_$(isa).o) \
-                  $(REAL_SOURCES:%.c=$(BUILD)/%_$(isa)_f64.o))
+                  $(REAL_SOURCES:%.c=$(BUILD)/%_$(isa)_f64.o)) \
+                  $(DOT_ISAS:%=$(BUILD)/src/ops/cpu/kernels_dot_%.o)
 LIBRARY_OBJECTS := $(call object,$(LIBRARY_SOURCES)) $(KERNEL_OBJECTS)
 MAIN_OBJECT := $(call object,$(filter src/cli/main.c,$(CLI_SOURCES)))
 CLI_OBJECTS := $(call object,$(filter-out src/cli/main.c,$(CLI_SOURCES)))
@@ -219,8 +227,8 @@ COMPILE = $(CC) $(LANGUAGE) $(WARNINGS) $(CFLAGS) $(CPPFLAGS) $(SANITIZE_FLAGS) 
           $(PACKAGE_CFLAGS)
 
 # Objects depend on these files, which change when the flags or the version do.
-FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(KERNEL_FLAGS_avx2) $(KERNEL_FLAGS_amx)
-VERSION_TEXT = $(VERSION) $(COMMIT) $(DEVICES) $(KERNEL_ISAS)
+FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(KERNEL_FLAGS_avx2vnni) $(KERNEL_FLAGS_amx)
+VERSION_TEXT = $(VERSION) $(COMMIT) $(DEVICES) $(KERNEL_ISAS) $(DOT_ISAS)
 quoted = '$(subst ','\'',$(1))'
 write_if_changed = mkdir -p $(BUILD) && { printf '%s\n' $(call quoted,$(1)) | cmp -s - $(2) || \
                    printf '%s\n' $(call quoted,$(1)) > $(2); }
@@ -241,13 +249,14 @@ $(BUILD)/$(1:.c=)_$(2)$(3).o: $(1) $(BUILD)/flags
 endef
 $(foreach isa,$(KERNEL_ISAS),$(foreach source,$(KERNEL_SOURCES), \
   $(eval $(call compile_kernel,$(source),$(isa),,))))
+$(foreach isa,$(DOT_ISAS),$(eval $(call compile_kernel,src/ops/cpu/kernels_dot.c,$(isa),,)))
 $(foreach isa,$(KERNEL_ISAS),$(foreach source,$(REAL_SOURCES), \
   $(eval $(call compile_kernel,$(source),$(isa),_f64,-DKERNEL_F64))))
 
 $(VERSION_OBJECT): src/base/version.c $(BUILD)/flags $(BUILD)/version
 	@mkdir -p $(@D)
 	$(call quiet,CC,$<)$(COMPILE) -DXLSTM_VERSION='"$(VERSION)"' -DXLSTM_COMMIT='"$(COMMIT)"' \
-	  -DXLSTM_DEVICES='"$(DEVICES)"' -DXLSTM_KERNELS='"$(KERNEL_ISAS)"' -MMD -MP -c $< -o $@
+	  -DXLSTM_DEVICES='"$(DEVICES)"' -DXLSTM_KERNELS='"$(KERNEL_ISAS) $(DOT_ISAS)"' -MMD -MP -c $< -o $@
 
 $(BUILD)/src/ops/cpu/%.o: src/ops/cpu/%.c $(BUILD)/flags
 	@mkdir -p $(@D)

@@ -33,6 +33,9 @@ typedef struct conformance_case {
 
 /* Rounding of f64, a few hundred additions deep. */
 #define CONFORMANCE_F64 1e-13
+/* Activations of 8 bits: each is off by at most 1/254 of the largest of its 32, by some 0.5 % of the
+ * norm on average; sums of few terms, and gates, by some times that. */
+#define CONFORMANCE_INTEGERS 3e-2
 #define MLSTM_TOLERANCE 5e-6
 /* For products with matrices in the profile fast, where activations and weights may be rounded to
  * bf16: by 2^-9 at most, 2^-9 / 3^0.5 of the result's norm on average, and some times that in sums of

@@ -18,6 +18,7 @@
 
 #include "conformance/cases.h"
 #include "conformance/checks.h"
+#include "ops/cpu/kernels.h"
 #include "support/support.h"
 
 /* ---- The table ---- */
@@ -140,8 +141,9 @@ static void run_variant(const conformance_case *c, int op, int variant, const co
 static double tolerance_of(const conformance_case *c, const column *in) {
     if (in->exact)
         return CONFORMANCE_F64;
-    bool rounds = in->as.profile == OPS_FAST && c->weights == WEIGHT_MATRICES && c->tolerance > 0;
-    return rounds ? FAST_TOLERANCE : c->tolerance;
+    if (in->as.profile != OPS_FAST || c->weights != WEIGHT_MATRICES || c->tolerance == 0)
+        return c->tolerance;
+    return dtype_block(in->as.weight) > 1 ? CONFORMANCE_INTEGERS : FAST_TOLERANCE;
 }
 
 static bool print_cell(const conformance_case *c, const column *in, int op, double error) {
@@ -171,6 +173,30 @@ static void print_heads(const column *columns, int count) {
     printf("\n");
 }
 
+static const conformance_case *case_of(int op) {
+    for (int i = 0; i < conformance_case_count; i++)
+        if (strcmp(conformance_cases[i].op, ops_name(op)) == 0)
+            return &conformance_cases[i];
+    fail_msg("the op %s has no line in conformance_cases", ops_name(op));
+    return NULL;
+}
+
+/* A line of the table, of every `step`-th variant; how many of its cells fail. */
+static int run_line(const conformance_case *c, int op, int step, const column *columns, int count) {
+    int variants = test_is_quick() ? c->quick_variants : c->variants;
+    double worst[MAX_COLUMNS] = {0};
+    int failures = 0;
+    for (int variant = variants - 1; variant >= 0; variant -= step)
+        run_variant(c, op, variant, columns, count, worst);
+    printf("%-20s", c->op);
+    for (int i = 0; i < count; i++)
+        failures += !print_cell(c, &columns[i], op, worst[i]);
+    printf("   <= %.0e: %s%s\n", c->tolerance, c->reason,
+           c->weights == WEIGHT_MATRICES && c->tolerance > 0 ? "; fast: bf16, integers" : "");
+    fflush(stdout);
+    return failures;
+}
+
 static void test_table(void **state) {
     (void)state;
     column columns[MAX_COLUMNS];
@@ -178,23 +204,40 @@ static void test_table(void **state) {
     assert_true(count > 0 && count < MAX_COLUMNS);
     print_heads(columns, count);
     for (int op = 0; ops_name(op); op++) {
-        const conformance_case *c = NULL;
-        for (int i = 0; i < conformance_case_count; i++)
-            if (strcmp(conformance_cases[i].op, ops_name(op)) == 0)
-                c = &conformance_cases[i];
-        if (!c)
-            fail_msg("the op %s has no line in conformance_cases", ops_name(op));
-        double worst[MAX_COLUMNS] = {0};
-        int variants = test_is_quick() ? c->quick_variants : c->variants;
-        for (int variant = 0; variant < variants; variant++)
-            run_variant(c, op, variant, columns, count, worst);
-        printf("%-20s", c->op);
-        for (int i = 0; i < count; i++)
-            failures += !print_cell(c, &columns[i], op, worst[i]);
-        printf("   <= %.0e: %s%s\n", c->tolerance, c->reason,
-               c->weights == WEIGHT_MATRICES && c->tolerance > 0 ? "; fast: bf16" : "");
-        fflush(stdout);
+        const conformance_case *c = case_of(op);
+        failures += run_line(c, op, 1, columns, count);
     }
+    assert_int_equal(failures, 0);
+}
+
+/* The ops with matrices on every instruction set in the build. */
+static void test_instruction_sets(void **state) {
+    (void)state;
+    column columns[MAX_COLUMNS];
+    int count = list_columns(columns), used = 0, failures = 0;
+    for (int i = 0; i < count; i++)
+        if (strcmp(columns[i].as.device->name, "cpu") == 0)
+            columns[used++] = columns[i];
+    const char *before = getenv("XLSTM_CPU_ISA");
+    char *kept = before ? strdup(before) : NULL;
+    bool runs;
+    for (int i = 0; cpu_kernels_at(i, &runs); i++) {
+        const char *name = cpu_kernels_at(i, &runs)->name;
+        printf("cpu, instruction set %s%s\n", name, runs ? "" : ": not run here");
+        if (!runs)
+            continue;
+        setenv("XLSTM_CPU_ISA", name, 1);
+        print_heads(columns, used);
+        for (int op = 0; ops_name(op); op++) {
+            const conformance_case *c = case_of(op);
+            if (c->weights == WEIGHT_MATRICES)
+                failures += run_line(c, op, 2, columns, used);
+        }
+    }
+    unsetenv("XLSTM_CPU_ISA");
+    if (kept)
+        setenv("XLSTM_CPU_ISA", kept, 1);
+    free(kept);
     assert_int_equal(failures, 0);
 }
 
@@ -235,6 +278,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_instruction_sets),
         cmocka_unit_test(test_chunk_sizes),
         cmocka_unit_test(test_splits),
         cmocka_unit_test(test_threads_and_batches),

@@ -1,26 +1,29 @@
 /* Which instruction set runs: the widest that this processor has, or the one that XLSTM_CPU_ISA
- * names. */
+ * names. Some sets differ from another in the products of bytes alone: their tables are copies of
+ * the other's with a part replaced. */
 #include "ops/cpu/kernels.h"
 
 #include "base/error.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 #if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
-#if defined(__aarch64__)
-extern const cpu_kernels cpu_kernels_neon;
-#else
-extern const cpu_kernels cpu_kernels_generic;
-#endif
 #if defined(__x86_64__)
 extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_amx;
+extern const cpu_dot cpu_dot_avx2vnni, cpu_dot_avx512vnni;
+static cpu_kernels avx2vnni, avx512vnni;
 
 /* Conversions of f16; not every compiler lets __builtin_cpu_supports ask for it. */
 static bool has_f16c(void) {
@@ -42,6 +45,31 @@ static bool has_amx(void) {
     return false;
 #endif
 }
+
+static bool has_avx_vnni(void) {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4);
+}
+#endif
+
+#if defined(__aarch64__)
+extern const cpu_kernels cpu_kernels_neon;
+extern const cpu_dot cpu_dot_neon_dotprod;
+static cpu_kernels neon_dotprod;
+
+static bool has_dotprod(void) {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) & 1u << 20;
+#elif defined(__APPLE__)
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, NULL, 0) == 0 && value != 0;
+#else
+    return false;
+#endif
+}
+#else
+extern const cpu_kernels cpu_kernels_generic;
 #endif
 
 typedef struct choice {
@@ -49,39 +77,64 @@ typedef struct choice {
     bool runs; /* on this processor */
 } choice;
 
-enum { MOST_CHOICES = 4 };
+static choice choices[8];
+static int choice_count;
+
+static void add_choice(const cpu_kernels *kernels, bool runs) {
+    choices[choice_count++] = (choice){kernels, runs};
+}
 
 /* Best first. */
-static int list_choices(choice *choices) {
-    int count = 0;
+static void list_choices(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    choices[count++] = (choice){&cpu_kernels_amx, avx512 && has_amx()};
-    choices[count++] = (choice){&cpu_kernels_avx512, avx512};
-    choices[count++] = (choice){&cpu_kernels_avx2, avx2};
+    bool has_vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    avx512vnni = cpu_kernels_avx512;
+    avx512vnni.name = "avx512vnni";
+    avx512vnni.dot = &cpu_dot_avx512vnni;
+    avx2vnni = cpu_kernels_avx2;
+    avx2vnni.name = "avx2vnni";
+    avx2vnni.dot = &cpu_dot_avx2vnni;
+    add_choice(&cpu_kernels_amx, has_vnni && has_amx());
+    add_choice(&avx512vnni, has_vnni);
+    add_choice(&cpu_kernels_avx512, avx512);
+    add_choice(&avx2vnni, avx2 && has_avx_vnni());
+    add_choice(&cpu_kernels_avx2, avx2);
 #endif
 #if defined(__aarch64__)
-    choices[count++] = (choice){&cpu_kernels_neon, true};
+    neon_dotprod = cpu_kernels_neon;
+    neon_dotprod.name = "neon_dotprod";
+    neon_dotprod.dot = &cpu_dot_neon_dotprod;
+    add_choice(&neon_dotprod, has_dotprod());
+    add_choice(&cpu_kernels_neon, true);
 #else
-    choices[count++] = (choice){&cpu_kernels_generic, true};
+    add_choice(&cpu_kernels_generic, true);
 #endif
-    return count;
+}
+
+const cpu_kernels *cpu_kernels_at(int index, bool *runs) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, list_choices);
+    if (index >= choice_count)
+        return NULL;
+    *runs = choices[index].runs;
+    return choices[index].kernels;
 }
 
 const cpu_kernels *cpu_kernels_choose(void) {
-    choice choices[MOST_CHOICES];
-    int count = list_choices(choices);
     const char *wanted = getenv("XLSTM_CPU_ISA");
-    char available[64] = "";
-    for (int i = 0; i < count; i++) {
-        if (!choices[i].runs)
+    char available[128] = "";
+    const cpu_kernels *kernels;
+    bool runs;
+    for (int i = 0; (kernels = cpu_kernels_at(i, &runs)); i++) {
+        if (!runs)
             continue;
-        if (!wanted || !*wanted || strcmp(wanted, choices[i].kernels->name) == 0)
-            return choices[i].kernels;
-        strcat(strcat(available, *available ? ", " : ""), choices[i].kernels->name);
+        if (!wanted || !*wanted || strcmp(wanted, kernels->name) == 0)
+            return kernels;
+        strcat(strcat(available, *available ? ", " : ""), kernels->name);
     }
     error_set(XLSTM_UNSUPPORTED, "XLSTM_CPU_ISA=%.40s cannot run on this processor: it has %s",
               wanted, available);

@@ -132,6 +132,7 @@ const cpu_kernels PER_ISA(cpu_kernels) = {
     .lanes = LANES,
     .product = PER_ISA(cpu_multiply),
     .tiles = &PER_ISA(cpu_tiles),
+    .dot = &PER_ISA(cpu_dot),
     .widen = widen,
     .normalize = normalize,
     .cap = cap,

@@ -79,6 +79,31 @@ typedef struct cpu_tiles {
     void (*spread)(const float *sums, int tokens, float *z, int64_t z_stride);
 } cpu_tiles;
 
+/* ---- Few tokens in the profile fast ---- */
+
+/* Activations as integers of 8 bits in groups of 32, for products with weights in blocks: so many
+ * bytes a value, for whole groups of 4 * 32, in an order that the kernels know. */
+enum { CPU_DOT_TOKENS = 4, CPU_DOT_BYTES = 2, CPU_DOT_GROUP = 128 };
+
+/* z [tokens][rows] = x [tokens][width] times weights [rows][width], transposed. */
+typedef struct cpu_dot_product {
+    dtype type; /* of the weights: blocks */
+    const char *weights;
+    int64_t row_bytes;
+    int64_t width;
+    const char *x;    /* quantised, aligned to 64 bytes */
+    int64_t x_stride; /* bytes, a multiple of 64 */
+    float *z;
+    int64_t z_stride;
+    int rows, tokens; /* tokens <= CPU_DOT_TOKENS */
+} cpu_dot_product;
+
+typedef struct cpu_dot {
+    /* One token, whole blocks; where a value is not finite, what it is used for becomes NaN. */
+    void (*quantise)(const float *x, int64_t width, void *quantised);
+    void (*multiply)(const cpu_dot_product *);
+} cpu_dot;
+
 typedef struct cpu_norm {
     enum ops_norm_kind kind;
     int groups;
@@ -222,6 +247,7 @@ typedef struct cpu_kernels {
 
     void (*product)(const cpu_product *);
     const cpu_tiles *tiles;
+    const cpu_dot *dot;
     /* y [count] = x [count] of a floating-point type, or of blocks, whole ones. */
     void (*widen)(dtype type, const void *x, int64_t count, float *y);
     /* y = norm(x); y may be x. */
@@ -233,6 +259,8 @@ typedef struct cpu_kernels {
                 float *y);
 } cpu_kernels;
 
+/* The tables of this build, best first, and whether they run on this processor; NULL past the last. */
+const cpu_kernels *cpu_kernels_at(int index, bool *runs);
 /* The best table for this processor, or the one that the environment variable XLSTM_CPU_ISA names;
  * NULL with an error if it names none that runs here. */
 const cpu_kernels *cpu_kernels_choose(void);

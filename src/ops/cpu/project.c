@@ -2,21 +2,41 @@
  *
  * All matrices that share an input are one job of the pool. A task is a panel of rows of one of
  * them (of two, for gated projections) for all tokens, so every weight is read from memory once.
- * Many tokens in the profile fast go another way (project_tiles.c), but for matrices of a few rows:
- * those are gates, which are sensitive, and cost nothing. */
+ * In the profile fast, few tokens meet weights in blocks as integers of 8 bits (kernels_dot.c), and
+ * many tokens go another way (project_tiles.c), but for matrices of a few rows: those are gates, which
+ * are sensitive, and cost nothing. */
 #include "ops/cpu/project.h"
 
 enum {
     FEW_TOKENS = 3,
-    FEW_TOKENS_WEIGHTS =
-        64 * 1024, /* weights a task for few tokens: some microseconds of reading */
+    FEW_TOKENS_BYTES = 128 * 1024, /* weights a task for few tokens: some microseconds of reading */
     LEAST_ROWS = 8,
     TASKS_PER_THREAD = 4
 };
 
+/* Whether reading the weights is what takes the time. */
+static bool reads_once(const project_job *job) {
+    return job->tokens <= FEW_TOKENS || job->quantised;
+}
+
 static void multiply(const project_job *job, const ops_tensor *weight, int64_t row, int rows,
                      int64_t token, int tokens, float *z, float *scratch) {
     int64_t row_bytes = ops_row_bytes(weight);
+    if (job->quantised && dtype_block(weight->dtype) > 1) {
+        job->s->kernels->dot->multiply(&(cpu_dot_product){
+            .type = weight->dtype,
+            .weights = (const char *)ops_data(weight) + row * row_bytes,
+            .row_bytes = row_bytes,
+            .width = job->width,
+            .x = job->quantised,
+            .x_stride = cpu_quantised_stride(job->width),
+            .z = z,
+            .z_stride = CPU_PANEL_ROWS,
+            .rows = rows,
+            .tokens = tokens,
+        });
+        return;
+    }
     job->s->kernels->product(&(cpu_product){
         .type = weight->dtype,
         .weights = (const char *)ops_data(weight) + row * row_bytes,
@@ -59,8 +79,19 @@ void project_finish(const project_job *job, const project_part *p, const float *
     }
 }
 
+/* Tasks that follow each other go to different threads. For few tokens these are to read memory far
+ * apart, or they meet in the same banks: every thread gets a piece of the rows. */
+static int64_t far_apart(const project_job *job, int64_t task) {
+    if (!reads_once(job))
+        return task;
+    int64_t threads = thread_pool_size(job->s->pool), longer = job->tasks % threads;
+    int64_t piece = task % threads;
+    return piece * (job->tasks / threads) + (piece < longer ? piece : longer) + task / threads;
+}
+
 static void project_panel(void *context, int64_t task, int worker) {
     const project_job *job = context;
+    task = far_apart(job, task);
     const project_part *p = &job->parts[job->count - 1];
     while (task < p->first_task)
         p--;
@@ -95,8 +126,13 @@ static int64_t count_panels(const project_job *job, int panel_rows) {
  * tokens should end at the same time everywhere. */
 static int choose_panel_rows(const project_job *job) {
     int rows = CPU_PANEL_ROWS;
-    if (job->tokens <= FEW_TOKENS)
-        while (rows > LEAST_ROWS && rows * job->width > FEW_TOKENS_WEIGHTS)
+    int64_t row_bytes = 0;
+    for (int i = 0; i < job->count; i++) {
+        int64_t bytes = dtype_bytes(job->parts[i].weight->dtype, job->width);
+        row_bytes = bytes > row_bytes ? bytes : row_bytes;
+    }
+    if (reads_once(job))
+        while (rows > LEAST_ROWS && rows * row_bytes > FEW_TOKENS_BYTES)
             rows /= 2;
     while (rows > LEAST_ROWS &&
            count_panels(job, rows) < (int64_t)TASKS_PER_THREAD * thread_pool_size(job->s->pool))
@@ -104,13 +140,29 @@ static int choose_panel_rows(const project_job *job) {
     return rows;
 }
 
+/* The input as integers, where there are few tokens and weights in blocks. */
+static const char *quantise(const project_job *job) {
+    const cpu_stream *s = job->s;
+    bool blocks = false;
+    for (int i = 0; i < job->count; i++)
+        blocks |= dtype_block(job->parts[i].weight->dtype) > 1;
+    if (!blocks || s->base.options.profile != OPS_FAST || job->tokens > CPU_DOT_TOKENS)
+        return NULL;
+    for (int64_t t = 0; t < job->tokens; t++)
+        s->kernels->dot->quantise(job->x.rows + t * job->x.stride, job->width,
+                                  s->quantised + t * cpu_quantised_stride(job->width));
+    return s->quantised;
+}
+
 static void run_panels(project_job *job) {
+    job->quantised = quantise(job);
     job->panel_rows = choose_panel_rows(job);
     int64_t tasks = 0;
     for (int i = 0; i < job->count; i++) {
         job->parts[i].first_task = tasks;
         tasks += (job->parts[i].weight->shape[0] + job->panel_rows - 1) / job->panel_rows;
     }
+    job->tasks = tasks;
     thread_pool_run(job->s->pool, tasks, project_panel, job);
 }
 

@@ -23,7 +23,8 @@ typedef struct project_part {
 typedef struct project_job {
     const cpu_stream *s;
     cpu_input x;
-    int64_t tokens, width;
+    const char *quantised; /* x as integers; NULL: it is not wanted */
+    int64_t tokens, width, tasks;
     int panel_rows; /* of a task */
     int count;
     project_part parts[OPS_MAX_PROJECTIONS];

@@ -126,6 +126,7 @@ double PER_ISA(cpu_loss_row)(const cpu_loss_row *);
 #if !defined(KERNEL_F64)
 void PER_ISA(cpu_multiply)(const cpu_product *);
 extern const cpu_tiles PER_ISA(cpu_tiles);
+extern const cpu_dot PER_ISA(cpu_dot);
 extern const cpu_kernels PER_ISA(cpu_kernels);
 extern const cpu_library JOIN(PER_ISA(cpu_library), f64);
 extern const struct cpu_compensated PER_ISA(cpu_compensated);
