@@ -208,15 +208,23 @@ struct ops_mlstm_output {
  *   exp(-m') may overflow to inf: then h is 0.
  * A device may take a sequence in chunks; its chunks begin at absolute positions divisible by the
  * chunk length, so that cutting a prompt at such a position gives the same bits. A batch that is
- * not as ops_batch says (starts, slots, positions) is an error of the stream. */
+ * not as ops_batch says (starts, slots, positions) is an error of the stream.
+ * Deferral: with `deferred` = R > 0, C, n and m are those of the last position divisible by R, and the
+ * tokens since then, at absolute positions t, stand in the rings at t mod R, as they came. They are
+ * read out from there, and folded into C and n when the R-th has come. Whole chunks need no ring
+ * where R divides their length; otherwise all tokens go through it. */
+enum { OPS_MAX_DEFERRED = 64 };
 struct ops_mlstm {
     ops_batch batch;
     ops_tensor q, k;                    /* [T][heads][d_qk] */
     ops_tensor v;                       /* [T][heads][d_v] */
     ops_tensor input_gate, forget_gate; /* [T][heads], pre-activations (after their soft cap) */
-    ops_tensor c;                       /* [slots][heads][d_qk][d_v] */
-    ops_tensor n;                       /* [slots][heads][d_qk] */
+    ops_tensor c;                       /* [slots][heads][d_qk][d_v]; f32, bf16, f16 (f64) */
+    ops_tensor n;                       /* [slots][heads][d_qk], of the type of c */
     ops_tensor m;                       /* [slots][heads] */
+    int deferred;              /* R <= OPS_MAX_DEFERRED; 0: every token is folded at once */
+    ops_tensor ring_k, ring_v; /* [slots][heads][R][d_qk or d_v]; absent if R is 0 */
+    ops_tensor ring_i, ring_f; /* [slots][heads][R]: the gates */
     double eps;
     int chunk_size; /* 0: the device's choice; 1: token by token; else a multiple of 16 up to 128 */
     ops_tensor h;   /* [T][heads][d_v]; must not overlap q, k, v */
@@ -299,6 +307,7 @@ typedef struct ops_limits {
     int64_t head_dim_qk, head_dim_v; /* head_dim_v: of the sLSTM too */
     int64_t vocab;
     dtype activation; /* f32, or f64 where the device says so */
+    int deferred;     /* R of struct ops_mlstm, wherever it is not 0 */
 } ops_limits;
 
 typedef enum ops_profile { OPS_EXACT, OPS_FAST } ops_profile;
@@ -332,6 +341,8 @@ struct ops_device {
     ops_table ops;
     bool f64;                           /* takes f64 activations and states */
     int chunk_size;                     /* its own choice for struct ops_mlstm */
+    unsigned state_types;               /* of C and n: bits 1 << dtype */
+    int most_deferred;                  /* longest ring of struct ops_mlstm; 0: it has none */
     const struct kernel_table *kernels; /* of the kernel library (kernels.h) */
 
     /* Memory. buffer_create gives zeroed memory; buffer_wrap makes host memory (a mapped file)

@@ -260,6 +260,9 @@ static xlstm_status check_options(const ops_stream_options *options) {
             return error_set(XLSTM_INVALID_ARGUMENT,
                              "a limit of a stream is %lld: 1 to %lld are possible",
                              (long long)sizes[i], (long long)most);
+    if (l->deferred < 0 || l->deferred > OPS_MAX_DEFERRED)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%d deferred tokens: 0 to %d are possible",
+                         l->deferred, OPS_MAX_DEFERRED);
     if (options->threads < 0)
         return error_set(XLSTM_INVALID_ARGUMENT, "%d threads are not possible: 0 means all",
                          options->threads);
@@ -334,8 +337,7 @@ static void describe(ops_device *self, char *text, size_t size) {
     const cpu_kernels *kernels = cpu_kernels_choose();
     snprintf(text, size,
              "instruction set %s, vectors of %d floats\n"
-             "weights as stored (f64, f32, bf16, f16, blocks), activations, accumulation and state "
-             "f32%s",
+             "weights as stored (f64, f32, bf16, f16, blocks), activations and accumulation f32%s",
              kernels ? kernels->name : "none", kernels ? kernels->lanes : 0,
              kernels && kernels->tiles->bf16
                  ? "; in profile fast products of many tokens are of bf16 (AMX)"
@@ -367,6 +369,8 @@ static ops_device device = {
             .sample = cpu_sample,
         },
     .chunk_size = CPU_CHUNK,
+    .state_types = 1u << DTYPE_F32 | 1u << DTYPE_BF16 | 1u << DTYPE_F16,
+    .most_deferred = OPS_MAX_DEFERRED,
     .kernels = &cpu_kernel_table,
     .buffer_create = buffer_create,
     .buffer_wrap = buffer_wrap,

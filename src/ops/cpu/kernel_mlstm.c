@@ -116,6 +116,7 @@ xlstm_status cpu_kernel_mlstm(const kernel_call *call) {
                         .d_v = call->array[MLSTM_V].shape[3],
                         .longest = shape[2],
                         .chunk_size = chunk_size_of(call),
+                        .state = call->real,
                         .sigmoid = call->sigmoid,
                         .normalize = !call->sigmoid || call->options.normalize,
                         .parallel =

@@ -1,9 +1,11 @@
 /* The op mlstm: checks, and a call of the code that the kernel library uses too (mlstm_core.h). Chunks
- * begin at absolute positions, and after every piece the state is what is stored, so that a prompt that
- * is cut at a border gives the same bits. */
+ * and rings begin at absolute positions, and after every piece the state is what is stored, so that a
+ * prompt that is cut at a border gives the same bits. */
 #include "ops/cpu/internal.h"
 
 #include "ops/cpu/mlstm_core.h"
+
+enum { CPU_STATES = 1 << DTYPE_F32 | 1 << DTYPE_BF16 | 1 << DTYPE_F16 };
 
 static bool check_shapes(cpu_stream *s, const struct ops_mlstm *op) {
     const char *name = "mlstm";
@@ -26,9 +28,26 @@ static bool check_shapes(cpu_stream *s, const struct ops_mlstm *op) {
            cpu_expect(s, name, "h", &op->h, CPU_F32, 3, values) &&
            cpu_expect2(s, name, "the input gate", &op->input_gate, CPU_F32, tokens, heads) &&
            cpu_expect2(s, name, "the forget gate", &op->forget_gate, CPU_F32, tokens, heads) &&
-           cpu_expect(s, name, "c", &op->c, CPU_F32, 4, (int64_t[]){-1, heads, d_qk, d_v}) &&
-           cpu_expect(s, name, "n", &op->n, CPU_F32, 3, (int64_t[]){op->c.shape[0], heads, d_qk}) &&
+           cpu_expect(s, name, "c", &op->c, CPU_STATES, 4, (int64_t[]){-1, heads, d_qk, d_v}) &&
+           cpu_expect(s, name, "n", &op->n, 1 << op->c.dtype, 3,
+                      (int64_t[]){op->c.shape[0], heads, d_qk}) &&
            cpu_expect2(s, name, "m", &op->m, CPU_F32, op->c.shape[0], heads);
+}
+
+static bool check_ring(cpu_stream *s, const struct ops_mlstm *op) {
+    const char *name = "mlstm";
+    int most = s->base.options.limits.deferred;
+    int64_t slots = op->c.shape[0], heads = op->q.shape[1], ring = op->deferred;
+    if (ring != 0 && ring != most)
+        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+                        "mlstm: %d deferred tokens; the stream was created for %d", op->deferred,
+                        most);
+    const int64_t keys[] = {slots, heads, ring, op->q.shape[2]};
+    const int64_t values[] = {slots, heads, ring, op->v.shape[2]};
+    return ring == 0 || (cpu_expect(s, name, "ring_k", &op->ring_k, CPU_F32, 4, keys) &&
+                         cpu_expect(s, name, "ring_v", &op->ring_v, CPU_F32, 4, values) &&
+                         cpu_expect(s, name, "ring_i", &op->ring_i, CPU_F32, 3, keys) &&
+                         cpu_expect(s, name, "ring_f", &op->ring_f, CPU_F32, 3, keys));
 }
 
 static bool check(cpu_stream *s, const struct ops_mlstm *op) {
@@ -38,7 +57,8 @@ static bool check(cpu_stream *s, const struct ops_mlstm *op) {
             s, XLSTM_INVALID_ARGUMENT,
             "mlstm: chunks of %d tokens; 0, 1 and multiples of 16 up to %d are possible", length,
             CPU_LONGEST_CHUNK);
-    return check_shapes(s, op) && cpu_expect_batch(s, "mlstm", &op->batch, op->c.shape[0]);
+    return check_shapes(s, op) && check_ring(s, op) &&
+           cpu_expect_batch(s, "mlstm", &op->batch, op->c.shape[0]);
 }
 
 /* Rows of a tensor [T][heads][width] or [T][heads]: sequences follow each other. */
@@ -46,10 +66,19 @@ static cpu_rows token_rows(const ops_tensor *t) {
     return (cpu_rows){ops_data(t), 0, t->rank > 2 ? t->stride[1] : 1, t->stride[0]};
 }
 
-/* Of a tensor [slots][heads], [slots][heads][d_qk] or [slots][heads][d_qk][d_v]. */
+/* Of a tensor [slots][heads], [slots][heads][d_qk] or [slots][heads][rows][width]. */
 static cpu_rows state_rows(const ops_tensor *t) {
     return (cpu_rows){ops_data(t), t->stride[0], t->rank > 2 ? t->stride[1] : 1,
                       t->rank > 3 ? t->stride[2] : 0};
+}
+
+static cpu_ring ring_rows(const struct ops_mlstm *op) {
+    if (op->deferred == 0)
+        return (cpu_ring){0};
+    cpu_ring ring = {op->deferred, state_rows(&op->ring_k), state_rows(&op->ring_v),
+                     state_rows(&op->ring_i), state_rows(&op->ring_f)};
+    ring.i.row = ring.f.row = 1;
+    return ring;
 }
 
 /* Fills the stream's table of sequences; returns the most tokens of one. */
@@ -74,10 +103,12 @@ int64_t cpu_mlstm_scratch(const cpu_library *library, const ops_limits *limits, 
                            .d_v = limits->head_dim_v,
                            .longest = limits->tokens,
                            .c = {.data = &most}}; /* there is one */
-    for (call.chunk_size = 1; call.chunk_size <= CPU_LONGEST_CHUNK; call.chunk_size++) {
-        size_t size = library->mlstm_forward_scratch(&call);
-        most = size > most ? size : most;
-    }
+    for (call.chunk_size = 1; call.chunk_size <= CPU_LONGEST_CHUNK; call.chunk_size++)
+        for (int with_ring = 0; with_ring < 2; with_ring++) {
+            call.ring.length = with_ring ? limits->deferred : 0;
+            size_t size = library->mlstm_forward_scratch(&call);
+            most = size > most ? size : most;
+        }
     return most > INT64_MAX ? INT64_MAX : (int64_t)most;
 }
 
@@ -97,6 +128,8 @@ void cpu_mlstm(ops_stream *stream, const struct ops_mlstm *op) {
                            .normalize = true,
                            .round_states = true,
                            .eps = op->eps,
+                           .state = op->c.dtype,
+                           .ring = ring_rows(op),
                            .q = token_rows(&op->q),
                            .k = token_rows(&op->k),
                            .v = token_rows(&op->v),

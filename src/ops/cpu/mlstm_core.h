@@ -1,6 +1,6 @@
 /* One call of the mLSTM on the CPU: what the op of the seam (mlstm.c) and the kernel library
  * (kernel_mlstm.c) both hand to the code that computes (real_mlstm_*.c), which exists for every
- * instruction set and element type. All arrays are of that type. */
+ * instruction set and element type. All arrays are of that type, but for C and n in the forward. */
 #ifndef OPS_CPU_MLSTM_CORE_H
 #define OPS_CPU_MLSTM_CORE_H
 
@@ -22,6 +22,14 @@ typedef struct cpu_sequence {
     int64_t position; /* of the first token: chunks begin at multiples of their length */
 } cpu_sequence;
 
+/* The tokens of a state that C, n and m do not hold yet (struct ops_mlstm): at position t row t mod
+ * `length`. */
+typedef struct cpu_ring {
+    int64_t length; /* 0: there is none */
+    cpu_rows k, v;
+    cpu_rows i, f; /* rows of one element */
+} cpu_ring;
+
 typedef struct cpu_mlstm_call {
     thread_pool *pool;
     int threads; /* of the pool */
@@ -35,6 +43,8 @@ typedef struct cpu_mlstm_call {
     double eps;
     cpu_rows q, k, v, h; /* rows are tokens; h may be absent */
     cpu_rows i, f;       /* rows are tokens, of one element */
+    dtype state;         /* type of c0, n0, c and n; where it is narrower, c is c0 */
+    cpu_ring ring;       /* belongs to c0, n0, m0 and to c, n, m, which are the same then */
     cpu_rows c0, n0, m0; /* the state before; absent: 0. c has d_qk rows of d_v, n and m one */
     cpu_rows c, n, m;    /* the state after; may be the same memory as before; may be absent */
     cpu_rows all_c, all_n,

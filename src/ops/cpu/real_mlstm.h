@@ -2,7 +2,8 @@
  *
  * A unit is a head of a sequence. Its tokens are taken in pieces, stretches of at most `length`
  * tokens within a chunk; a window is a few pieces of each of a group of units, and all that is kept
- * between the jobs of a window are tables of a bounded size, however long the sequences are.
+ * between the jobs of a window are tables of a bounded size, however long the sequences are. Where C
+ * and n are stored in a narrower type, they are computed with as `real` all the same.
  *
  * Everything that touches a matrix state is one and the same sweep over the pieces (tiles.c):
  *     o_t = inter_t x_t^T S + sum over l of p_tl z_l,     S <- keep S + sum over l of y_l z_l^T
@@ -41,22 +42,49 @@ static inline real *token_row(const cpu_rows *rows, const unit *u, int64_t t) {
     return (real *)rows->data + slot + u->head * rows->head + (u->sequence->start + t) * rows->row;
 }
 
-static inline real *state_row(const cpu_rows *rows, const unit *u, int64_t row) {
-    return (real *)rows->data + u->sequence->slot * rows->sequence + u->head * rows->head +
-           row * rows->row;
+static inline int64_t state_element(const cpu_rows *rows, const unit *u, int64_t row) {
+    return u->sequence->slot * rows->sequence + u->head * rows->head + row * rows->row;
 }
 
+static inline real *state_row(const cpu_rows *rows, const unit *u, int64_t row) {
+    return (real *)rows->data + state_element(rows, u, row);
+}
+
+/* Of C or n, whose type may be narrower. */
+static inline char *typed_row(const cpu_rows *rows, const unit *u, int64_t row) {
+    return (char *)rows->data + state_element(rows, u, row) * (int64_t)dtype_size(u->a->state);
+}
+
+/* With a ring, a piece of less tokens than it holds has its keys, values and gates there: first those
+ * that were `held` before, then its own. All of them are the terms of its sums. */
 typedef struct piece {
-    int64_t first; /* token of the sequence */
-    int tokens;    /* 0: there is none */
+    int64_t first; /* token of the sequence: the first of its own */
+    int tokens;    /* its own; 0: there is no piece */
+    int held;
+    bool ring;
+    bool folds; /* the state becomes the one after it */
 } piece;
 
-/* The tables of a window. What is of a token has the index (unit * pieces + piece) * length + token,
+static inline int terms_of(const piece *p) {
+    return p->held + p->tokens;
+}
+
+/* Row of the first term in an array with tokens, or in its ring; and from one row to the next. */
+static inline const real *term_rows(const cpu_rows *rows, const cpu_rows *ring, const unit *u,
+                                    const piece *p) {
+    return p->ring ? state_row(ring, u, 0) : token_row(rows, u, p->first);
+}
+
+static inline int64_t term_stride(const cpu_rows *rows, const cpu_rows *ring, const piece *p) {
+    return p->ring ? ring->row : rows->row;
+}
+
+/* The tables of a window. What is of a token has the index (unit * pieces + piece) * length + term,
  * `unit` being counted in the group; what is of a piece, unit * pieces + piece. */
 typedef struct tables {
     int64_t units;  /* most of a group */
     int64_t pieces; /* of a unit in a window */
-    int length;     /* most tokens of a piece */
+    int length;     /* most terms of a piece */
     int64_t p_stride;
     int64_t rows, all_pieces; /* room in the tables, at least units * pieces (* length) */
 
@@ -110,6 +138,11 @@ typedef struct carver {
 #define pack_panels PER_ISA(mlstm_pack_panels)
 #define sweep_piece PER_ISA(mlstm_sweep_piece)
 #define step_token PER_ISA(mlstm_step_token)
+#define read_row PER_ISA(mlstm_read_row)
+#define write_row PER_ISA(mlstm_write_row)
+#define pack_state PER_ISA(mlstm_pack_state)
+#define unpack_state PER_ISA(mlstm_unpack_state)
+#define round_to_type PER_ISA(mlstm_round_to_type)
 #define dot PER_ISA(mlstm_dot)
 #define dot_double PER_ISA(mlstm_dot_double)
 #define blend PER_ISA(mlstm_blend)
@@ -125,7 +158,7 @@ tables lay_out(carver *c, const cpu_mlstm_call *a, int64_t most_units, int64_t y
 double begin_unit(const unit *u);
 /* Fills the tables of unit `index` of the group for its next window; returns m after it. */
 double scan_gates(const tables *t, const unit *u, int64_t index, double m);
-/* n = keep n + sum of write[l] k[l] for a piece. */
+/* n = keep n + sum of write[l] k[l] for a piece that folds. */
 void add_keys(const tables *t, const unit *u, int64_t at, double *n);
 
 double dot(const real *x, const real *y, int64_t count); /* summed in double */
@@ -160,11 +193,11 @@ static inline double normalizer(const cpu_mlstm_call *a, double qn, double m) {
 
 /* ---- scores.c ---- */
 
-/* z[t][l] = x[t] y[l], at least for l <= t. */
-void raw_scores(int tokens, int64_t width, const real *x, int64_t x_stride, const real *y,
+/* z[t][l] = x[t] y[l] for t in [held, tokens), at least for l <= t; x begins with row `held`. */
+void raw_scores(int held, int tokens, int64_t width, const real *x, int64_t x_stride, const real *y,
                 int64_t y_stride, real *z, int64_t z_stride);
-/* For each token t of the piece at `at`, and all l <= t: visits the row with the weights of the l in
- * t, exp(D~_tl - m_t). `row` is called with weights of l in [0, t]. */
+/* For each own token t of the piece at `at`, and all terms l <= t: visits the row with the weights of
+ * the l in t, exp(D~_tl - m_t). `row` is called with weights of l in [0, t]. */
 typedef void score_row(void *context, int64_t token, const real *weights);
 void weigh_scores(const tables *t, int64_t at, score_row *row, void *context);
 
@@ -187,9 +220,10 @@ typedef struct sweep {
     int64_t depth;
     bool extra; /* x has a further element, 1, and y one too */
     int64_t columns;
-    int tokens, length; /* of the piece; of panels */
+    int held;           /* the first tokens have no x and o */
+    int tokens, length; /* of the piece, with them; of panels */
     bool reverse;       /* l >= t instead of l <= t */
-    const real *x;      /* [tokens][depth] */
+    const real *x;      /* [tokens - held][depth] */
     int64_t x_stride;
     const real *p; /* p[t][l] at t p_row + l p_term */
     int64_t p_row, p_term;
@@ -202,24 +236,48 @@ typedef struct sweep {
     const real *inter;    /* [tokens] */
     const real *divisor;  /* [tokens] or NULL */
     real keep;
-    real *o; /* [tokens][columns], or NULL: not wanted */
+    real *o; /* [tokens - held][columns], or NULL: not wanted */
     int64_t o_stride;
     bool update; /* S is */
 } sweep;
 
 void sweep_piece(const sweep *s);
 
-/* One token of the mLSTM for `columns` of the value dimension, in one pass over C: h = (inter q^T C +
- * p v) / divisor, C = keep C + (write k) v^T. With write 0 nothing is added to C, whatever k and v
- * hold. */
+/* ---- state.c ---- */
+
+/* A row of n or C of a type, as doubles, and back. */
+void read_row(dtype type, const void *row, int64_t count, double *values);
+void write_row(dtype type, const double *values, int64_t count, void *row);
+/* As pack and unpack, of a state of a type. */
+void pack_state(dtype type, const void *p, int64_t stride, int64_t rows, int64_t columns,
+                real *packed);
+void unpack_state(dtype type, const real *packed, int64_t rows, int64_t columns, void *p,
+                  int64_t stride);
+/* values = what is left of them in a type. */
+void round_to_type(dtype type, int64_t count, real *values);
+
+/* ---- step.c ---- */
+
+/* One token of the mLSTM for `columns` of the value dimension, in one pass over C:
+ *   h = (inter q^T C + sum over terms l of p[l] v[l]) / divisor
+ *   C = keep C + sum over terms l of write[l] k[l] v[l]^T
+ * The token is the last term; further ones stand in a ring. Terms that are not used are not read, and
+ * with write 0 nothing is added to C, whatever k and v hold. */
 typedef struct step {
-    real *c; /* [d_qk][columns], row stride c_stride */
-    int64_t c_stride;
-    const real *q, *k; /* [d_qk] */
-    const real *v;     /* [columns] */
-    real *h;           /* [columns] */
+    char *c;          /* [d_qk][columns] of type `state`, row stride c_stride */
+    int64_t c_stride; /* elements */
+    dtype state;
     int64_t d_qk, columns;
-    real keep, write, inter, p, divisor;
+    const real *q; /* [d_qk] */
+    int terms;
+    const real *v; /* [terms][columns] */
+    int64_t v_stride;
+    const real *y; /* panels of write[l] k[l]; not read where nothing is written */
+    int length;    /* of panels */
+    const real *write, *p;
+    const bool *used;
+    real keep, inter, divisor;
+    real *h; /* [columns] */
 } step;
 
 void step_token(const step *s);

@@ -109,9 +109,9 @@ static void key_scores_task(void *context, int64_t at, int worker) {
     if (p->tokens == 0)
         return;
     const real *q = token_row(&a->q, &u, p->first), *dh = token_row(&b->dh, &u, p->first);
-    raw_scores(p->tokens, a->d_qk, q, a->q.row, token_row(&a->k, &u, p->first), a->k.row,
+    raw_scores(0, p->tokens, a->d_qk, q, a->q.row, token_row(&a->k, &u, p->first), a->k.row,
                t->p + row * t->p_stride, t->p_stride);
-    raw_scores(p->tokens, a->d_v, dh, b->dh.row, token_row(&a->v, &u, p->first), a->v.row,
+    raw_scores(0, p->tokens, a->d_v, dh, b->dh.row, token_row(&a->v, &u, p->first), a->v.row,
                b->p_keys + row * t->p_stride, t->p_stride);
     weigh_scores(t, at, key_row, &(scores){b, u, index, at});
     pack_panels(dh, b->dh.row, b->y_weight + row, t->inter + row, p->tokens, t->length, a->d_v,

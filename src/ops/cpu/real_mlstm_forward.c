@@ -1,8 +1,8 @@
 /* The mLSTM forward: for each group of units and window of pieces three jobs.
  *
- * 1. Gates, a task a unit: the tables, and n, which needs no C.
- * 2. Scores, a task a piece of more than one token (with the gates for one): the weights of its tokens in
- *    each other, the divisors, and the keys as they will be stored.
+ * 1. Gates, a task a unit: the tables, the ring, and n, which needs no C.
+ * 2. Scores, a task a piece of more than one token (with the gates for one): the weights of its terms in
+ *    its tokens, the divisors, and the keys as they will be stored.
  * 3. Columns, a task a unit and slice of columns: C and h. */
 #include "ops/cpu/real_mlstm.h"
 
@@ -47,7 +47,8 @@ static void score_token(void *context, int64_t token, const real *weights) {
     const tables *t = &s->f->t;
     int64_t j = token - s->at * t->length;
     real *p = t->p + token * t->p_stride;
-    const real *q = token_row(&s->f->a->q, &s->u, t->piece[s->at].first + j);
+    const piece *of = &t->piece[s->at];
+    const real *q = token_row(&s->f->a->q, &s->u, of->first + j - of->held);
     double carried = t->carried[token], qn = 0;
     if (carried != 0)
         qn = carried * dot_double(q, t->n + s->at * s->f->a->d_qk, s->f->a->d_qk);
@@ -65,21 +66,16 @@ static void score_piece(const forward *f, const unit *u, int64_t at) {
     const tables *t = &f->t;
     const cpu_mlstm_call *a = f->a;
     const piece *p = &t->piece[at];
-    const real *q = token_row(&a->q, u, p->first), *k = token_row(&a->k, u, p->first);
-    int64_t row = at * t->length;
+    const real *q = token_row(&a->q, u, p->first), *k = term_rows(&a->k, &a->ring.k, u, p);
+    int64_t row = at * t->length, k_stride = term_stride(&a->k, &a->ring.k, p);
     if (a->h.data) {
-        raw_scores(p->tokens, a->d_qk, q, a->q.row, k, a->k.row, t->p + row * t->p_stride,
-                   t->p_stride);
+        raw_scores(p->held, terms_of(p), a->d_qk, q, a->q.row, k, k_stride,
+                   t->p + row * t->p_stride, t->p_stride);
         weigh_scores(t, at, score_token, &(scores){.f = f, .at = at, .u = *u});
     }
-    if (p->tokens > 1)
-        pack_panels(k, a->k.row, t->write + row, NULL, p->tokens, t->length, a->d_qk,
+    if (p->folds)
+        pack_panels(k, k_stride, t->write + row, NULL, terms_of(p), t->length, a->d_qk,
                     t->y + at * t->y_size);
-}
-
-static void store_n(const double *n, int64_t count, real *target) {
-    for (int64_t i = 0; i < count; i++)
-        target[i] = (real)n[i];
 }
 
 /* n and m at border `chunk`, where they are wanted. */
@@ -89,7 +85,7 @@ static void store_border(const forward *f, const unit *u, int64_t chunk, double 
     if (a->all_m.data)
         state_row(&a->all_m, u, 0)[chunk] = (real)m;
     if (a->all_n.data)
-        store_n(n, a->d_qk, state_row(&a->all_n, u, 0) + chunk * a->d_qk);
+        write_row(a->state, n, a->d_qk, state_row(&a->all_n, u, 0) + chunk * a->d_qk);
 }
 
 static bool at_border(const unit *u, int64_t token) {
@@ -106,8 +102,9 @@ static void begin_state(const forward *f, const unit *u, int64_t index) {
     double *n = f->n + index * a->d_qk;
     f->t.next[index] = 0;
     f->m_now[index] = begin_unit(u);
-    for (int64_t i = 0; i < a->d_qk; i++)
-        n[i] = a->n0.data ? (double)state_row(&a->n0, u, 0)[i] : 0;
+    memset(n, 0, (size_t)a->d_qk * sizeof *n);
+    if (a->n0.data)
+        read_row(a->state, typed_row(&a->n0, u, 0), a->d_qk, n);
     store_border(f, u, 0, f->m_now[index], n);
 }
 
@@ -135,7 +132,7 @@ static void gates_task(void *context, int64_t index, int worker) {
     if (t->next[index] < u.sequence->tokens)
         return;
     if (a->n.data)
-        store_n(n, a->d_qk, state_row(&a->n, &u, 0));
+        write_row(a->state, n, a->d_qk, typed_row(&a->n, &u, 0));
     if (a->m.data)
         *state_row(&a->m, &u, 0) = (real)f->m_now[index];
 }
@@ -157,19 +154,19 @@ typedef struct columns {
     const forward *f;
     unit u;
     int64_t first, count;
-    real *c;
+    char *c; /* of type a->state */
     int64_t c_stride;
     real *packed, *z, *h; /* of the thread */
 } columns;
 
 static void begin_columns(const columns *s) {
     const cpu_mlstm_call *a = s->f->a;
-    size_t bytes = (size_t)s->count * sizeof(real);
-    const real *c0 = a->c0.data ? state_row(&a->c0, &s->u, 0) + s->first : NULL;
+    size_t size = dtype_size(a->state), bytes = (size_t)s->count * size;
+    const char *c0 = a->c0.data ? typed_row(&a->c0, &s->u, 0) + (size_t)s->first * size : NULL;
     for (int64_t d = 0; c0 != s->c && d < a->d_qk; d++) {
-        real *row = s->c + d * s->c_stride;
+        char *row = s->c + (size_t)(d * s->c_stride) * size;
         if (c0)
-            memcpy(row, c0 + d * a->c0.row, bytes);
+            memcpy(row, c0 + (size_t)(d * a->c0.row) * size, bytes);
         else
             memset(row, 0, bytes);
     }
@@ -184,7 +181,8 @@ static void store_columns_at_border(const columns *s, int64_t token, bool is_pac
         unpack(s->packed, a->d_qk, s->count, all, a->all_c.row);
     else
         for (int64_t d = 0; d < a->d_qk; d++)
-            memcpy(all + d * a->all_c.row, s->c + d * s->c_stride, (size_t)s->count * sizeof(real));
+            memcpy(all + d * a->all_c.row, (real *)(void *)s->c + d * s->c_stride,
+                   (size_t)s->count * sizeof(real));
 }
 
 static real *h_of(const columns *s, int64_t token) {
@@ -192,28 +190,34 @@ static real *h_of(const columns *s, int64_t token) {
     return a->h.data ? token_row(&a->h, &s->u, token) + s->first : NULL;
 }
 
-/* A piece of one token: C is read and written in one pass. */
+/* A piece of one token: C is read, and written if it folds, in one pass. */
 static void step_columns(const columns *s, int64_t at) {
     const cpu_mlstm_call *a = s->f->a;
     const tables *t = &s->f->t;
-    int64_t token = t->piece[at].first, row = at * t->length;
-    real *h = h_of(s, token);
+    const piece *p = &t->piece[at];
+    int64_t row = at * t->length, own = row + p->held;
+    real *h = h_of(s, p->first);
     step_token(&(step){
         .c = s->c,
         .c_stride = s->c_stride,
-        .q = token_row(&a->q, &s->u, token),
-        .k = token_row(&a->k, &s->u, token),
-        .v = token_row(&a->v, &s->u, token) + s->first,
-        .h = h ? h : s->h,
+        .state = a->state,
         .d_qk = a->d_qk,
         .columns = s->count,
+        .q = token_row(&a->q, &s->u, p->first),
+        .terms = terms_of(p),
+        .v = term_rows(&a->v, &a->ring.v, &s->u, p) + s->first,
+        .v_stride = term_stride(&a->v, &a->ring.v, p),
+        .y = t->y + at * t->y_size,
+        .length = t->length,
+        .write = t->write + row,
+        .p = t->p + own * t->p_stride,
+        .used = t->used + row,
         .keep = t->keep[at],
-        .write = t->write[row],
-        .inter = t->inter[row],
-        .p = t->p[row * t->p_stride],
-        .divisor = t->divisor[row],
+        .inter = t->inter[own],
+        .divisor = t->divisor[own],
+        .h = h ? h : s->h,
     });
-    store_columns_at_border(s, token + 1, false);
+    store_columns_at_border(s, p->first + 1, false);
 }
 
 static void piece_columns(const columns *s, int64_t at) {
@@ -222,21 +226,22 @@ static void piece_columns(const columns *s, int64_t at) {
     const piece *p = &t->piece[at];
     int64_t row = at * t->length;
     bool writes = t->keep[at] != 1; /* padding alone leaves C as it is, to the bit */
-    for (int l = 0; l < p->tokens && !writes; l++)
+    for (int l = 0; l < terms_of(p) && !writes; l++)
         writes = t->write[row + l] != 0;
     sweep_piece(&(sweep){
         .state = s->packed,
         .depth = a->d_qk,
         .columns = s->count,
-        .tokens = p->tokens,
+        .held = p->held,
+        .tokens = terms_of(p),
         .length = t->length,
         .x = token_row(&a->q, &s->u, p->first),
         .x_stride = a->q.row,
         .p = t->p + row * t->p_stride,
         .p_row = t->p_stride,
         .p_term = 1,
-        .z = token_row(&a->v, &s->u, p->first) + s->first,
-        .z_stride = a->v.row,
+        .z = term_rows(&a->v, &a->ring.v, &s->u, p) + s->first,
+        .z_stride = term_stride(&a->v, &a->ring.v, p),
         .z_packed = s->z,
         .y = t->y + at * t->y_size,
         .y_weight = t->write + row,
@@ -248,17 +253,20 @@ static void piece_columns(const columns *s, int64_t at) {
         .o_stride = a->h.row,
         .update = writes,
     });
+    if (a->round_states && writes)
+        round_to_type(a->state, packed_size(a->d_qk, s->count), s->packed);
     store_columns_at_border(s, p->first + p->tokens, true);
 }
 
 /* The pieces from `at` on that have more than one token; returns the next one. */
 static int64_t run_of_pieces(const columns *s, int64_t at, int64_t end) {
+    const cpu_mlstm_call *a = s->f->a;
     const tables *t = &s->f->t;
-    int64_t d_qk = s->f->a->d_qk;
-    pack(s->c, s->c_stride, d_qk, s->count, s->packed);
+    int64_t d_qk = a->d_qk;
+    pack_state(a->state, s->c, s->c_stride, d_qk, s->count, s->packed);
     for (; at < end && t->piece[at].tokens > 1; at++)
         piece_columns(s, at);
-    unpack(s->packed, d_qk, s->count, s->c, s->c_stride);
+    unpack_state(a->state, s->packed, d_qk, s->count, s->c, s->c_stride);
     return at;
 }
 
@@ -281,10 +289,10 @@ static void columns_task(void *context, int64_t task, int worker) {
                  .packed = f->packed + worker * (f->packed_size + 2 * f->z_size)};
     s.z = s.packed + f->packed_size;
     s.h = s.z + f->z_size;
-    s.c = f->c + index * a->d_qk * a->d_v + first;
+    s.c = (char *)(f->c + index * a->d_qk * a->d_v + first);
     s.c_stride = a->d_v;
     if (a->c.data) {
-        s.c = state_row(&a->c, &s.u, 0) + first;
+        s.c = typed_row(&a->c, &s.u, 0) + (size_t)first * dtype_size(a->state);
         s.c_stride = a->c.row;
     }
     if (f->fresh) {
@@ -317,7 +325,7 @@ static void forward_group(forward *f) {
     bool more = true;
     while (more) {
         thread_pool_run(f->a->pool, f->count, gates_task, f);
-        if (f->t.length > 1)
+        if (f->a->longest > 1)
             thread_pool_run(f->a->pool, f->count * f->t.pieces, scores_task, f);
         thread_pool_run(f->a->pool, f->count * f->slices, columns_task, f);
         f->fresh = false;

@@ -70,7 +70,7 @@ void query_scores_task(void *context, int64_t at, int worker) {
     if (p->tokens == 0)
         return;
     const real *v = token_row(&a->v, &u, p->first);
-    raw_scores(p->tokens, a->d_v, token_row(&b->dh, &u, p->first), b->dh.row, v, a->v.row,
+    raw_scores(0, p->tokens, a->d_v, token_row(&b->dh, &u, p->first), b->dh.row, v, a->v.row,
                t->p + row * t->p_stride, t->p_stride);
     weigh_scores(t, at, query_row, &(scores){b, u, index, at});
     pack_panels(v, a->v.row, t->write + row, NULL, p->tokens, t->length, a->d_v,

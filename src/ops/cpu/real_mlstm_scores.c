@@ -21,12 +21,12 @@ ALWAYS_INLINE void score_add(score_sums sums, const real *const *x, const real *
 }
 
 /* Vectors run along the rows; past the last row it stands in for those that are not there. */
-static void score_tile(int tokens, int first, int column, int64_t width, const real *x,
+static void score_tile(int held, int tokens, int first, int column, int64_t width, const real *x,
                        int64_t x_stride, const real *y, int64_t y_stride, real *z,
                        int64_t z_stride) {
     const real *rows[SCORE_ROWS], *columns[SCORE_COLUMNS];
     for (int r = 0; r < SCORE_ROWS; r++)
-        rows[r] = x + (first + r < tokens ? first + r : tokens - 1) * x_stride;
+        rows[r] = x + ((first + r < tokens ? first + r : tokens - 1) - held) * x_stride;
     for (int c = 0; c < SCORE_COLUMNS; c++)
         columns[c] = y + (column + c < tokens ? column + c : tokens - 1) * y_stride;
     score_sums sums;
@@ -51,12 +51,12 @@ static void score_tile(int tokens, int first, int column, int64_t width, const r
     }
 }
 
-void raw_scores(int tokens, int64_t width, const real *x, int64_t x_stride, const real *y,
+void raw_scores(int held, int tokens, int64_t width, const real *x, int64_t x_stride, const real *y,
                 int64_t y_stride, real *z, int64_t z_stride) {
-    for (int first = 0; first < tokens; first += SCORE_ROWS)
+    for (int first = held; first < tokens; first += SCORE_ROWS)
         for (int column = 0; column < first + SCORE_ROWS && column < tokens;
              column += SCORE_COLUMNS)
-            score_tile(tokens, first, column, width, x, x_stride, y, y_stride, z, z_stride);
+            score_tile(held, tokens, first, column, width, x, x_stride, y, y_stride, z, z_stride);
 }
 
 /* exponent[l] += log_f;  argument[l] = exponent[l] - top, as the type of the arrays. */
@@ -74,11 +74,13 @@ void weigh_scores(const tables *t, int64_t at, score_row *row, void *context) {
     double exponent[CPU_LONGEST_PIECE];
     real weights[CPU_LONGEST_PIECE + LANES] = {0};
     int64_t first = at * t->length;
-    for (int j = 0; j < t->piece[at].tokens; j++) {
+    for (int j = 0; j < terms_of(&t->piece[at]); j++) {
         double top = t->top[first + j];
         next_exponents(exponent, j, t->log_f[first + j], top, weights);
         exponent[j] = t->log_i[first + j];
         weights[j] = (real)(exponent[j] - top);
+        if (j < t->piece[at].held)
+            continue;
         bool empty = top == -INFINITY;
         for (int l = 0; l <= j; l += LANES) {
             vec weight = {0};

@@ -1,96 +1,9 @@
-/* The parts of the mLSTM that touch a matrix state: one token, and a piece of many.
+/* The part of the mLSTM that touches a matrix state with a piece of many tokens.
  *
- * For a piece the state, and the rows that are stored in it, are packed: blocks of BLOCK columns, whose
- * rows follow each other, so that a block stays in the nearest caches and no two rows compete for the
- * same lines there. A tile is TILE_ROWS rows of a block in registers. */
+ * The state, and the rows that are stored in it, are packed: blocks of BLOCK columns, whose rows follow
+ * each other, so that a block stays in the nearest caches and no two rows compete for the same lines
+ * there. A tile is TILE_ROWS rows of a block in registers. */
 #include "ops/cpu/real_mlstm.h"
-
-enum { STEP_ROWS = REGISTERS == 32 ? 8 : 4 /* rows of C in flight in a step */ };
-
-/* ---- One token ---- */
-
-ALWAYS_INLINE vec load_columns(const real *p, const bool part, int64_t count) {
-    return part ? load_part(p, count) : load(p);
-}
-
-ALWAYS_INLINE void store_columns(real *p, vec value, const bool part, int64_t count) {
-    if (part)
-        store_part(p, value, count);
-    else
-        store(p, value);
-}
-
-/* What happens to C. NONE is the padded token: C stays as it is, to the bit. */
-enum change { NONE, KEEP, KEEP_AND_WRITE };
-
-/* Rows of C that are walked together, and their q and write k: they stay in registers, which leaves the
- * processor room to look ahead for memory. */
-typedef struct step_group {
-    real *c;
-    vec q[STEP_ROWS], k[STEP_ROWS];
-} step_group;
-
-/* One vector of columns of a group, from `column` on, or a part of one. */
-ALWAYS_INLINE void step_vector(const step *s, const step_group *g, const int rows,
-                               const enum change change, const bool part, int64_t column) {
-    const int64_t count = s->columns - column, stride = s->c_stride;
-    const vec keep = splat(s->keep), v = load_columns(s->v + column, part, count);
-    vec h = load_columns(s->h + column, part, count);
-    real *p = g->c + column;
-    UNROLL
-    for (int r = 0; r < rows; r++, p += stride) {
-        vec c = load_columns(p, part, count);
-        __builtin_prefetch(p + rows * stride); /* the next rows */
-        h = fused(g->q[r], c, h);
-        if (change != NONE)
-            c = keep * c;
-        if (change == KEEP_AND_WRITE)
-            c = fused(g->k[r], v, c);
-        if (change != NONE)
-            store_columns(p, c, part, count);
-    }
-    store_columns(s->h + column, h, part, count);
-}
-
-ALWAYS_INLINE void step_rows(const step *s, const int rows, const enum change change, int64_t row) {
-    const step local = *s; /* no store to C can change it */
-    step_group g = {.c = local.c + row * local.c_stride};
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        g.q[r] = splat(local.q[row + r]);
-        g.k[r] = change == KEEP_AND_WRITE ? splat(local.write * local.k[row + r]) : splat(0);
-    }
-    int64_t column = 0;
-    for (; column + LANES <= local.columns; column += LANES)
-        step_vector(&local, &g, rows, change, false, column);
-    if (column < local.columns)
-        step_vector(&local, &g, rows, change, true, column);
-}
-
-ALWAYS_INLINE void step_all(const step *s, const enum change change) {
-    int64_t row = 0;
-    for (; row + STEP_ROWS <= s->d_qk; row += STEP_ROWS)
-        step_rows(s, STEP_ROWS, change, row);
-    for (; row < s->d_qk; row++)
-        step_rows(s, 1, change, row);
-}
-
-void step_token(const step *s) {
-    memset(s->h, 0, (size_t)s->columns * sizeof(real));
-    if (s->write != 0)
-        step_all(s, KEEP_AND_WRITE);
-    else if (s->keep != 1)
-        step_all(s, KEEP);
-    else
-        step_all(s, NONE);
-    for (int64_t column = 0; column < s->columns; column += LANES) {
-        const bool part = column + LANES > s->columns;
-        int64_t count = s->columns - column;
-        vec h = load_columns(s->h + column, part, count) * splat(s->inter);
-        h = fused(splat(s->p), load_columns(s->v + column, part, count), h);
-        store_columns(s->h + column, h / splat(s->divisor), part, count);
-    }
-}
 
 /* ---- Packing ---- */
 
@@ -221,7 +134,7 @@ ALWAYS_INLINE void read_tile(const sweep *s, const block *b, const int rows, con
     const real *x[TILE_ROWS];
     UNROLL
     for (int r = 0; r < rows; r++) {
-        x[r] = s->x + (first + r) * s->x_stride;
+        x[r] = s->x + (first + r - s->held) * s->x_stride;
         UNROLL
         for (int i = 0; i < vectors; i++)
             sums[r][i] = (vec){0};
@@ -244,7 +157,7 @@ ALWAYS_INLINE void read_tile(const sweep *s, const block *b, const int rows, con
         for (int i = 0; i < vectors; i++) {
             int64_t column = b->column + i * LANES;
             vec o = s->divisor ? sums[r][i] / splat(s->divisor[first + r]) : sums[r][i];
-            store_some(s->o + (first + r) * s->o_stride + column, o, s->columns - column);
+            store_some(s->o + (first + r - s->held) * s->o_stride + column, o, s->columns - column);
         }
     }
 }
@@ -297,10 +210,9 @@ ALWAYS_INLINE void update_tile(const sweep *s, const block *b, const int rows, c
 typedef void tile_function(const sweep *, const block *, const int rows, const int vectors,
                            int64_t first);
 
-/* Rows [0, rows) of a block. */
+/* Rows [first, rows) of a block. */
 ALWAYS_INLINE void all_tiles(tile_function *tile, const sweep *s, const block *b, const int vectors,
-                             int64_t rows) {
-    int64_t first = 0;
+                             int64_t first, int64_t rows) {
     for (; first + TILE_ROWS <= rows; first += TILE_ROWS)
         tile(s, b, TILE_ROWS, vectors, first);
     for (; first + 2 <= rows; first += 2)
@@ -311,9 +223,9 @@ ALWAYS_INLINE void all_tiles(tile_function *tile, const sweep *s, const block *b
 
 ALWAYS_INLINE void whole_block(const sweep *s, const block *b, const int vectors) {
     if (s->o)
-        all_tiles(read_tile, s, b, vectors, s->tokens);
+        all_tiles(read_tile, s, b, vectors, s->held, s->tokens);
     if (s->update)
-        all_tiles(update_tile, s, b, vectors, s->depth + s->extra);
+        all_tiles(update_tile, s, b, vectors, 0, s->depth + s->extra);
 }
 
 void sweep_piece(const sweep *s) {

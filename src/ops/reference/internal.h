@@ -22,7 +22,8 @@ typedef struct reference_stream {
     double *rows;   /* [tokens][width]: the input of a projection */
     double *weight; /* [2][width]: the row of a weight (two for a gated projection) */
     double *c, *n;  /* [d_qk][d_v], [d_qk]: the state of one head */
-    double *q, *k;  /* [chunk][d_qk] */
+    double *q;      /* [d_qk] */
+    double *k;      /* [chunk][d_qk] */
     double *v;      /* [chunk][d_v] */
     double *h;      /* [d_v] */
     double *cell;   /* [8][d_v]: states and gates of one head of the sLSTM */

@@ -85,24 +85,48 @@ static void finish(const head *a, int64_t t, double qn, double m, double *h) {
     reference_store(&a->op->h, at(&a->op->h, t, a->index), a->d_v, h);
 }
 
-/* Row j of the chunk: q / sqrt(d_qk), k, v of token t. */
-static void load_token(const head *a, int64_t t, int64_t j) {
-    const struct ops_mlstm *op = a->op;
-    double *q = a->s->q + j * a->d_qk;
-    reference_load(&op->q, at(&op->q, t, a->index), a->d_qk, q);
-    reference_load(&op->k, at(&op->k, t, a->index), a->d_qk, a->s->k + j * a->d_qk);
-    reference_load(&op->v, at(&op->v, t, a->index), a->d_v, a->s->v + j * a->d_v);
+/* q / sqrt(d_qk) of token t. */
+static void load_query(const head *a, int64_t t) {
+    double *q = a->s->q;
+    reference_load(&a->op->q, at(&a->op->q, t, a->index), a->d_qk, q);
     for (int64_t d = 0; d < a->d_qk; d++)
         q[d] /= sqrt((double)a->d_qk);
 }
 
-static double input_gate(const head *a, int64_t t) {
-    return reference_get(&a->op->input_gate, t * a->op->input_gate.stride[0] + a->index);
+static double gate(const ops_tensor *t, const head *a, int64_t token) {
+    return reference_get(t, token * t->stride[0] + a->index);
 }
 
-static double log_forget_gate(const head *a, int64_t t) {
-    return reference_log_sigmoid(
-        reference_get(&a->op->forget_gate, t * a->op->forget_gate.stride[0] + a->index));
+/* Row j of the state's ring. */
+static int64_t ring_at(const ops_tensor *ring, const head *a, int64_t j) {
+    return at(ring, a->slot, a->index) + j * ring->stride[2];
+}
+
+/* What a token leaves: k, v as row j, and the logs of its gates. */
+static void load_written(const head *a, int64_t t, int64_t j, double *log_i, double *log_f) {
+    const struct ops_mlstm *op = a->op;
+    reference_load(&op->k, at(&op->k, t, a->index), a->d_qk, a->s->k + j * a->d_qk);
+    reference_load(&op->v, at(&op->v, t, a->index), a->d_v, a->s->v + j * a->d_v);
+    *log_i = gate(&op->input_gate, a, t);
+    *log_f = reference_log_sigmoid(gate(&op->forget_gate, a, t));
+}
+
+static void load_from_ring(const head *a, int64_t j, double *log_i, double *log_f) {
+    const struct ops_mlstm *op = a->op;
+    reference_load(&op->ring_k, ring_at(&op->ring_k, a, j), a->d_qk, a->s->k + j * a->d_qk);
+    reference_load(&op->ring_v, ring_at(&op->ring_v, a, j), a->d_v, a->s->v + j * a->d_v);
+    *log_i = reference_get(&op->ring_i, ring_at(&op->ring_i, a, j));
+    *log_f = reference_log_sigmoid(reference_get(&op->ring_f, ring_at(&op->ring_f, a, j)));
+}
+
+static void store_into_ring(const head *a, int64_t t, int64_t j) {
+    const struct ops_mlstm *op = a->op;
+    double log_i, log_f;
+    load_written(a, t, 0, &log_i, &log_f);
+    reference_store(&op->ring_k, ring_at(&op->ring_k, a, j), a->d_qk, a->s->k);
+    reference_store(&op->ring_v, ring_at(&op->ring_v, a, j), a->d_v, a->s->v);
+    reference_set(&op->ring_i, ring_at(&op->ring_i, a, j), gate(&op->input_gate, a, t));
+    reference_set(&op->ring_f, ring_at(&op->ring_f, a, j), gate(&op->forget_gate, a, t));
 }
 
 /* One token (Beck et al. 2024, eq. 19-27, with k unscaled and q / sqrt(d_qk)):
@@ -112,21 +136,23 @@ static double log_forget_gate(const head *a, int64_t t) {
  *   I     = exp(i - m')
  *   C'    = F C + I k v^T
  *   n'    = F n + I k
- *   h     = q^T C' / (max(|q^T n'|, exp(-m')) + eps) */
+ *   h     = q^T C' / (max(|q^T n'|, exp(-m')) + eps)
+ * h comes from C' and n' before they are rounded to the type in which they are stored. */
 static void step(head *a, int64_t t) {
-    double log_f = log_forget_gate(a, t), i = input_gate(a, t);
+    double log_f, i;
+    load_query(a, t);
+    load_written(a, t, 0, &i, &log_f);
     double m = reference_storable_maximum(reference_larger(log_f + a->m, i), a->op->m.dtype);
-    load_token(a, t, 0);
     forget(a, weigh(log_f + a->m, m));
     insert(a, weigh(i, m), a->s->k, a->s->v);
     a->m = m;
-    store_state(a);
-    load_state(a);
 
     double *h = a->s->h;
     for (int64_t e = 0; e < a->d_v; e++)
         h[e] = 0;
     finish(a, t, recall(a, 1, a->s->q, h), m, h);
+    store_state(a);
+    load_state(a);
 }
 
 /* A chunk of L tokens (TFLA, Beck et al. 2025, the chunkwise form). C, n, m are the state before
@@ -142,24 +168,45 @@ static void step(head *a, int64_t t) {
  *   C'    = exp(b_L + m - m') C + sum_l exp(D~_Ll - m') k_l v_l^T
  *   n'    = exp(b_L + m - m') n + sum_l exp(D~_Ll - m') k_l
  * The spans are summed without subtracting one b from another, which would lose digits and give
- * -inf - -inf. */
-static void chunk(head *a, int64_t first, int64_t length) {
+ * -inf - -inf.
+ *
+ * With deferral the first tokens of a chunk, and their h, may belong to the past: `held` of them
+ * stand in the ring, where the new ones join them. Where the ring is not full in the end, the state
+ * stays as it is. */
+typedef struct stretch {
+    int64_t first;  /* token of the batch: the first new one */
+    int64_t held;   /* tokens before it that are not in C and n yet */
+    int64_t tokens; /* new ones */
+    bool ring;      /* keys, values and gates are in the ring */
+    bool folds;     /* C, n and m become those after it */
+} stretch;
+
+static void chunk(head *a, const stretch *part) {
     double exponent[REFERENCE_MAX_CHUNK]; /* D~_jl of the current row j */
     double b = -0.0;                      /* the neutral element: -0 + m is m, bit for bit */
     double mu = a->m;
     double *h = a->s->h;
+    int64_t length = part->held + part->tokens;
+    for (int64_t j = part->held; part->ring && j < length; j++)
+        store_into_ring(a, part->first + j - part->held, j);
     for (int64_t j = 0; j < length; j++) {
-        load_token(a, first + j, j);
-        double log_f = log_forget_gate(a, first + j);
+        int64_t t = part->first + j - part->held;
+        double log_f;
+        if (part->ring)
+            load_from_ring(a, j, &exponent[j], &log_f);
+        else
+            load_written(a, t, j, &exponent[j], &log_f);
         b += log_f;
         mu = b + a->m;
-        exponent[j] = input_gate(a, first + j);
         for (int64_t l = 0; l < j; l++)
             exponent[l] += log_f;
         for (int64_t l = 0; l <= j; l++)
             mu = reference_larger(mu, exponent[l]);
+        if (j < part->held)
+            continue;
 
-        const double *q = a->s->q + j * a->d_qk;
+        const double *q = a->s->q;
+        load_query(a, t);
         for (int64_t e = 0; e < a->d_v; e++)
             h[e] = 0;
         double qn = recall(a, weigh(b + a->m, mu), q, h);
@@ -172,8 +219,10 @@ static void chunk(head *a, int64_t first, int64_t length) {
                 h[e] += score * a->s->v[l * a->d_v + e];
             qn += score;
         }
-        finish(a, first + j, qn, mu, h);
+        finish(a, t, qn, mu, h);
     }
+    if (!part->folds)
+        return;
     double m = reference_storable_maximum(mu, a->op->m.dtype);
     forget(a, weigh(b + a->m, m));
     for (int64_t l = 0; l < length; l++)
@@ -181,6 +230,39 @@ static void chunk(head *a, int64_t first, int64_t length) {
     a->m = m;
     store_state(a);
     load_state(a);
+}
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* The next tokens of a sequence, `left` of them from `position` on: up to the end of their chunk, or
+ * what goes through the ring together. */
+static stretch next_stretch(const struct ops_mlstm *op, int64_t chunk_size, int64_t position,
+                            int64_t first, int64_t left) {
+    int64_t ring = op->deferred, tokens = least(chunk_size - position % chunk_size, left);
+    if (ring == 0)
+        return (stretch){first, 0, tokens, false, true};
+    int64_t held = position % ring;
+    if (held == 0 && chunk_size % ring == 0 && tokens >= ring)
+        return (stretch){first, 0, tokens / ring * ring, false, true};
+    tokens = least(ring - held, left);
+    return (stretch){first, held, tokens, true, held + tokens == ring};
+}
+
+static bool ring_fits(reference_stream *s, const struct ops_mlstm *op) {
+    static const char *const name = "mlstm";
+    int64_t slots = op->c.shape[0], heads = op->q.shape[1], ring = op->deferred;
+    if (ring < 0 || ring > OPS_MAX_DEFERRED)
+        return reference_fail(s, XLSTM_INVALID_ARGUMENT,
+                              "reference mlstm: %d deferred tokens, must be 0 to %d", op->deferred,
+                              OPS_MAX_DEFERRED);
+    const int64_t keys[] = {slots, heads, ring, op->q.shape[2]};
+    const int64_t values[] = {slots, heads, ring, op->v.shape[2]};
+    return ring == 0 || (reference_shaped(s, name, "ring_k", &op->ring_k, 4, keys) &&
+                         reference_shaped(s, name, "ring_v", &op->ring_v, 4, values) &&
+                         reference_shaped(s, name, "ring_i", &op->ring_i, 3, keys) &&
+                         reference_shaped(s, name, "ring_f", &op->ring_f, 3, keys));
 }
 
 static bool fits(reference_stream *s, const struct ops_mlstm *op) {
@@ -202,7 +284,7 @@ static bool fits(reference_stream *s, const struct ops_mlstm *op) {
            reference_shaped(s, name, "forget_gate", &op->forget_gate, 2, op->q.shape) &&
            reference_shaped(s, name, "c", &op->c, 4, (int64_t[]){slots, heads, d_qk, d_v}) &&
            reference_shaped(s, name, "n", &op->n, 3, op->c.shape) &&
-           reference_shaped(s, name, "m", &op->m, 2, op->c.shape) &&
+           reference_shaped(s, name, "m", &op->m, 2, op->c.shape) && ring_fits(s, op) &&
            reference_within(s, name, "values a query", d_qk, limits->head_dim_qk) &&
            reference_within(s, name, "values a head", d_v, limits->head_dim_v) &&
            reference_batch_fits(s, name, &op->batch, slots);
@@ -226,13 +308,14 @@ void reference_mlstm(ops_stream *stream, const struct ops_mlstm *op) {
                       op->v.shape[2],
                       0};
             load_state(&a);
-            for (int64_t t = start, length; t < end; t += length) {
-                int64_t border = chunk_size - (position[sequence] + t - start) % chunk_size;
-                length = border < end - t ? border : end - t;
-                if (chunk_size == 1)
+            for (int64_t t = start; t < end;) {
+                stretch part =
+                    next_stretch(op, chunk_size, position[sequence] + t - start, t, end - t);
+                if (chunk_size == 1 && !part.ring)
                     step(&a, t);
                 else
-                    chunk(&a, t, length);
+                    chunk(&a, &part);
+                t += part.tokens;
             }
         }
     }

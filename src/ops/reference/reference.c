@@ -231,7 +231,7 @@ static void lay_out(reference_stream *s, layout *l) {
     s->weight = take(l, 2, limits->width, sizeof(double));
     s->c = take(l, d_qk, d_v, sizeof(double));
     s->n = take(l, d_qk, 1, sizeof(double));
-    s->q = take(l, REFERENCE_MAX_CHUNK, d_qk, sizeof(double));
+    s->q = take(l, d_qk, 1, sizeof(double));
     s->k = take(l, REFERENCE_MAX_CHUNK, d_qk, sizeof(double));
     s->v = take(l, REFERENCE_MAX_CHUNK, d_v, sizeof(double));
     s->h = take(l, d_v, 1, sizeof(double));
@@ -300,6 +300,8 @@ ops_device *reference_device(void) {
                 .sample = reference_sample},
         .f64 = true,
         .chunk_size = 1,
+        .state_types = 1u << DTYPE_F64 | 1u << DTYPE_F32 | 1u << DTYPE_BF16 | 1u << DTYPE_F16,
+        .most_deferred = OPS_MAX_DEFERRED,
         .kernels = &reference_kernel_table,
         .buffer_create = buffer_create,
         .buffer_wrap = buffer_wrap,
