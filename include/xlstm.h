@@ -68,6 +68,9 @@ typedef struct xlstm_model_options {
                              Rounded up to a multiple of the chunk length. Bounds the memory. */
     bool
         pin; /* device "cpu" on Linux: each thread stays on its own processor; elsewhere an error */
+    const char *state_dtype; /* of the mLSTM's C and n: "f32" (default), "bf16", "f16" */
+    int deferred; /* tokens that wait before they are folded into C: a power of two from 2 to 64; -1:
+                     none does; 0: the default */
 } xlstm_model_options;
 
 /* Loads a Hugging Face folder, an official xlstm folder, a GGUF file (or a folder with exactly one),
@@ -92,6 +95,8 @@ typedef struct xlstm_model_info {
     int64_t parameters;
     int64_t weight_bytes; /* as stored */
     int64_t state_bytes;  /* of one session, independent of its length */
+    const char *state_dtype;
+    int deferred; /* 0: off */
 } xlstm_model_info;
 
 XLSTM_API void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info);
@@ -112,6 +117,9 @@ XLSTM_API xlstm_status xlstm_session_reset(xlstm_session *session);
 XLSTM_API xlstm_status xlstm_session_clone(const xlstm_session *session, xlstm_session **copy);
 /* The number of tokens taken in. */
 XLSTM_API int64_t xlstm_session_position(const xlstm_session *session);
+/* Takes the last `tokens` back, exactly. Only those that still wait to be folded in can be: position
+ * modulo `deferred` of them, of models whose blocks have no other state. Else XLSTM_UNSUPPORTED. */
+XLSTM_API xlstm_status xlstm_session_rewind(xlstm_session *session, int64_t tokens);
 /* Writes or reads a state file (docs/STATE.md). Saving writes a temporary file beside `path` and
  * renames it: `path` is either complete or untouched. Loading checks version, model, sizes and
  * checksum before the session is changed. */

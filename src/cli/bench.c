@@ -3,7 +3,7 @@
  * The limits are measured first, and sampled again beside every run: other users of a machine, and
  * on some hosts the tile unit itself, change them within seconds. Decoding is bound by memory:
  * every weight is read once a step (the embedding table excepted: one row a token), every state
- * read and written. The limit of a step is the time that the memory needs for that; its share of
+ * read and written, or written once in as many tokens as are deferred. The limit of a step is the time that the memory needs for that; its share of
  * the time taken is the percentage. Prefill is bound by arithmetic: two operations a weight and
  * token, and what the recurrence needs; its limit is the peak of the unit that computes it. */
 #include "cli/bench.h"
@@ -60,7 +60,7 @@ static double weight_bytes(const bench *b) {
     return (double)(b->subject.memory.weights - b->subject.memory.embedding);
 }
 
-static double state_bytes_moved(const bench *b, double times) {
+static double state_bytes_updated(const bench *b, double times) {
     return 2 * times * (double)b->subject.memory.state_per_session;
 }
 
@@ -75,7 +75,7 @@ static bench_row prefill_row(const bench *b, int64_t tokens) {
     return (bench_row){
         .size = tokens,
         .weight_bytes = weight_bytes(b) * (double)((tokens + piece - 1) / piece),
-        .state_bytes = state_bytes_moved(b, (double)((tokens + chunk - 1) / chunk)),
+        .state_bytes = state_bytes_updated(b, (double)((tokens + chunk - 1) / chunk)),
         .flops = count_flops(b, (double)tokens, 1),
         .bound = tiles ? MACHINE_AMX_BF16 : MACHINE_FMA,
     };
@@ -86,7 +86,8 @@ static bench_row decode_row(const bench *b, int batch) {
         .decode = true,
         .size = batch,
         .weight_bytes = weight_bytes(b),
-        .state_bytes = state_bytes_moved(b, batch),
+        .state_bytes = batch * (b->subject.memory.state_read + b->subject.memory.state_written),
+        .updated_bytes = 2 * batch * b->subject.memory.state_written,
         .flops = count_flops(b, batch, batch),
     };
 }
@@ -94,7 +95,8 @@ static bench_row decode_row(const bench *b, int batch) {
 /* The seconds that it takes at these limits. */
 static double least_seconds(const bench_row *row, const double *limit) {
     return row->decode
-               ? row->weight_bytes / limit[MACHINE_READ] + row->state_bytes / limit[MACHINE_UPDATE]
+               ? (row->weight_bytes + row->state_bytes - row->updated_bytes) / limit[MACHINE_READ] +
+                     row->updated_bytes / limit[MACHINE_UPDATE]
                : row->flops / limit[row->bound];
 }
 

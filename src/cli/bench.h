@@ -23,6 +23,7 @@ typedef struct bench_row {
     int runs;
     double seconds;                   /* median */
     double weight_bytes, state_bytes; /* moved */
+    double updated_bytes;             /* of state_bytes of a decode: read and written */
     double flops;
     machine_kind bound;          /* of a prompt: what arithmetic it is compared with */
     double limit[MACHINE_KINDS]; /* medians of the samples beside the runs; 0: not sampled */

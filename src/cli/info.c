@@ -130,7 +130,8 @@ static json_t *config_fields(const xlstm_model *model) {
 /* Bytes that decoding one token of one sequence must move: weights once, the state read and
  * written. */
 static int64_t bytes_per_token(const model_memory *memory) {
-    return memory->weights - memory->embedding + 2 * memory->state_per_session;
+    return memory->weights - memory->embedding +
+           (int64_t)(memory->state_read + memory->state_written);
 }
 
 static json_t *memory_fields(const xlstm_model *model) {
@@ -170,9 +171,10 @@ static json_t *tokenizer_fields(const xlstm_model *model) {
 
 static json_t *collect(const xlstm_model *model) {
     return json_pack(
-        "{s:s, s:o, s:o, s:s, s:s, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o}", "path",
+        "{s:s, s:o, s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o}", "path",
         model->source.path, "file", file_fields(model), "config", config_fields(model), "device",
-        model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast", "threads",
+        model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast",
+        "state_type", dtype_name(model->state.stored), "deferred", model->state.deferred, "threads",
         model->threads, "batch_tokens", model->max_batch_tokens, "parameters",
         (json_int_t)model->weights.parameters, "tensors", (json_int_t)model->files.count,
         "weight_types", weight_types(model), "memory", memory_fields(model), "tokenizer",
@@ -268,6 +270,10 @@ static void print_words(const xlstm_model *model, const json_t *facts, buffer *o
     buffer_print(out, "\nWith these options\n  %-14s%s\n  %-14s%s: %s\n  %-14s%d\n", "device",
                  model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast",
                  profile_words(model), "threads", model->threads);
+    buffer_print(out, "  %-14s%s", "state", dtype_name(model->state.stored));
+    if (model->state.deferred > 0)
+        buffer_print(out, ", tokens folded in %d at a time", model->state.deferred);
+    buffer_print(out, "\n");
 }
 
 /* ---- The command ---- */

@@ -15,6 +15,7 @@
 static const size_t text_limit = (size_t)1 << 31; /* ids and offsets of a text fit in 32 bits */
 
 xlstm_model_options input_model_options(const options *o, int sessions) {
+    int deferred = (int)option_integer(o, OPTION_DEFERRED, 0);
     return (xlstm_model_options){
         .device = option_text(o, OPTION_DEVICE, NULL),
         .profile = option_text(o, OPTION_PROFILE, NULL),
@@ -22,6 +23,8 @@ xlstm_model_options input_model_options(const options *o, int sessions) {
         .max_sessions = sessions,
         .max_batch_tokens = (int)option_integer(o, OPTION_BATCH_TOKENS, 0),
         .pin = option_given(o, OPTION_PIN),
+        .state_dtype = option_text(o, OPTION_STATE_DTYPE, NULL),
+        .deferred = deferred == 0 && option_given(o, OPTION_DEFERRED) ? -1 : deferred,
     };
 }
 

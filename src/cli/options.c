@@ -195,6 +195,13 @@ const option_spec option_table[OPTION_COUNT] = {
                         .section = machine,
                         .help = "how to round: exact is bit-equal for any number of threads "
                                 "(default: fast)"},
+    [OPTION_STATE_DTYPE] = {OPTION_CHOICE, 0, "state-dtype", "TYPE", .choices = "f32|bf16|f16",
+                            .section = state,
+                            .help = "type that the matrix states are stored in (default: f32)"},
+    [OPTION_DEFERRED] = {OPTION_INTEGER, 0, "deferred", "C", .minimum = 0, .maximum = 64,
+                         .section = state,
+                         .help = "fold tokens into the matrix states C at a time; a power of two; "
+                                 "0: at once (default: 0)"},
     [OPTION_BATCH_TOKENS] = {OPTION_INTEGER, 0, "batch-tokens", "N", .minimum = 1,
                              .maximum = 1 << 20, .section = machine,
                              .help = "most tokens that go through the layers at once; bounds the "
@@ -202,7 +209,9 @@ const option_spec option_table[OPTION_COUNT] = {
     [OPTION_HELP] = {OPTION_FLAG, 'h', "help", .section = "Help", .help = "print this help"},
 };
 
-#define MACHINE_OPTIONS OPTION_THREADS, OPTION_DEVICE, OPTION_PROFILE, OPTION_BATCH_TOKENS
+#define MACHINE_OPTIONS                                                                            \
+    OPTION_THREADS, OPTION_DEVICE, OPTION_PROFILE, OPTION_BATCH_TOKENS, OPTION_STATE_DTYPE,        \
+        OPTION_DEFERRED
 #define RUNNING_OPTIONS MACHINE_OPTIONS, OPTION_PIN
 #define SAMPLING_OPTIONS                                                                           \
     OPTION_TEMPERATURE, OPTION_TOP_K, OPTION_TOP_P, OPTION_MIN_P, OPTION_REPETITION_PENALTY,       \

@@ -7,6 +7,7 @@
 #include "engine/session.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- Lifetime ---- */
 
@@ -51,7 +52,7 @@ xlstm_status xlstm_session_reset(xlstm_session *session) {
     xlstm_status status = model->device->wait(model->stream);
     pthread_mutex_unlock(&model->lock);
     if (status == XLSTM_OK) {
-        session->position = 0;
+        session->position = session->rewind_floor = 0;
         session->broken = false;
     }
     return status;
@@ -83,12 +84,49 @@ xlstm_status xlstm_session_clone(const xlstm_session *session, xlstm_session **o
         return status;
     }
     copy->position = session->position;
+    copy->rewind_floor = session->rewind_floor;
     *out = copy;
     return XLSTM_OK;
 }
 
 int64_t xlstm_session_position(const xlstm_session *session) {
     return session->position;
+}
+
+/* Whether the state of a session is nothing but what the last multiple of the ring's length left, and
+ * the tokens since then in the ring. */
+static bool all_deferred(const state_pool *pool) {
+    for (int i = 0; i < pool->count; i++) {
+        const state_tensor *t = &pool->tensors[i];
+        if (!state_in_ring(t) && !state_find(pool, t->node_index, "ring_k"))
+            return false;
+        if (strcmp(t->kind, "conv") == 0)
+            return false;
+    }
+    return pool->options.deferred > 0;
+}
+
+/* The ring's rows are known by their position alone: those past it are not read. */
+xlstm_status xlstm_session_rewind(xlstm_session *session, int64_t tokens) {
+    const state_pool *pool = &session->model->pool;
+    if (tokens < 0)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%lld tokens cannot be taken back",
+                         (long long)tokens);
+    if (!all_deferred(pool))
+        return error_set(XLSTM_UNSUPPORTED,
+                         "tokens can be taken back only where all state is that of mLSTM blocks "
+                         "without a convolution, and the model was loaded with deferred > 0");
+    int64_t waiting = session->position % pool->options.deferred;
+    if (session->position - waiting < session->rewind_floor)
+        waiting = session->position - session->rewind_floor;
+    if (tokens > waiting)
+        return error_set(XLSTM_UNSUPPORTED,
+                         "%lld tokens cannot be taken back: only the last %lld are not folded in",
+                         (long long)tokens, (long long)waiting);
+    xlstm_status status = check_usable(session);
+    if (status == XLSTM_OK)
+        session->position -= tokens;
+    return status;
 }
 
 /* ---- One session ---- */

@@ -8,6 +8,7 @@ struct xlstm_session {
     xlstm_model *model;
     int slot;
     int64_t position;
+    int64_t rewind_floor; /* the ring holds no token before this position */
     bool broken; /* the device failed within a piece: the state is neither before nor after it */
 };
 

@@ -11,6 +11,7 @@
 
 #include "base/hash.h"
 #include "engine/session.h"
+#include "engine/state_restore.h"
 #include "format/safetensors.h"
 
 #define STATE_FORMAT "xlstm-state"
@@ -18,17 +19,6 @@
 #define CHECKSUM_KEY "\"checksum\":\""
 #define CHECKSUM_ZEROS "0000000000000000"
 enum { CHECKSUM_DIGITS = 16, DATA_ALIGNMENT = 64, LENGTH_BYTES = 8 };
-
-/* ---- Names and types ---- */
-
-/* What a tensor is called in the file: "blocks.3.mlstm.c". Released with free. */
-static char *tensor_name(const state_tensor *t) {
-    size_t size = strlen(t->node) + strlen(t->kind) + 2;
-    char *name = malloc(size);
-    if (name)
-        snprintf(name, size, "%s.%s", t->node, t->kind);
-    return name;
-}
 
 static const char *file_type(dtype type) {
     return type == DTYPE_F64    ? "F64"
@@ -63,7 +53,7 @@ static json_t *header_json(const xlstm_session *session) {
     }
     size_t offset = 0;
     for (int i = 0; i < pool->count; i++) {
-        char *name = tensor_name(&pool->tensors[i]);
+        char *name = state_tensor_name(pool->tensors[i].node, pool->tensors[i].kind);
         json_t *tensor = tensor_json(&pool->tensors[i], offset);
         if (!name)
             json_decref(tensor);
@@ -250,54 +240,6 @@ static xlstm_status check_checksum(const file_map *map, const char *path,
     return XLSTM_OK;
 }
 
-/* The file must hold exactly the tensors of the pool, in these shapes. */
-static xlstm_status check_tensors(const state_pool *pool, const stored_tensors *file,
-                                  const char *path) {
-    error_list faults = {0};
-    if (file->count != (size_t)pool->count)
-        error_list_add(&faults, "%s has %zu tensors; the model's state has %d", path, file->count,
-                       pool->count);
-    for (int i = 0; i < pool->count; i++) {
-        const state_tensor *t = &pool->tensors[i];
-        char *name = tensor_name(t);
-        const stored_tensor *found = name ? stored_find(file, name) : NULL;
-        bool fits = found && dtype_is_float(found->dtype) && found->rank == t->pool.rank - 1;
-        for (int j = 0; fits && j < found->rank; j++)
-            fits = found->shape[j] == t->pool.shape[j + 1];
-        if (!fits)
-            error_list_add(&faults,
-                           "%s: tensor %s is missing or has another shape than this model's", path,
-                           name ? name : t->kind);
-        if (fits && (uintptr_t)found->data % dtype_size(found->dtype) != 0)
-            error_list_add(&faults, "%s: tensor %s is not aligned to its elements", path, name);
-        free(name);
-    }
-    return error_list_finish(&faults, XLSTM_FORMAT_ERROR);
-}
-
-static xlstm_status write_slot(xlstm_session *session, const stored_tensors *file) {
-    xlstm_model *model = session->model;
-    const state_pool *pool = &model->pool;
-    xlstm_status status = XLSTM_OK;
-    for (int i = 0; status == XLSTM_OK && i < pool->count; i++) {
-        const state_tensor *t = &pool->tensors[i];
-        char *name = tensor_name(t);
-        const stored_tensor *found = name ? stored_find(file, name) : NULL;
-        void *bytes = malloc(t->slot_size);
-        if (!found || !bytes) {
-            status = error_memory(t->slot_size, "a state tensor");
-        } else {
-            dtype_convert(found->dtype, found->data, t->pool.dtype, bytes,
-                          (int64_t)(t->slot_size / dtype_size(t->pool.dtype)));
-            state_write(pool, model->stream, i, session->slot, bytes);
-            status = model->device->wait(model->stream);
-        }
-        free(bytes);
-        free(name);
-    }
-    return status;
-}
-
 static xlstm_status load(xlstm_session *session, const char *path, const file_map *map,
                          const stored_tensors *file) {
     xlstm_model *model = session->model;
@@ -311,16 +253,20 @@ static xlstm_status load(xlstm_session *session, const char *path, const file_ma
                            ", that of %s is %016" PRIx64,
                            path, header.fingerprint, model->source.path, model_fingerprint(model));
     if (status == XLSTM_OK)
-        status = check_tensors(&model->pool, file, path);
+        status = state_restore_check(&model->pool, file, path);
     if (status != XLSTM_OK)
         return status;
     pthread_mutex_lock(&model->lock);
-    status = write_slot(session, file);
+    status = state_restore(&model->pool, model->stream, session->slot, file, header.position);
     pthread_mutex_unlock(&model->lock);
     session->broken = status != XLSTM_OK;
-    if (status == XLSTM_OK)
-        session->position = header.position;
-    return status;
+    if (status != XLSTM_OK)
+        return status;
+    session->position = header.position;
+    session->rewind_floor = header.position;
+    if (state_file_ring(&model->pool, file) == model->state.deferred)
+        session->rewind_floor = 0;
+    return XLSTM_OK;
 }
 
 xlstm_status session_load_bytes(xlstm_session *session, const uint8_t *bytes, size_t size,

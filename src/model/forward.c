@@ -89,7 +89,8 @@ ops_limits forward_ops_limits(const model_config *c, const forward_limits *limit
     ops_limits out = {.tokens = limits->tokens,
                       .sequences = limits->sequences,
                       .vocab = c->vocab_size,
-                      .activation = limits->activation};
+                      .activation = limits->activation,
+                      .deferred = limits->deferred};
     if (c->family == FAMILY_LARGE) {
         const large_config *l = &c->large;
         out.width = larger(larger(c->embedding_dim, l->v_dim), l->ffn_dim);

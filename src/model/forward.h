@@ -19,6 +19,7 @@ typedef struct forward_limits {
     int64_t tokens; /* of one run, over all sequences */
     int sequences;
     dtype activation; /* f32; f64 where the device has it */
+    int deferred;     /* tokens in a ring of the pool */
 } forward_limits;
 
 /* Rows of logits that are made at once. */

@@ -35,6 +35,17 @@ static ops_tensor state_of(const forward *f, const step *s, const char *kind) {
 
 /* ---- mLSTM ---- */
 
+static void set_states(const forward *f, const step *s, struct ops_mlstm *op) {
+    op->c = state_of(f, s, "c");
+    op->n = state_of(f, s, "n");
+    op->m = state_of(f, s, "m");
+    op->deferred = f->pool->options.deferred;
+    op->ring_k = state_of(f, s, "ring_k");
+    op->ring_v = state_of(f, s, "ring_v");
+    op->ring_i = state_of(f, s, "ring_i");
+    op->ring_f = state_of(f, s, "ring_f");
+}
+
 /* xlstm-large: projections and gates, the recurrence, then head norm, output gate and output
  * projection. */
 static void run_large_mlstm(forward *f, const step *s) {
@@ -66,12 +77,10 @@ static void run_large_mlstm(forward *f, const step *s) {
         .v = ops_tensor_split(&values, heads, v),
         .input_gate = i,
         .forget_gate = forget,
-        .c = state_of(f, s, "c"),
-        .n = state_of(f, s, "n"),
-        .m = state_of(f, s, "m"),
         .eps = c->eps,
         .h = ops_tensor_split(&h, heads, v),
     };
+    set_states(f, s, &recurrence);
     f->device->ops.mlstm(f->stream, &recurrence);
 
     struct ops_mlstm_output output = {
@@ -159,12 +168,10 @@ static void run_neurips_mlstm(forward *f, const step *s) {
         .v = ops_tensor_split(&v, heads, d),
         .input_gate = forward_rows(f, &f->input_gate),
         .forget_gate = forward_rows(f, &f->forget_gate),
-        .c = state_of(f, s, "c"),
-        .n = state_of(f, s, "n"),
-        .m = state_of(f, s, "m"),
         .eps = neurips_eps,
         .h = ops_tensor_split(&h, heads, d),
     };
+    set_states(f, s, &recurrence);
     f->device->ops.mlstm(f->stream, &recurrence);
     struct ops_mlstm_output output = {
         .h = recurrence.h,

@@ -14,6 +14,7 @@ enum {
     DEFAULT_SESSIONS = 4,
     MAX_SESSIONS = 1 << 16,
     DEFAULT_BATCH_TOKENS = 512,
+    DEFAULT_DEFERRED = 0,
     MAX_BATCH_TOKENS = 1 << 20,
     MAX_THREADS = 4096
 };
@@ -52,6 +53,31 @@ static xlstm_status choose_profile(const char *name, xlstm_model *model) {
     return XLSTM_OK;
 }
 
+/* The type of C and n, and the length of the ring. */
+static xlstm_status choose_state(const xlstm_model_options *o, xlstm_model *model) {
+    const ops_device *device = model->device;
+    const char *name = o->state_dtype ? o->state_dtype : dtype_name(model->activation);
+    int deferred = o->deferred == 0 ? DEFAULT_DEFERRED : o->deferred < 0 ? 0 : o->deferred;
+    dtype type;
+    if (!dtype_from_name(name, &type) || !dtype_is_float(type))
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "unknown state type \"%s\"; use \"f32\", \"bf16\" or \"f16\"", name);
+    if (!(device->state_types >> type & 1))
+        return error_set(XLSTM_UNSUPPORTED, "device %s does not keep states in %s", device->name,
+                         name);
+    if (o->deferred < -1 || (deferred & (deferred - 1)) != 0 || deferred == 1 ||
+        deferred > OPS_MAX_DEFERRED)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "deferred is %d; it must be 0 (the default), -1 (off) or a power of two "
+                         "from 2 to %d",
+                         o->deferred, OPS_MAX_DEFERRED);
+    if (deferred > device->most_deferred)
+        return error_set(XLSTM_UNSUPPORTED, "device %s does not defer %d tokens: at most %d",
+                         device->name, deferred, device->most_deferred);
+    model->state = (state_options){model->activation, type, deferred};
+    return XLSTM_OK;
+}
+
 static int gcd(int a, int b) {
     while (b) {
         int rest = a % b;
@@ -77,6 +103,8 @@ static xlstm_status read_options(const xlstm_model_options *options, xlstm_model
     xlstm_status status = choose_device(o->device ? o->device : "cpu", model);
     if (status == XLSTM_OK)
         status = choose_profile(o->profile ? o->profile : "fast", model);
+    if (status == XLSTM_OK)
+        status = choose_state(o, model);
     if (status != XLSTM_OK)
         return status;
     if (o->pin && strcmp(model->device->name, "cpu") != 0)
@@ -177,7 +205,8 @@ xlstm_status model_open(const char *path, const xlstm_model_options *options, xl
 static forward_limits limits_of(const xlstm_model *model) {
     return (forward_limits){.tokens = model->max_batch_tokens,
                             .sequences = model->max_sessions,
-                            .activation = model->activation};
+                            .activation = model->activation,
+                            .deferred = model->state.deferred};
 }
 
 static ops_stream_options stream_options_of(const xlstm_model *model) {
@@ -191,10 +220,13 @@ static ops_stream_options stream_options_of(const xlstm_model *model) {
 void model_get_memory(const xlstm_model *model, model_memory *memory) {
     forward_limits limits = limits_of(model);
     ops_stream_options options = stream_options_of(model);
+    state_size state = state_measure(&model->config, &model->graph, &model->state);
     *memory = (model_memory){
         .weights = model->weights.bytes,
         .embedding = model->weights.embedding_bytes,
-        .state_per_session = state_bytes(&model->config, &model->graph, model->activation),
+        .state_per_session = state.bytes,
+        .state_read = state.read,
+        .state_written = state.written,
         .working = forward_bytes(&model->config, &model->graph, &limits) +
                    model->device->scratch_size(model->device, &options),
     };
@@ -205,7 +237,7 @@ xlstm_status model_prepare(xlstm_model *model) {
     forward_limits limits = limits_of(model);
     xlstm_status status = model->device->stream_create(model->device, &options, &model->stream);
     if (status == XLSTM_OK)
-        status = state_pool_create(&model->config, &model->graph, model->device, model->activation,
+        status = state_pool_create(&model->config, &model->graph, model->device, &model->state,
                                    model->max_sessions, &model->pool);
     if (status == XLSTM_OK)
         status = forward_create(&model->config, &model->graph, &model->weights, &model->pool,
@@ -278,7 +310,9 @@ void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info) {
         .max_batch_tokens = model->max_batch_tokens,
         .parameters = model->weights.parameters,
         .weight_bytes = model->weights.bytes,
-        .state_bytes = state_bytes(c, &model->graph, model->activation),
+        .state_bytes = state_measure(c, &model->graph, &model->state).bytes,
+        .state_dtype = dtype_name(model->state.stored),
+        .deferred = model->state.deferred,
     };
     if (c->family == FAMILY_NEURIPS) {
         info_of_neurips(c, info);

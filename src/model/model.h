@@ -22,6 +22,7 @@ struct xlstm_model {
     ops_device *device;
     ops_profile profile;
     dtype activation; /* f32; f64 with device "reference:f64" */
+    state_options state;
     int threads, max_sessions, max_batch_tokens;
     bool pin;
     int granule; /* prompts are cut at multiples of this: every chunk length divides it */
@@ -61,7 +62,8 @@ typedef struct model_memory {
     int64_t
         embedding; /* of `weights`: a decode step reads one row of it; 0 when tied to the head */
     int64_t state_per_session;
-    int64_t working; /* activations and scratch */
+    double state_read, state_written; /* of it, by a decoded token */
+    int64_t working;                  /* activations and scratch */
 } model_memory;
 void model_get_memory(const xlstm_model *model, model_memory *memory);
 

@@ -6,15 +6,21 @@
 
 enum { STATE_ALIGNMENT = 64 };
 
+/* How often a decoded token touches a tensor. */
+enum traffic { EVERY_TOKEN, ONCE_A_RING, RING };
+
 typedef struct layout {
     const char *kind;
+    dtype type;
+    enum traffic traffic;
     int rank;
     int64_t shape[3];
 } layout;
 
-enum { MOST_KINDS = 5 };
+enum { MOST_KINDS = 8 };
 
-static int mlstm_layout(const model_config *config, layout out[MOST_KINDS]) {
+static int mlstm_layout(const model_config *config, const state_options *o,
+                        layout out[MOST_KINDS]) {
     bool large = config->family == FAMILY_LARGE;
     const large_config *l = &config->large;
     const neurips_mlstm_config *c = &config->neurips.mlstm;
@@ -22,33 +28,43 @@ static int mlstm_layout(const model_config *config, layout out[MOST_KINDS]) {
     int64_t qk = (large ? l->qk_dim : c->inner.width) / heads;
     int64_t v = (large ? l->v_dim : c->inner.width) / heads;
     int count = 0;
-    out[count++] = (layout){"c", 3, {heads, qk, v}};
-    out[count++] = (layout){"n", 2, {heads, qk}};
-    out[count++] = (layout){"m", 1, {heads}};
+    enum traffic traffic = o->deferred > 0 ? ONCE_A_RING : EVERY_TOKEN;
+    out[count++] = (layout){"c", o->stored, traffic, 3, {heads, qk, v}};
+    out[count++] = (layout){"n", o->stored, traffic, 2, {heads, qk}};
+    out[count++] = (layout){"m", o->real, traffic, 1, {heads}};
+    if (o->deferred > 0) {
+        out[count++] = (layout){"ring_k", o->real, RING, 3, {heads, o->deferred, qk}};
+        out[count++] = (layout){"ring_v", o->real, RING, 3, {heads, o->deferred, v}};
+        out[count++] = (layout){"ring_i", o->real, RING, 2, {heads, o->deferred}};
+        out[count++] = (layout){"ring_f", o->real, RING, 2, {heads, o->deferred}};
+    }
     if (!large && c->conv1d_kernel_size > 1)
-        out[count++] = (layout){"conv", 2, {c->conv1d_kernel_size - 1, c->inner.width}};
+        out[count++] =
+            (layout){"conv", o->real, EVERY_TOKEN, 2, {c->conv1d_kernel_size - 1, c->inner.width}};
     return count;
 }
 
-static int slstm_layout(const model_config *config, layout out[MOST_KINDS]) {
+static int slstm_layout(const model_config *config, dtype real, layout out[MOST_KINDS]) {
     const neurips_slstm_config *c = &config->neurips.slstm;
     int64_t heads = c->num_heads, d = config->embedding_dim / c->num_heads;
     int count = 0;
-    out[count++] = (layout){"y", 2, {heads, d}};
-    out[count++] = (layout){"c", 2, {heads, d}};
+    out[count++] = (layout){"y", real, EVERY_TOKEN, 2, {heads, d}};
+    out[count++] = (layout){"c", real, EVERY_TOKEN, 2, {heads, d}};
     if (!c->lstm) {
-        out[count++] = (layout){"n", 2, {heads, d}};
-        out[count++] = (layout){"m", 2, {heads, d}};
+        out[count++] = (layout){"n", real, EVERY_TOKEN, 2, {heads, d}};
+        out[count++] = (layout){"m", real, EVERY_TOKEN, 2, {heads, d}};
     }
     if (c->conv1d_kernel_size > 1)
-        out[count++] = (layout){"conv", 2, {c->conv1d_kernel_size - 1, config->embedding_dim}};
+        out[count++] = (layout){
+            "conv", real, EVERY_TOKEN, 2, {c->conv1d_kernel_size - 1, config->embedding_dim}};
     return count;
 }
 
 /* The tensors of a node; 0: it has no state. */
-static int node_layout(const model_config *config, enum wiring_kind kind, layout out[MOST_KINDS]) {
-    return kind == WIRING_MLSTM   ? mlstm_layout(config, out)
-           : kind == WIRING_SLSTM ? slstm_layout(config, out)
+static int node_layout(const model_config *config, enum wiring_kind kind, const state_options *o,
+                       layout out[MOST_KINDS]) {
+    return kind == WIRING_MLSTM   ? mlstm_layout(config, o, out)
+           : kind == WIRING_SLSTM ? slstm_layout(config, o->real, out)
                                   : 0;
 }
 
@@ -61,29 +77,33 @@ static int64_t layout_elements(const layout *l) {
     return elements;
 }
 
-int64_t state_bytes(const model_config *config, const wiring *graph, dtype type) {
-    int64_t bytes = 0;
+state_size state_measure(const model_config *config, const wiring *graph,
+                         const state_options *options) {
+    state_size size = {0};
     for (int node = 0; node < graph->count; node++) {
         layout kinds[MOST_KINDS];
-        int count = node_layout(config, graph->nodes[node].kind, kinds);
+        int count = node_layout(config, graph->nodes[node].kind, options, kinds);
         for (int i = 0; i < count; i++) {
             int64_t elements = layout_elements(&kinds[i]);
-            if (elements < 0 ||
-                __builtin_add_overflow(bytes, elements * (int64_t)dtype_size(type), &bytes))
-                return INT64_MAX;
+            int64_t bytes = elements * (int64_t)dtype_size(kinds[i].type);
+            double once = (double)bytes / (options->deferred > 0 ? options->deferred : 1);
+            if (elements < 0 || __builtin_add_overflow(size.bytes, bytes, &size.bytes))
+                return (state_size){.bytes = INT64_MAX};
+            size.read += kinds[i].traffic == RING ? (double)bytes / 2 + once / 2 : (double)bytes;
+            size.written += kinds[i].traffic == EVERY_TOKEN ? (double)bytes : once;
         }
     }
-    return bytes;
+    return size;
 }
 
 /* Fills the table in order of execution; the buffer is only known afterwards. Returns the bytes of
  * the pool. */
-static size_t place(const model_config *config, const wiring *graph, dtype type, state_pool *pool) {
+static size_t place(const model_config *config, const wiring *graph, state_pool *pool) {
     layout kinds[MOST_KINDS];
     size_t offset = 0;
     for (int at = 0; at < graph->count; at++) {
         int node = graph->order[at];
-        int count = node_layout(config, graph->nodes[node].kind, kinds);
+        int count = node_layout(config, graph->nodes[node].kind, &pool->options, kinds);
         for (int i = 0; i < count; i++) {
             int64_t shape[4] = {pool->slots, kinds[i].shape[0], kinds[i].shape[1],
                                 kinds[i].shape[2]};
@@ -91,8 +111,9 @@ static size_t place(const model_config *config, const wiring *graph, dtype type,
             t->node = graph->nodes[node].name;
             t->node_index = node;
             t->kind = kinds[i].kind;
-            t->slot_size = (size_t)layout_elements(&kinds[i]) * dtype_size(type);
-            t->pool = ops_tensor_make(&pool->buffer, offset, type, kinds[i].rank + 1, shape);
+            t->slot_size = (size_t)layout_elements(&kinds[i]) * dtype_size(kinds[i].type);
+            t->pool =
+                ops_tensor_make(&pool->buffer, offset, kinds[i].type, kinds[i].rank + 1, shape);
             offset += (t->slot_size * (size_t)pool->slots + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT *
                       STATE_ALIGNMENT;
         }
@@ -101,10 +122,10 @@ static size_t place(const model_config *config, const wiring *graph, dtype type,
 }
 
 xlstm_status state_pool_create(const model_config *config, const wiring *graph, ops_device *device,
-                               dtype type, int slots, state_pool *out) {
-    *out = (state_pool){.device = device, .slots = slots};
+                               const state_options *options, int slots, state_pool *out) {
+    *out = (state_pool){.device = device, .options = *options, .slots = slots};
     /* With room to spare for the alignment of every tensor: place() cannot overflow. */
-    int64_t one = state_bytes(config, graph, type), all;
+    int64_t one = state_measure(config, graph, options).bytes, all;
     if (one > INT64_MAX / 4 || __builtin_mul_overflow(one, (int64_t)slots, &all) ||
         all > INT64_MAX / 4)
         return error_set(XLSTM_OUT_OF_MEMORY,
@@ -115,7 +136,7 @@ xlstm_status state_pool_create(const model_config *config, const wiring *graph, 
         state_pool_free(out);
         return error_memory((size_t)slots, "the state pool");
     }
-    size_t size = place(config, graph, type, out);
+    size_t size = place(config, graph, out);
     xlstm_status status =
         device->buffer_create(device, size ? size : STATE_ALIGNMENT, &out->buffer);
     if (status != XLSTM_OK) {
@@ -182,6 +203,10 @@ void state_write(const state_pool *pool, ops_stream *stream, int tensor, int slo
                  const void *source) {
     const state_tensor *t = &pool->tensors[tensor];
     pool->device->write(stream, t->pool.buffer, slot_offset(t, slot), source, t->slot_size);
+}
+
+bool state_in_ring(const state_tensor *t) {
+    return strncmp(t->kind, "ring_", strlen("ring_")) == 0;
 }
 
 const state_tensor *state_find(const state_pool *pool, int node, const char *kind) {

@@ -1,7 +1,9 @@
 /* The state of sessions: one pool a model, with a slot a session.
  *
  * The pool is a table of named tensors, each [slots][...]: for every mLSTM node of the wiring C
- * [heads][d_qk][d_v], n [heads][d_qk] and m [heads]; for every sLSTM node y, c, n and m [heads][d]
+ * [heads][d_qk][d_v], n [heads][d_qk] and m [heads], and with deferral its ring of R tokens, ring_k
+ * [heads][R][d_qk], ring_v [heads][R][d_v], ring_i and ring_f [heads][R] (struct ops_mlstm: at position
+ * t, the tokens since the last multiple of R are in C not yet, but there); for every sLSTM node y, c, n and m [heads][d]
  * (an LSTM: y and c); for every convolution its last inputs, conv [K - 1][width], the oldest first.
  * The layout of a tensor within a slot is that of the state file. A fresh slot is all zeros, which
  * is where every recurrence starts.
@@ -15,14 +17,21 @@
 
 typedef struct state_tensor {
     const char *node; /* the node's name, owned by the wiring */
-    const char *kind; /* "c", "n", "m", "y", "conv" */
+    const char *kind; /* "c", "n", "m", "y", "conv", "ring_k" */
     int node_index;
     ops_tensor pool;  /* [slots][...] */
     size_t slot_size; /* bytes of one slot */
 } state_tensor;
 
+typedef struct state_options {
+    dtype real;   /* what is computed in; of all tensors but C and n of the mLSTM */
+    dtype stored; /* of these */
+    int deferred; /* R of struct ops_mlstm; 0: no ring */
+} state_options;
+
 typedef struct state_pool {
     ops_device *device;
+    state_options options;
     ops_buffer buffer;
     state_tensor *tensors;
     int count;
@@ -30,10 +39,16 @@ typedef struct state_pool {
     bool *taken; /* [slots] */
 } state_pool;
 
-/* Bytes of one slot. */
-int64_t state_bytes(const model_config *config, const wiring *graph, dtype type);
+/* Bytes of one slot, and how many of them a decoded token reads and writes: C and n are written once
+ * in R tokens, and half a ring is read. */
+typedef struct state_size {
+    int64_t bytes;
+    double read, written;
+} state_size;
+state_size state_measure(const model_config *config, const wiring *graph,
+                         const state_options *options);
 xlstm_status state_pool_create(const model_config *config, const wiring *graph, ops_device *device,
-                               dtype type, int slots, state_pool *out);
+                               const state_options *options, int slots, state_pool *out);
 void state_pool_free(state_pool *pool);
 
 /* A slot of zeros; XLSTM_INVALID_ARGUMENT when all are taken. */
@@ -46,6 +61,8 @@ xlstm_status state_read(const state_pool *pool, ops_stream *stream, int tensor, 
                         void *target);
 void state_write(const state_pool *pool, ops_stream *stream, int tensor, int slot,
                  const void *source);
+/* Whether a tensor belongs to a ring. */
+bool state_in_ring(const state_tensor *t);
 /* A tensor of a node, or NULL. */
 const state_tensor *state_find(const state_pool *pool, int node, const char *kind);
 
