@@ -13,6 +13,10 @@ void check_padding(ops_device *device);
 void check_poisoned_gates(ops_device *device);
 void check_nothing_stored(ops_device *device);
 
+/* Types of states, and rings (state_checks.c). */
+void check_state_rounding(ops_device *device);
+void check_deferral(ops_device *device);
+
 /* Memory, streams, sampling errors (device_checks.c). */
 void check_memory(ops_device *device);
 void check_sample_errors(ops_device *device);

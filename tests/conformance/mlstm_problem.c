@@ -77,16 +77,43 @@ ops_limits mlstm_limits(const mlstm_shape *shape) {
 /* ---- On a side ---- */
 
 typedef struct pool {
-    ops_tensor c, n, m;
+    ops_tensor c, n, m, ring_k, ring_v, ring_i, ring_f;
 } pool;
+
+/* One of a ring's tensors, all its elements `value`. It is written, and not compared. */
+static ops_tensor place_ring(side *s, int rank, const int64_t *dims, double value) {
+    int64_t count = 1;
+    for (int i = 0; i < rank; i++)
+        count *= dims[i];
+    double *values = must_allocate((size_t)count * sizeof *values);
+    for (int64_t i = 0; i < count; i++)
+        values[i] = value;
+    ops_tensor t = side_place(s, s->as.activation, rank, dims, values);
+    side_scratch(s, &t);
+    free(values);
+    return t;
+}
+
+static void place_rings(side *s, const mlstm_problem *p, pool *states) {
+    const mlstm_shape *shape = &p->shape;
+    const int64_t keys[] = {p->slots, shape->heads, p->deferred, shape->d_qk};
+    const int64_t values[] = {p->slots, shape->heads, p->deferred, shape->d_v};
+    states->ring_k = place_ring(s, 4, keys, (double)NAN);
+    states->ring_v = place_ring(s, 4, values, (double)NAN);
+    states->ring_i = place_ring(s, 3, keys, -INFINITY);
+    states->ring_f = place_ring(s, 3, keys, INFINITY);
+}
 
 /* The state tensors; the slots that the sequences own become outputs. */
 static pool place_states(side *s, const mlstm_problem *p, int only) {
     const mlstm_shape *shape = &p->shape;
     int64_t dims[] = {p->slots, shape->heads, shape->d_qk, shape->d_v};
-    pool states = {side_place(s, s->as.activation, 4, dims, p->c),
-                   side_place(s, s->as.activation, 3, dims, p->n),
-                   side_place(s, s->as.activation, 2, dims, p->m)};
+    dtype type = p->state == DTYPE_F64 ? s->as.activation : p->state;
+    pool states = {.c = side_place(s, type, 4, dims, p->c),
+                   .n = side_place(s, type, 3, dims, p->n),
+                   .m = side_place(s, s->as.activation, 2, dims, p->m)};
+    if (p->deferred > 0)
+        place_rings(s, p, &states);
     for (int q = 0; q < shape->sequences; q++) {
         if (only >= 0 && q != only)
             continue;
@@ -170,6 +197,11 @@ static bool run_part(side *s, const mlstm_problem *p, const pool *states, int ch
                                .c = states->c,
                                .n = states->n,
                                .m = states->m,
+                               .deferred = p->deferred,
+                               .ring_k = states->ring_k,
+                               .ring_v = states->ring_v,
+                               .ring_i = states->ring_i,
+                               .ring_f = states->ring_f,
                                .eps = p->eps,
                                .chunk_size = chunk_size,
                                .h = ops_tensor_split(&out, heads, d_v)};
@@ -192,6 +224,7 @@ void mlstm_place_and_run(side *s, const mlstm_problem *p, int chunk_size) {
 mlstm_result mlstm_run(const setting *as, bool exact, const mlstm_problem *p,
                        const mlstm_plan *plan) {
     ops_limits limits = mlstm_limits(&p->shape);
+    limits.deferred = p->deferred;
     int64_t hv = p->shape.heads * p->shape.d_v, end = 0;
     for (int q = 0; q < p->shape.sequences; q++) {
         int64_t last = p->shape.position[q] + p->shape.length[q];

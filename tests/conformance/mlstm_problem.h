@@ -21,6 +21,8 @@ typedef struct mlstm_problem {
     int slots;
     int32_t slot[MLSTM_MAX_SEQUENCES];
     double eps;
+    dtype state;       /* of C and n; DTYPE_F64 (0): the activation's */
+    int deferred;      /* with a ring that holds padding, and NaN for keys and values */
     double *q, *k, *v; /* [tokens][heads][d] */
     double *i, *f;     /* [tokens][heads] */
     double *c, *n, *m; /* [slots][heads]… */

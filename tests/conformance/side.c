@@ -278,6 +278,10 @@ void side_output_sum(side *s, const char *name, const ops_tensor *t) {
     s->outputs[s->output_count - 1].smallest = 1.5;
 }
 
+void side_scratch(side *s, const ops_tensor *t) {
+    side_output(s, NULL, t);
+}
+
 static unsigned char *download(side *s, const ops_buffer *buffer, const char *what) {
     unsigned char *bytes = must_allocate(buffer->size);
     if (s->as.device->read(s->stream, buffer, 0, bytes, buffer->size) != XLSTM_OK)
@@ -326,6 +330,8 @@ void side_finish(side *s, const char *what) {
 double side_error(const side *s, const side *exact) {
     double worst = 0;
     for (int o = 0; o < s->output_count; o++) {
+        if (!s->outputs[o].name)
+            continue;
         int64_t count = ops_tensor_elements(&s->outputs[o].tensor);
         double error =
             distance(s->outputs[o].values, exact->outputs[o].values, count, s->outputs[o].smallest);
@@ -336,6 +342,8 @@ double side_error(const side *s, const side *exact) {
 
 bool side_equal(const side *s, const side *other, int64_t row) {
     for (int o = 0; o < other->output_count; o++) {
+        if (!other->outputs[o].name)
+            continue;
         const ops_tensor *t = &other->outputs[o].tensor;
         size_t count = (size_t)ops_tensor_elements(t);
         size_t skipped = row < 0 ? 0 : (size_t)row * count; /* other has one row */

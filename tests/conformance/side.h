@@ -29,7 +29,7 @@ typedef struct side {
     struct side_block *blocks; /* the buffers, and what they must hold at the end */
     int block_count, drawn;
     struct side_output {
-        const char *name;
+        const char *name; /* NULL: not compared */
         ops_tensor tensor;
         double smallest; /* norm a value that an error is relative to, at least */
         double *values;  /* dense, after side_finish */
@@ -66,6 +66,8 @@ void side_output(side *s, const char *name, const ops_tensor *t);
 void side_output_exponent(side *s, const char *name, const ops_tensor *t);
 /* The same for sums, which may cancel: relative to 1.5, which is less than they are on average. */
 void side_output_sum(side *s, const char *name, const ops_tensor *t);
+/* Says that an op may write `t`, whatever. */
+void side_scratch(side *s, const ops_tensor *t);
 /* Waits, reads the outputs, and looks at every byte that no output owns. Fails the test if the
  * stream failed or such a byte has changed. */
 void side_finish(side *s, const char *what);

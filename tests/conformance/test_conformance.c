@@ -261,6 +261,8 @@ TEST(gate_extremes)
 TEST(padding)
 TEST(poisoned_gates)
 TEST(nothing_stored)
+TEST(state_rounding)
+TEST(deferral)
 TEST(sample_errors)
 TEST(wrong_batches)
 TEST(projection_counts)
@@ -286,6 +288,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_padding),
         cmocka_unit_test(test_poisoned_gates),
         cmocka_unit_test(test_nothing_stored),
+        cmocka_unit_test(test_state_rounding),
+        cmocka_unit_test(test_deferral),
         cmocka_unit_test(test_sample_errors),
         cmocka_unit_test(test_wrong_batches),
         cmocka_unit_test(test_projection_counts),
