@@ -1,5 +1,5 @@
-/* What narrow states cost when a text is taken in token by token, as in decoding: the table of
- * docs/STATE.md. (`xlstm perplexity` takes a text in chunks, after each of which a state is rounded
+/* What narrow states cost when a text is taken in token by token, as in decoding.
+ * (`xlstm perplexity` takes a text in chunks, after each of which a state is rounded
  * once; here it is rounded after every token, or with deferral once in so many.)
  *
  *     state_types MODEL TEXT
