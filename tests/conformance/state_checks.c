@@ -47,7 +47,7 @@ static void store_values(side *s, dtype type, const double *values, int ring, bo
     }
     const int64_t keys[] = {tokens, 1, 1}, wide[] = {tokens, 1, VALUES}, gates[] = {tokens, 1};
     const int64_t state[] = {1, 1, 1, VALUES}, ring_k[] = {1, 1, ring, 1};
-    const int64_t ring_v[] = {1, 1, ring, VALUES};
+    const int64_t ring_v[] = {1, 1, ring, VALUES}, one[] = {1, 1, 1};
     static double zeros[VALUES], ones[RING] = {1, 1, 1, 1};
     struct ops_mlstm op = {.batch = {.sequences = 1,
                                      .tokens = tokens,
@@ -61,8 +61,8 @@ static void store_values(side *s, dtype type, const double *values, int ring, bo
                            .input_gate = side_place(s, DTYPE_F32, 2, gates, gate_i),
                            .forget_gate = side_place(s, DTYPE_F32, 2, gates, gate_f),
                            .c = side_place(s, type, 4, state, zeros),
-                           .n = side_place(s, type, 3, keys + 1, zeros),
-                           .m = side_place(s, DTYPE_F32, 2, keys + 1, zeros),
+                           .n = side_place(s, type, 3, one, zeros),
+                           .m = side_place(s, DTYPE_F32, 2, one, zeros),
                            .deferred = ring,
                            .eps = 1e-6,
                            .chunk_size = 16,
