@@ -57,8 +57,9 @@ LINK_FLAGS = $(LDFLAGS) $(SANITIZE_FLAGS) -pthread
 
 # The kernels of src/ops/cpu are compiled once for every instruction set; the best is chosen at start.
 ifneq ($(filter x86_64 amd64,$(ARCH)),)
-KERNEL_ISAS := generic avx2 avx512 amx
+KERNEL_ISAS := generic avx2 avx512
 DOT_ISAS := avx2vnni avx512vnni
+TILE_ISAS := amx
 else ifneq ($(filter aarch64 arm64,$(ARCH)),)
 KERNEL_ISAS := neon
 DOT_ISAS := neon_dotprod
@@ -70,9 +71,8 @@ KERNEL_FLAGS_neon := # every arm64 processor has it
 KERNEL_FLAGS_avx2 := -mavx2 -mfma -mf16c
 KERNEL_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c \
                        -mprefer-vector-width=512
-# Every processor with AMX has the products of bytes of AVX-512.
-KERNEL_FLAGS_amx := $(KERNEL_FLAGS_avx512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-bf16
-# Products of bytes have instructions of their own in some processors; only kernels_dot.c uses them.
+# Sets that differ from another in one part, products of bytes or tiles: only its file is compiled.
+KERNEL_FLAGS_amx := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
 KERNEL_FLAGS_avx2vnni := $(KERNEL_FLAGS_avx2) -mavxvnni
 KERNEL_FLAGS_avx512vnni := $(KERNEL_FLAGS_avx512) -mavx512vnni
 KERNEL_FLAGS_neon_dotprod := -march=armv8.2-a+dotprod
@@ -84,15 +84,17 @@ OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0,-O1),
 
 # Compiled for every instruction set; real_*.c for every element type besides, f32 and f64.
 REAL_SOURCES := $(wildcard src/ops/cpu/real_*.c)
-KERNEL_SOURCES := $(wildcard src/ops/cpu/kernels*.c) $(REAL_SOURCES)
-LIBRARY_SOURCES := $(filter-out src/cli/% $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
+AMX_SOURCE := src/ops/cpu/kernels_amx.c
+KERNEL_SOURCES := $(filter-out $(AMX_SOURCE),$(wildcard src/ops/cpu/kernels*.c)) $(REAL_SOURCES)
+LIBRARY_SOURCES := $(filter-out src/cli/% $(AMX_SOURCE) $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
 CLI_SOURCES := $(wildcard src/cli/*.c)
 DEVICES := $(filter-out %.h %.c,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard src/ops/*/*.c))))))
 
 object = $(patsubst %.c,$(BUILD)/%.o,$(1))
 KERNEL_OBJECTS := $(foreach isa,$(KERNEL_ISAS),$(KERNEL_SOURCES:%.c=$(BUILD)/%_$(isa).o) \
                   $(REAL_SOURCES:%.c=$(BUILD)/%_$(isa)_f64.o)) \
-                  $(DOT_ISAS:%=$(BUILD)/src/ops/cpu/kernels_dot_%.o)
+                  $(DOT_ISAS:%=$(BUILD)/src/ops/cpu/kernels_dot_%.o) \
+                  $(TILE_ISAS:%=$(AMX_SOURCE:%.c=$(BUILD)/%_)%.o)
 LIBRARY_OBJECTS := $(call object,$(LIBRARY_SOURCES)) $(KERNEL_OBJECTS)
 MAIN_OBJECT := $(call object,$(filter src/cli/main.c,$(CLI_SOURCES)))
 CLI_OBJECTS := $(call object,$(filter-out src/cli/main.c,$(CLI_SOURCES)))
@@ -228,7 +230,8 @@ COMPILE = $(CC) $(LANGUAGE) $(WARNINGS) $(CFLAGS) $(CPPFLAGS) $(SANITIZE_FLAGS) 
 
 # Objects depend on these files, which change when the flags or the version do.
 FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(KERNEL_FLAGS_avx2vnni) $(KERNEL_FLAGS_amx)
-VERSION_TEXT = $(VERSION) $(COMMIT) $(DEVICES) $(KERNEL_ISAS) $(DOT_ISAS)
+ISAS_TEXT = $(KERNEL_ISAS) $(DOT_ISAS) $(TILE_ISAS)
+VERSION_TEXT = $(VERSION) $(COMMIT) $(DEVICES) $(ISAS_TEXT)
 quoted = '$(subst ','\'',$(1))'
 write_if_changed = mkdir -p $(BUILD) && { printf '%s\n' $(call quoted,$(1)) | cmp -s - $(2) || \
                    printf '%s\n' $(call quoted,$(1)) > $(2); }
@@ -250,13 +253,14 @@ endef
 $(foreach isa,$(KERNEL_ISAS),$(foreach source,$(KERNEL_SOURCES), \
   $(eval $(call compile_kernel,$(source),$(isa),,))))
 $(foreach isa,$(DOT_ISAS),$(eval $(call compile_kernel,src/ops/cpu/kernels_dot.c,$(isa),,)))
+$(foreach isa,$(TILE_ISAS),$(eval $(call compile_kernel,$(AMX_SOURCE),$(isa),,)))
 $(foreach isa,$(KERNEL_ISAS),$(foreach source,$(REAL_SOURCES), \
   $(eval $(call compile_kernel,$(source),$(isa),_f64,-DKERNEL_F64))))
 
 $(VERSION_OBJECT): src/base/version.c $(BUILD)/flags $(BUILD)/version
 	@mkdir -p $(@D)
 	$(call quiet,CC,$<)$(COMPILE) -DXLSTM_VERSION='"$(VERSION)"' -DXLSTM_COMMIT='"$(COMMIT)"' \
-	  -DXLSTM_DEVICES='"$(DEVICES)"' -DXLSTM_KERNELS='"$(KERNEL_ISAS) $(DOT_ISAS)"' -MMD -MP -c $< -o $@
+	  -DXLSTM_DEVICES='"$(DEVICES)"' -DXLSTM_KERNELS='"$(ISAS_TEXT)"' -MMD -MP -c $< -o $@
 
 $(BUILD)/src/ops/cpu/%.o: src/ops/cpu/%.c $(BUILD)/flags
 	@mkdir -p $(@D)

@@ -193,7 +193,7 @@ void dtype_convert(dtype from, const void *source, dtype to, void *target, int64
     bool from_half = from == DTYPE_BF16 || from == DTYPE_F16;
     bool to_half = to == DTYPE_BF16 || to == DTYPE_F16;
     if (from == to && count > 0) {
-        memcpy(target, source, (size_t)count * dtype_size(from));
+        memcpy(target, source, (size_t)dtype_bytes(from, count));
     } else if (from == DTYPE_F32 && to_half) {
         convert_from_float(source, to, target, count);
     } else if (from_half && to == DTYPE_F32) {

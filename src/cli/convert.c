@@ -80,13 +80,19 @@ static dtype type_option(const options *o, enum option_id id) {
 }
 
 /* What makes no sense together; 0 if all does. */
-static int check_usage(const options *o, bool same, const char *text) {
+static int check_usage(const options *o, const convert_options *wanted, const char *text) {
+    bool same = wanted->same;
     bool ends = option_given(o, OPTION_EMBEDDING_TYPE) || option_given(o, OPTION_HEAD_TYPE);
     if (same && (ends || text))
         return cli_fail_usage("convert",
                               "--type same keeps every tensor as it is: %s has no "
                               "meaning with it",
                               text ? "--calibrate" : "a type of embedding or head");
+    if (text && dtype_block(wanted->type) == 1)
+        return cli_fail_usage("convert",
+                              "--calibrate is for quantised types: with --type %s nothing would be "
+                              "rounded with its help",
+                              dtype_name(wanted->type));
     return 0;
 }
 
@@ -103,7 +109,7 @@ int command_convert(const options *o) {
                               .replace = option_given(o, OPTION_FORCE),
                               .progress = progress_update,
                               .context = &bar};
-    if (check_usage(o, wanted.same, text) != 0)
+    if (check_usage(o, &wanted, text) != 0)
         return EXIT_WRONG_USAGE;
     xlstm_model *model = NULL;
     calibration *found = NULL;

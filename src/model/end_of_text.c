@@ -62,7 +62,7 @@ static int32_t end_from_value(const xlstm_model *model, buffer *warning) {
 static void find_end(xlstm_model *model) {
     int32_t config = model->config.eos_token_id, id = -1;
     buffer warning = {0};
-    if (model->tokenizer && model->source.one_file) {
+    if (model->source.one_file) {
         id = end_from_value(model, &warning);
     } else if (model->tokenizer) {
         id = end_from_file(model, "tokenizer_config.json", &warning);

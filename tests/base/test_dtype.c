@@ -196,6 +196,21 @@ static void test_convert_every_pair(void **state) {
     }
 }
 
+/* Blocks are copied as they are, and no byte more. */
+static void test_copies_blocks(void **state) {
+    (void)state;
+    for (dtype type = DTYPE_Q8_0; type <= DTYPE_IQ4_NL; type++) {
+        uint8_t source[3 * 34], target[3 * 34];
+        for (size_t i = 0; i < sizeof source; i++)
+            source[i] = (uint8_t)(i * 7 + 1);
+        memset(target, 0, sizeof target);
+        dtype_convert(type, source, type, target, 64);
+        assert_memory_equal(target, source, 2 * dtype_size(type));
+        for (size_t i = 2 * dtype_size(type); i < sizeof target; i++)
+            assert_int_equal(target[i], 0);
+    }
+}
+
 static void test_names(void **state) {
     (void)state;
     for (int i = 0; i < DTYPE_COUNT; i++) {
@@ -220,6 +235,7 @@ int main(void) {
                                        cmocka_unit_test(test_rounding_of_random_floats),
                                        cmocka_unit_test(test_extremes),
                                        cmocka_unit_test(test_convert_every_pair),
+                                       cmocka_unit_test(test_copies_blocks),
                                        cmocka_unit_test(test_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

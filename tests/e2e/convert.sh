@@ -80,7 +80,9 @@ succeeds 'odd rows run' logits -m "$work/odd.gguf" --ids 1,2,3 -o "$work/b.npy"
 mkdir "$work/folder.gguf"
 before=$(ls -A "$work")
 refuses 2 'takes one of' convert -m $model -o "$work/x.gguf" --type q3_k
+refuses 2 '--calibrate is for quantised types' convert -m $model -o "$work/x.gguf" --type bf16 --calibrate README.md
 refuses 2 'same keeps every tensor' convert -m $model -o "$work/x.gguf" --type same --head-type f32
+refuses 2 '--calibrate is for quantised types' convert -m $model -o "$work/x.gguf" --type bf16 --calibrate README.md
 refuses 2 'same keeps every tensor' convert -m $model -o "$work/x.gguf" --type same --calibrate README.md
 refuses 2 '--type' convert -m $model -o "$work/x.gguf"
 refuses 1 'safetensors files have no q8_0' convert -m $model -o "$work/x" --type q8_0

@@ -1,6 +1,6 @@
 /* Which instruction set runs: the widest that this processor has, or the one that XLSTM_CPU_ISA
- * names. Some sets differ from another in the products of bytes alone: their tables are copies of
- * the other's with a part replaced. */
+ * names. Some sets differ from another in one part, products of bytes or tiles: their tables are copies
+ * of the other's with that part replaced. */
 #include "ops/cpu/kernels.h"
 
 #include "base/error.h"
@@ -21,9 +21,10 @@
 #endif
 
 #if defined(__x86_64__)
-extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_amx;
+extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
 extern const cpu_dot cpu_dot_avx2vnni, cpu_dot_avx512vnni;
-static cpu_kernels avx2vnni, avx512vnni;
+extern const cpu_tiles cpu_tiles_amx;
+static cpu_kernels avx2vnni, avx512vnni, amx;
 
 /* Conversions of f16; not every compiler lets __builtin_cpu_supports ask for it. */
 static bool has_f16c(void) {
@@ -95,10 +96,13 @@ static void list_choices(void) {
     avx512vnni = cpu_kernels_avx512;
     avx512vnni.name = "avx512vnni";
     avx512vnni.dot = &cpu_dot_avx512vnni;
+    amx = avx512vnni; /* no processor has AMX without it */
+    amx.name = "amx";
+    amx.tiles = &cpu_tiles_amx;
     avx2vnni = cpu_kernels_avx2;
     avx2vnni.name = "avx2vnni";
     avx2vnni.dot = &cpu_dot_avx2vnni;
-    add_choice(&cpu_kernels_amx, has_vnni && has_amx());
+    add_choice(&amx, has_vnni && has_amx());
     add_choice(&avx512vnni, has_vnni);
     add_choice(&cpu_kernels_avx512, avx512);
     add_choice(&avx2vnni, avx2 && has_avx_vnni());

@@ -1,5 +1,5 @@
-/* Products for many tokens on AMX: bf16 values, f32 sums. Compiled where the instruction set has it;
- * kernels_tiles.c serves the others.
+/* Products for many tokens on AMX: bf16 values, f32 sums. Compiled once, for it;
+ * kernels_tiles.c serves the other instruction sets.
  *
  * A step multiplies tiles of 16 rows x 32 columns of weights with tiles of 32 columns x 16 tokens,
  * two by two: four loads for four products. Weights are the operand whose rows lie as they are
@@ -7,7 +7,6 @@
  * a tile); activations, packed once for all weights, are the one that has pairs of columns side by
  * side. Every tile is 1 KiB of its own: rows at distances of a power of two would share the sets of
  * the nearest cache. */
-#if defined(__AMX_BF16__)
 #include "ops/cpu/vector_bf16.h"
 #include "ops/cpu/vector_transpose.h"
 
@@ -222,4 +221,3 @@ const cpu_tiles PER_ISA(cpu_tiles) = {
     .multiply = multiply,
     .spread = spread,
 };
-#endif

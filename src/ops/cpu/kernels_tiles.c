@@ -3,7 +3,6 @@
  * Vectors run along the tokens: a step takes one column, the activations of three vectors of tokens,
  * and one weight after the other from the rows of a panel, broadcast. Every sum has a lane of its
  * own, so nothing is added up across lanes at the end. */
-#if !defined(__AMX_BF16__)
 #include "ops/cpu/vector.h"
 #include "ops/cpu/vector_transpose.h"
 
@@ -166,4 +165,3 @@ const cpu_tiles PER_ISA(cpu_tiles) = {
     .multiply = multiply,
     .spread = spread,
 };
-#endif
