@@ -373,11 +373,10 @@ static xlstm_status start(bench *b) {
 }
 
 static xlstm_status measure_all(bench *b) {
-    char text[300] = "";
+    char *text = b->subject.device_text;
     if (b->model->device->describe)
-        b->model->device->describe(b->model->device, text, sizeof text);
+        b->model->device->describe(b->model->device, text, sizeof b->subject.device_text);
     text[strcspn(text, "\n")] = '\0';
-    b->subject.device_text = text;
     machine_measure_all(b->meter, 0, &b->subject.limits);
     buffer head = {0};
     bench_print_head(&b->subject, &head);

@@ -9,7 +9,7 @@
 /* What was measured, and with what. */
 typedef struct bench_subject {
     const char *path;
-    const char *device_text; /* the instruction set, or what else the device says of itself */
+    char device_text[300]; /* the instruction set, or what else the device says of itself */
     xlstm_model_info info;
     model_memory memory;
     machine_limits limits;

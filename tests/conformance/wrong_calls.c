@@ -26,7 +26,7 @@ static const ops_limits limits = {.tokens = TOKENS,
 typedef struct call {
     ops_device *device;
     ops_stream *stream;
-    ops_buffer buffers[16];
+    ops_buffer buffers[12 + OPS_MAX_PROJECTIONS + 2];
     int count;
     struct ops_mlstm op;
 } call;
@@ -218,10 +218,10 @@ void check_projection_counts(ops_device *device) {
         struct ops_norm_project op = {.x = place(&c, DTYPE_F32, 2, shape, NULL),
                                       .norm = {.kind = OPS_NORM_NONE, .groups = 1},
                                       .count = i < 4 ? counts[i] : OPS_MAX_PROJECTIONS};
-        ops_projection p = {.weight = place(&c, DTYPE_F32, 2, square, NULL),
-                            .out = place(&c, DTYPE_F32, 2, shape, NULL)};
+        ops_tensor weight = place(&c, DTYPE_F32, 2, square, NULL);
         for (int j = 0; j < OPS_MAX_PROJECTIONS; j++)
-            op.projection[j] = p;
+            op.projection[j] =
+                (ops_projection){.weight = weight, .out = place(&c, DTYPE_F32, 2, shape, NULL)};
         device->ops.norm_project(c.stream, &op);
         if ((device->wait(c.stream) == XLSTM_OK) != (i == 4))
             fail_msg("norm_project on %s: %d projections", device->name, op.count);
