@@ -128,7 +128,7 @@ LARGE_SCRIPTS := $(sort $(wildcard tests/large/*.sh))
 # proof, is left to the address sanitizer.
 ifneq ($(findstring thread,$(SANITIZE)),)
 LEFT_OUT := $(addprefix $(BUILD)/tests/,engine/test_machine kernels/test_compensated kernels/test_mlstm_extremes) \
-            tests/e2e/convert.sh
+            tests/e2e/bench.sh tests/e2e/convert.sh
 endif
 
 FUZZ_TARGETS ?= $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
