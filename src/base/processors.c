@@ -84,7 +84,7 @@ static int siblings_before(const char *folder, const int *processors, int at) {
 }
 
 void processors_spread(const char *folder, int *processors, int count) {
-    int rank[PROCESSORS_MOST], sorted[PROCESSORS_MOST], most = 0, placed = 0;
+    int rank[PROCESSORS_MOST], sorted[PROCESSORS_MOST] = {0}, most = 0, placed = 0;
     for (int i = 0; i < count; i++) {
         rank[i] = siblings_before(folder ? folder : "/sys/devices/system/cpu", processors, i);
         most = rank[i] > most ? rank[i] : most;

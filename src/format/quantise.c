@@ -188,7 +188,7 @@ INLINE void fit(const problem *p, trials *t) {
 INLINE void begin(const problem *p, int pass, trials *t) {
     const grid *g = p->grid;
     const starts *s = &g->pass[pass];
-    lanes level;
+    lanes level = {0};
     for (int j = 0; j < LANES; j++)
         level[j] = g->table && pass == 0 ? (float)block_levels[j]
                                          : s->first + (s->last - s->first) * (float)j / (LANES - 1);

@@ -140,7 +140,7 @@ ALWAYS_INLINE vec_bytes look_up(vec_bytes table, vec_bytes index) {
 #elif defined(__aarch64__)
     return (vec_bytes)vqtbl1q_u8((uint8x16_t)table, (uint8x16_t)index);
 #else
-    vec_bytes v;
+    vec_bytes v = {0};
     for (int i = 0; i < VECTOR_BYTES; i++)
         v[i] = table[index[i]];
     return v;

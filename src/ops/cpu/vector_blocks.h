@@ -71,7 +71,7 @@ ALWAYS_INLINE vec_integers load_nibbles(const char *q, int first) {
 
 /* 16 where the value has its fifth bit. */
 ALWAYS_INLINE vec_integers load_fifth_bits(const char *high, int first) {
-    vec_integers lane;
+    vec_integers lane = {0};
     UNROLL
     for (int i = 0; i < LANES; i++)
         lane[i] = i;
@@ -93,7 +93,7 @@ ALWAYS_INLINE vec levels_of(vec_integers index) {
                                  _mm256_permutevar8x32_ps(high, (__m256i)index),
                                  _mm256_castsi256_ps((__m256i)(index << 28)));
 #else
-    vec value;
+    vec value = {0};
     UNROLL
     for (int i = 0; i < LANES; i++)
         value[i] = block_levels[index[i]];
