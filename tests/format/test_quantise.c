@@ -199,7 +199,7 @@ static void test_exact_on_the_grid(void **state) {
             int level = i % 32 == 0    ? 0
                         : i % 32 == 31 ? count - 1
                                        : (int)(random_uniform(3, 1, (uint64_t)i) * count);
-            v->x[i] = (i / 32 % 2 && !m ? -d : d) * (float)levels[level] + m;
+            v->x[i] = (i / 32 % 2 && m == 0 ? -d : d) * (float)levels[level] + m;
         }
         encode(kinds[k], v, NULL);
         for (int i = 0; i < COUNT; i++)

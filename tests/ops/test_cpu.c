@@ -444,7 +444,7 @@ static void nan_never_reaches_earlier_tokens(void **state) {
 
 static void instruction_sets_are_chosen_by_name(void **state) {
     (void)state;
-    ops_stream_options options = {.threads = 1, .limits = {1, 1, 1, 1, 1, 1, 1, DTYPE_F32}};
+    ops_stream_options options = {.threads = 1, .limits = {1, 1, 1, 1, 1, 1, 1, DTYPE_F32, 0}};
     ops_stream *stream;
     setenv("XLSTM_CPU_ISA", "avx1024", 1);
     assert_int_equal(cpu->stream_create(cpu, &options, &stream), XLSTM_UNSUPPORTED);

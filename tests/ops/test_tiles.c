@@ -220,7 +220,7 @@ static float *solve(problem *p, ops_profile profile, int threads, int first, int
     ops_stream *s;
     ops_stream_options options = {.threads = threads,
                                   .profile = profile,
-                                  .limits = {MOST_TOKENS, 1, WIDTH, 1, 1, 1, 1, DTYPE_F32}};
+                                  .limits = {MOST_TOKENS, 1, WIDTH, 1, 1, 1, 1, DTYPE_F32, 0}};
     assert_int_equal(cpu->stream_create(cpu, &options, &s), XLSTM_OK);
     ops_tensor all = matrix(&p->x, DTYPE_F32, MOST_TOKENS, WIDTH);
     ops_tensor x = ops_tensor_rows(&all, first, tokens);
