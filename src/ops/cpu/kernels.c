@@ -11,37 +11,7 @@ ALWAYS_INLINE void widen_as(dtype type, const char *x, int64_t count, float *y) 
 }
 
 static void widen(dtype type, const void *x, int64_t count, float *y) {
-    switch (type) {
-    case DTYPE_BF16:
-        widen_as(DTYPE_BF16, x, count, y);
-        break;
-    case DTYPE_F16:
-        widen_as(DTYPE_F16, x, count, y);
-        break;
-    case DTYPE_F64:
-        widen_as(DTYPE_F64, x, count, y);
-        break;
-    case DTYPE_Q8_0:
-        widen_as(DTYPE_Q8_0, x, count, y);
-        break;
-    case DTYPE_Q5_0:
-        widen_as(DTYPE_Q5_0, x, count, y);
-        break;
-    case DTYPE_Q5_1:
-        widen_as(DTYPE_Q5_1, x, count, y);
-        break;
-    case DTYPE_Q4_0:
-        widen_as(DTYPE_Q4_0, x, count, y);
-        break;
-    case DTYPE_Q4_1:
-        widen_as(DTYPE_Q4_1, x, count, y);
-        break;
-    case DTYPE_IQ4_NL:
-        widen_as(DTYPE_IQ4_NL, x, count, y);
-        break;
-    default:
-        memcpy(y, x, (size_t)count * sizeof(float));
-    }
+    FOR_WEIGHT_TYPE(type, widen_as, x, count, y)
 }
 
 /* ---- Norms ---- */

@@ -148,45 +148,14 @@ ALWAYS_INLINE void convert_slice(dtype type, const cpu_product *a, int64_t from,
     }
 }
 
-static void convert(const cpu_product *a, int64_t from, int64_t count, float *panel) {
-    switch (a->type) {
-    case DTYPE_BF16:
-        convert_slice(DTYPE_BF16, a, from, count, panel);
-        break;
-    case DTYPE_F16:
-        convert_slice(DTYPE_F16, a, from, count, panel);
-        break;
-    case DTYPE_F64:
-        convert_slice(DTYPE_F64, a, from, count, panel);
-        break;
-    case DTYPE_Q8_0:
-        convert_slice(DTYPE_Q8_0, a, from, count, panel);
-        break;
-    case DTYPE_Q5_0:
-        convert_slice(DTYPE_Q5_0, a, from, count, panel);
-        break;
-    case DTYPE_Q5_1:
-        convert_slice(DTYPE_Q5_1, a, from, count, panel);
-        break;
-    case DTYPE_Q4_0:
-        convert_slice(DTYPE_Q4_0, a, from, count, panel);
-        break;
-    case DTYPE_Q4_1:
-        convert_slice(DTYPE_Q4_1, a, from, count, panel);
-        break;
-    case DTYPE_IQ4_NL:
-        convert_slice(DTYPE_IQ4_NL, a, from, count, panel);
-        break;
-    default:
-        convert_slice(DTYPE_F32, a, from, count, panel);
-    }
-}
+static void convert(const cpu_product *a, int64_t from, int64_t count,
+                    float *panel){FOR_WEIGHT_TYPE(a->type, convert_slice, a, from, count, panel)}
 
 /* One slice of the products of 4 rows with up to 6 tokens. `sums` carries the accumulators from
  * slice to slice; it is not read in the first, and the last writes z instead. */
-ALWAYS_INLINE void tile(const int tokens, const float *panel, const float *x, int64_t x_stride,
-                        int64_t count, bool first, bool last, vec *sums, float *z,
-                        int64_t z_stride) {
+ALWAYS_INLINE
+    void tile(const int tokens, const float *panel, const float *x, int64_t x_stride, int64_t count,
+              bool first, bool last, vec *sums, float *z, int64_t z_stride) {
     const vec zero = {0};
     vec sum[TILE_ROWS][MOST_TILE_TOKENS];
     UNROLL

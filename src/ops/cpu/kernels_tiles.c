@@ -65,39 +65,8 @@ ALWAYS_INLINE void convert_as(dtype type, const cpu_tile_weights *w, float *pane
                     w, panel + r * PANEL_STRIDE);
 }
 
-static void convert(const cpu_tile_weights *w, void *panel) {
-    switch (w->type) {
-    case DTYPE_BF16:
-        convert_as(DTYPE_BF16, w, panel);
-        break;
-    case DTYPE_F16:
-        convert_as(DTYPE_F16, w, panel);
-        break;
-    case DTYPE_F64:
-        convert_as(DTYPE_F64, w, panel);
-        break;
-    case DTYPE_Q8_0:
-        convert_as(DTYPE_Q8_0, w, panel);
-        break;
-    case DTYPE_Q5_0:
-        convert_as(DTYPE_Q5_0, w, panel);
-        break;
-    case DTYPE_Q5_1:
-        convert_as(DTYPE_Q5_1, w, panel);
-        break;
-    case DTYPE_Q4_0:
-        convert_as(DTYPE_Q4_0, w, panel);
-        break;
-    case DTYPE_Q4_1:
-        convert_as(DTYPE_Q4_1, w, panel);
-        break;
-    case DTYPE_IQ4_NL:
-        convert_as(DTYPE_IQ4_NL, w, panel);
-        break;
-    default:
-        convert_as(DTYPE_F32, w, panel);
-    }
-}
+static void convert(const cpu_tile_weights *w,
+                    void *panel){FOR_WEIGHT_TYPE(w->type, convert_as, w, panel)}
 
 /* ---- Products ---- */
 
