@@ -74,7 +74,7 @@ KERNEL_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c \
 # Sets that differ from another in one part, products of bytes or tiles: only its file is compiled.
 KERNEL_FLAGS_amx := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
 KERNEL_FLAGS_avx2vnni := $(KERNEL_FLAGS_avx2) -mavxvnni
-KERNEL_FLAGS_avx512vnni := $(KERNEL_FLAGS_avx512) -mavx512vnni
+KERNEL_FLAGS_avx512vnni := $(KERNEL_FLAGS_avx512) -mavx512vnni -mavx512vbmi -mgfni
 KERNEL_FLAGS_neon_dotprod := -march=armv8.2-a+dotprod
 # Instrumented vector code is slow to run without optimisation, takes gcc minutes beyond -O1 and clang at -O1. For fuzzing, where
 # no parser is in these files, it is not optimised.

@@ -47,6 +47,14 @@ static bool has_amx(void) {
 #endif
 }
 
+/* Products of bytes, permutations of bytes, and matrices of bits: Ice Lake and Zen 4 have all three. */
+static bool has_avx512_bytes(void) {
+    const unsigned vbmi = 1u << 1, gfni = 1u << 8, vnni = 1u << 11;
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ecx & vbmi) && (ecx & gfni) &&
+           (ecx & vnni);
+}
+
 static bool has_avx_vnni(void) {
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4);
@@ -92,7 +100,7 @@ static void list_choices(void) {
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    bool has_vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    bool has_vnni = avx512 && has_avx512_bytes();
     avx512vnni = cpu_kernels_avx512;
     avx512vnni.name = "avx512vnni";
     avx512vnni.dot = &cpu_dot_avx512vnni;
