@@ -3,7 +3,8 @@
  * The limits are measured first, and sampled again beside every run: other users of a machine, and
  * on some hosts the tile unit itself, change them within seconds. Decoding is bound by memory:
  * every weight is read once a step (the embedding table excepted: one row a token), every state
- * read and written, or written once in as many tokens as are deferred. The limit of a step is the time that the memory needs for that; its share of
+ * read and written, or written once in as many tokens as are deferred. The limit of a step is the
+ * time that the memory needs for that, weights by a plain reading of the same mapped files; its share of
  * the time taken is the percentage. Prefill is bound by arithmetic: two operations a weight and
  * token, and what the recurrence needs; its limit is the peak of the unit that computes it. */
 #include "cli/bench.h"
@@ -94,10 +95,10 @@ static bench_row decode_row(const bench *b, int batch) {
 
 /* The seconds that it takes at these limits. */
 static double least_seconds(const bench_row *row, const double *limit) {
-    return row->decode
-               ? (row->weight_bytes + row->state_bytes - row->updated_bytes) / limit[MACHINE_READ] +
-                     row->updated_bytes / limit[MACHINE_UPDATE]
-               : row->flops / limit[row->bound];
+    return row->decode ? row->weight_bytes / limit[MACHINE_WEIGHTS] +
+                             (row->state_bytes - row->updated_bytes) / limit[MACHINE_READ] +
+                             row->updated_bytes / limit[MACHINE_UPDATE]
+                       : row->flops / limit[row->bound];
 }
 
 /* ---- Samples of the limits ---- */
@@ -113,7 +114,8 @@ static double median(double *values, int count) {
 }
 
 static bool is_sampled(const bench_row *row, int kind) {
-    return row->decode ? kind == MACHINE_READ || kind == MACHINE_UPDATE : kind == (int)row->bound;
+    return row->decode ? kind == MACHINE_READ || kind == MACHINE_WEIGHTS || kind == MACHINE_UPDATE
+                       : kind == (int)row->bound;
 }
 
 /* The samples around and within one run. */
@@ -372,11 +374,22 @@ static xlstm_status start(bench *b) {
                               : status;
 }
 
+/* Decoding is compared with reading the weights where they lie. */
+static void read_weights(bench *b) {
+    const weights *w = &b->model->weights;
+    machine_span spans[MACHINE_SPANS];
+    int count = 0;
+    for (int i = 0; i < w->file_count && count < MACHINE_SPANS; i++)
+        spans[count++] = (machine_span){w->hosts[i], w->buffers[i].size};
+    machine_read_from(b->meter, spans, count);
+}
+
 static xlstm_status measure_all(bench *b) {
     char *text = b->subject.device_text;
     if (b->model->device->describe)
         b->model->device->describe(b->model->device, text, sizeof b->subject.device_text);
     text[strcspn(text, "\n")] = '\0';
+    read_weights(b);
     machine_measure_all(b->meter, 0, &b->subject.limits);
     buffer head = {0};
     bench_print_head(&b->subject, &head);

@@ -2,6 +2,7 @@
  * clock around the loops of machine_kernels.c. */
 #include "engine/machine.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -11,7 +12,8 @@
 #include "engine/machine_kernels.h"
 
 enum {
-    UNEVEN = 1040, /* floats by which a stream is no multiple of 8 KiB */
+    UNEVEN = 1040,                /* floats by which a stream is no multiple of 8 KiB */
+    SPAN_STREAM = 65536 + UNEVEN, /* floats of a stream in given memory: 4 MiB a task */
     STEPS = 1 << 15,
     MOST_RUNS = 25
 };
@@ -26,6 +28,9 @@ struct machine_meter {
     size_t chunk; /* floats of one task: MACHINE_STREAMS streams */
     int64_t chunks;
     float (*arithmetic)(int steps);
+    machine_span spans[MACHINE_SPANS];
+    int64_t first_task[MACHINE_SPANS + 1]; /* of each span */
+    int span_count;
     _Atomic float sink; /* where results go, so that no compiler can leave the loops out */
 };
 
@@ -35,6 +40,18 @@ static void read_task(void *context, int64_t task, int worker) {
     machine_meter *m = context;
     (void)worker;
     m->sink = m->kernels.read(m->data + (size_t)task * m->chunk, m->chunk / MACHINE_STREAMS);
+}
+
+static void span_task(void *context, int64_t task, int worker) {
+    machine_meter *m = context;
+    (void)worker;
+    int s = 0;
+    while (task >= m->first_task[s + 1])
+        s++;
+    const size_t from = (size_t)(task - m->first_task[s]) * SPAN_STREAM * MACHINE_STREAMS;
+    size_t stream = (m->spans[s].size / sizeof(float) - from) / MACHINE_STREAMS;
+    stream = stream < SPAN_STREAM ? stream / MACHINE_LANES * MACHINE_LANES : SPAN_STREAM;
+    m->sink = m->kernels.read((const float *)m->spans[s].data + from, stream);
 }
 
 static void update_task(void *context, int64_t task, int worker) {
@@ -61,6 +78,27 @@ static double sample(machine_meter *m, int64_t tasks, thread_task task, double a
     return jobs * amount / passed;
 }
 
+/* Spans begin at a multiple of 64 bytes. */
+void machine_read_from(machine_meter *m, const machine_span *spans, int count) {
+    m->span_count = count < MACHINE_SPANS ? count : MACHINE_SPANS;
+    for (int i = 0; i < m->span_count; i++) {
+        const size_t skipped = (size_t)(-(uintptr_t)spans[i].data & 63);
+        m->spans[i] = (machine_span){(const char *)spans[i].data + skipped,
+                                     spans[i].size > skipped ? spans[i].size - skipped : 0};
+        const size_t task = (size_t)SPAN_STREAM * MACHINE_STREAMS * sizeof(float);
+        m->first_task[i + 1] = m->first_task[i] + (int64_t)((m->spans[i].size + task - 1) / task);
+    }
+}
+
+static double sample_spans(machine_meter *m) {
+    double bytes = 0;
+    if (m->span_count == 0)
+        return 0;
+    for (int i = 0; i < m->span_count; i++)
+        bytes += (double)m->spans[i].size;
+    return sample(m, m->first_task[m->span_count], span_task, bytes);
+}
+
 static double sample_arithmetic(machine_meter *m, float (*loop)(int steps), double amount) {
     int64_t tasks = (int64_t)machine_threads(m) * 4;
     m->arithmetic = loop;
@@ -73,6 +111,8 @@ double machine_sample(machine_meter *m, machine_kind kind) {
     switch (kind) {
     case MACHINE_READ:
         return sample(m, m->chunks, read_task, bytes);
+    case MACHINE_WEIGHTS:
+        return sample_spans(m);
     case MACHINE_UPDATE:
         return sample(m, m->chunks, update_task, 2 * bytes);
     case MACHINE_FMA:
@@ -88,7 +128,8 @@ double machine_sample(machine_meter *m, machine_kind kind) {
 }
 
 bool machine_has(const machine_meter *m, machine_kind kind) {
-    return (kind != MACHINE_AMX_BF16 || m->kernels.amx_bf16) &&
+    return (kind != MACHINE_WEIGHTS || m->span_count > 0) &&
+           (kind != MACHINE_AMX_BF16 || m->kernels.amx_bf16) &&
            (kind != MACHINE_AMX_INT8 || m->kernels.amx_int8);
 }
 

@@ -6,6 +6,7 @@
 
 typedef enum machine_kind {
     MACHINE_READ,     /* bytes a second: many streams a thread, memory far larger than the caches */
+    MACHINE_WEIGHTS,  /* bytes a second: the same of given memory (machine_read_from), all of it */
     MACHINE_UPDATE,   /* read-modify-write of the same: bytes read plus bytes written */
     MACHINE_FMA,      /* fp32, 2 operations an FMA, the widest vectors of this CPU */
     MACHINE_AMX_BF16, /* products of tiles that are loaded on the way, 2 operations each */
@@ -20,6 +21,14 @@ typedef struct machine_meter machine_meter;
 xlstm_status machine_create(int threads, bool pin, machine_meter **result);
 void machine_free(machine_meter *m);
 int machine_threads(const machine_meter *m);
+/* Memory for MACHINE_WEIGHTS to read, which must stay: memory is not equally fast everywhere (that of
+ * another node, pages of another size), so what reads weights is compared with reading them. */
+typedef struct machine_span {
+    const void *data;
+    size_t size;
+} machine_span;
+enum { MACHINE_SPANS = 64 }; /* what comes after so many is left out */
+void machine_read_from(machine_meter *m, const machine_span *spans, int count);
 /* False where the processor, or its system, does not have it. */
 bool machine_has(const machine_meter *m, machine_kind kind);
 /* One sample, in bytes or operations a second; takes 20 to 150 ms. 0 if the machine lacks the kind.

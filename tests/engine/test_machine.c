@@ -1,6 +1,7 @@
 /* The measured limits are limits of a real machine: not beyond what any core can do, not below what
  * a plain loop does. No tighter bound holds on a machine that also does something else. */
 #include <stdlib.h>
+#include <string.h>
 
 #include <stdarg.h>
 #include <stddef.h>
@@ -71,8 +72,12 @@ static void test_limits(void **state) {
  * loop was left out is beyond that. */
 static void test_samples(void **state) {
     (void)state;
-    static const double most[MACHINE_KINDS] = {MOST_READ, MOST_UPDATE, MOST_FLOPS,
-                                               THREADS * 1024 * 7e9, THREADS * 2048 * 7e9};
+    static const double most[MACHINE_KINDS] = {[MACHINE_READ] = MOST_READ,
+                                               [MACHINE_WEIGHTS] = MOST_READ,
+                                               [MACHINE_UPDATE] = MOST_UPDATE,
+                                               [MACHINE_FMA] = MOST_FLOPS,
+                                               [MACHINE_AMX_BF16] = THREADS * 1024 * 7e9,
+                                               [MACHINE_AMX_INT8] = THREADS * 2048 * 7e9};
     machine_meter *m;
     assert_int_equal(machine_create(THREADS, false, &m), XLSTM_OK);
     assert_int_equal(machine_threads(m), THREADS);
@@ -103,6 +108,26 @@ static void test_tiles_compute(void **state) {
         assert_true(k.amx_int8(5) == 4.0f * 5 * 64);
 }
 
+/* Given memory is read whole: an odd address, a short rest and an empty span included. */
+static void test_given_memory(void **state) {
+    (void)state;
+    enum { SIZE = 64 << 20 };
+    char *data = malloc(SIZE);
+    machine_meter *m;
+    assert_non_null(data);
+    memset(data, 1, SIZE);
+    assert_int_equal(machine_create(THREADS, false, &m), XLSTM_OK);
+    assert_false(machine_has(m, MACHINE_WEIGHTS));
+    assert_true(machine_sample(m, MACHINE_WEIGHTS) == 0);
+    const machine_span spans[] = {{data, 100}, {data + 1, 0}, {data + 101, SIZE - 101}};
+    machine_read_from(m, spans, 3);
+    assert_true(machine_has(m, MACHINE_WEIGHTS));
+    double rate = machine_sample(m, MACHINE_WEIGHTS);
+    assert_true(rate > least && rate < MOST_READ);
+    machine_free(m);
+    free(data);
+}
+
 static void test_wrong_threads(void **state) {
     (void)state;
     machine_limits limits;
@@ -111,9 +136,8 @@ static void test_wrong_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_samples),
-        cmocka_unit_test(test_tiles_compute),
+        cmocka_unit_test(test_limits),        cmocka_unit_test(test_samples),
+        cmocka_unit_test(test_given_memory),  cmocka_unit_test(test_tiles_compute),
         cmocka_unit_test(test_wrong_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

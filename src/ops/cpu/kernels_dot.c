@@ -39,28 +39,37 @@ _Static_assert(sizeof(part) <= PART * CPU_DOT_BYTES, "memory of quantised activa
 
 /* ---- Activations ---- */
 
+typedef int8_t vec_narrow __attribute__((vector_size(LANES)));
+
+ALWAYS_INLINE vec larger(vec a, vec b) {
+    return choose((vec_bits)(a > b), a, b);
+}
+
 /* Thirty-two floats: rounded integers, their sum; returns the scale. */
 static float quantise_group(const float *x, int8_t *q, int32_t *sum) {
+    enum { VECTORS = BLOCK_ELEMENTS / LANES };
     const vec_bits magnitude = (vec_bits)((vec_integers){0} + 0x7FFFFFFF);
     vec largest = {0}, odd = {0};
-    for (int i = 0; i < BLOCK_ELEMENTS; i += LANES) {
-        vec value = load(x + i), size = (vec)((vec_bits)value & magnitude);
-        largest = choose((vec_bits)(size > largest), size, largest);
+    UNROLL
+    for (int i = 0; i < VECTORS; i++) {
+        vec value = load(x + i * LANES);
+        largest = larger((vec)((vec_bits)value & magnitude), largest);
         odd += value * splat(0); /* NaN where a value is not finite */
     }
-    float most = 0;
-    for (int i = 0; i < LANES; i++)
-        most = largest[i] > most ? largest[i] : most;
-    float factor = most > 0x1p-120f ? 127 / most : 0;
-    int32_t total = 0;
-    for (int i = 0; i < BLOCK_ELEMENTS; i += LANES) {
-        vec_integers rounded = (vec_integers)(load(x + i) * splat(factor) + splat(0x1.8p23f));
-        for (int j = 0; j < LANES; j++) {
-            q[i + j] = (int8_t)rounded[j]; /* the low bits are the integer */
-            total += q[i + j];
-        }
+    const float most = fold_max(largest), factor = most > 0x1p-120f ? 127 / most : 0;
+    vec_integers total = {0};
+    UNROLL
+    for (int i = 0; i < VECTORS; i++) {
+        const vec magic = splat(0x1.8p23f); /* what is added to it lies in the low bits, rounded */
+        vec_integers rounded =
+            (vec_integers)(load(x + i * LANES) * splat(factor) + magic) - (vec_integers)magic;
+        vec_narrow bytes = __builtin_convertvector(rounded, vec_narrow);
+        memcpy(q + i * LANES, &bytes, sizeof bytes);
+        total += rounded;
     }
-    *sum = total;
+    *sum = 0;
+    for (int i = 0; i < LANES; i++)
+        *sum += total[i];
     return most / 127 + fold(odd);
 }
 

@@ -52,6 +52,18 @@ ALWAYS_INLINE float fold(vec v) {
     return (q[0] + q[2]) + (q[1] + q[3]);
 }
 
+/* The largest lane. */
+ALWAYS_INLINE float fold_max(vec v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float most = v[0];
+    for (int i = 1; i < LANES; i++)
+        most = v[i] > most ? v[i] : most;
+    return most;
+#endif
+}
+
 /* ---- Weights of every type, as floats ---- */
 
 ALWAYS_INLINE vec_bits widen_half(const char *p) {
