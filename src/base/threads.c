@@ -253,7 +253,7 @@ static xlstm_status create(int threads, const int *processors, thread_pool **res
     for (int i = 1; i < threads; i++)
         pool->workers[i - 1].processor = processors ? processors[i] : -1;
     /* With more threads than processors, looking at the gate would keep others from working. */
-    pool->spin_seconds = threads <= threads_available() ? 20e-6 : 0;
+    pool->spin_seconds = threads <= threads_available() ? 100e-6 : 0;
     int started, number = start_threads(pool, &started);
     if (number != 0) {
         stop_and_free(pool, started);

@@ -126,13 +126,14 @@ static int64_t count_panels(const project_job *job, int panel_rows) {
  * tokens should end at the same time everywhere. */
 static int choose_panel_rows(const project_job *job) {
     int rows = CPU_PANEL_ROWS;
-    int64_t row_bytes = 0;
+    int64_t bytes = 0, all_rows = 0;
     for (int i = 0; i < job->count; i++) {
-        int64_t bytes = dtype_bytes(job->parts[i].weight->dtype, job->width);
-        row_bytes = bytes > row_bytes ? bytes : row_bytes;
+        const ops_tensor *weight = job->parts[i].weight;
+        bytes += weight->shape[0] * dtype_bytes(weight->dtype, job->width);
+        all_rows += weight->shape[0];
     }
     if (reads_once(job))
-        while (rows > LEAST_ROWS && rows * row_bytes > FEW_TOKENS_BYTES)
+        while (rows > LEAST_ROWS && bytes > FEW_TOKENS_BYTES / rows * all_rows)
             rows /= 2;
     while (rows > LEAST_ROWS &&
            count_panels(job, rows) < (int64_t)TASKS_PER_THREAD * thread_pool_size(job->s->pool))
