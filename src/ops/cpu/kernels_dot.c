@@ -73,17 +73,22 @@ static float quantise_group(const float *x, int8_t *q, int32_t *sum) {
     return most / 127 + fold(odd);
 }
 
+/* The last part of a row that is no whole number of them holds the last BLOCKS blocks: those that the
+ * part before has count nothing there. A row that is shorter than a part has zeros at its end. */
 static void quantise(const float *x, int64_t width, void *parts) {
     part *p = parts;
     for (int64_t first = 0; first < width; first += PART, p++) {
+        const int64_t left = width - first < PART ? width - first : PART;
+        const int skipped = first > 0 ? (int)((PART - left) / BLOCK_ELEMENTS) : 0;
         *p = (part){0};
-        for (int b = 0; b < BLOCKS && first + b * BLOCK_ELEMENTS < width; b++) {
+        for (int i = 0; i < left / BLOCK_ELEMENTS; i++) {
+            const int b = skipped + i;
             int8_t q[BLOCK_ELEMENTS];
             int32_t sum;
-            float scale = quantise_group(x + first + b * BLOCK_ELEMENTS, q, &sum);
+            float scale = quantise_group(x + first + i * BLOCK_ELEMENTS, q, &sum);
             p->sum[b * WORDS] = sum;
-            for (int i = 0; i < WORDS; i++)
-                p->scale[b * WORDS + i] = scale;
+            for (int lane = 0; lane < WORDS; lane++)
+                p->scale[b * WORDS + lane] = scale;
             memcpy((char *)&p->q[0] + 16 * b, q, 16);
             memcpy((char *)&p->q[1] + 16 * b, q + 16, 16);
         }
@@ -249,14 +254,15 @@ ALWAYS_INLINE void dot_rows(dtype type, const int rows, const int tokens, const 
         for (int r = 0; r < rows; r += GROUP)
             add_parts(type, tokens, p + r, x, at, sums + r);
     }
-    int64_t left = (a->width - whole * PART) / BLOCK_ELEMENTS;
-    if (left > 0)
+    const int64_t row_bytes = a->width / BLOCK_ELEMENTS * block_bytes(type);
+    if (row_bytes % bytes > 0)
         for (int r = 0; r < rows; r += GROUP) {
-            char last[GROUP][BLOCKS * sizeof(block_q8_0)] = {0};
+            char whole_part[GROUP][BLOCKS * sizeof(block_q8_0)] = {0};
             const char *p[GROUP];
             for (int g = 0; g < GROUP; g++) {
-                memcpy(last[g], row[r + g] + whole * bytes, (size_t)(left * block_bytes(type)));
-                p[g] = last[g];
+                p[g] = whole > 0 ? row[r + g] + row_bytes - bytes : whole_part[g];
+                if (whole == 0)
+                    memcpy(whole_part[g], row[r + g], (size_t)row_bytes);
             }
             add_parts(type, tokens, p, x, whole, sums + r);
         }

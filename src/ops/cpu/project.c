@@ -9,7 +9,7 @@
 
 enum {
     FEW_TOKENS = 3,
-    FEW_TOKENS_BYTES = 192 * 1024, /* weights a task for few tokens: some microseconds of reading */
+    FEW_TOKENS_BYTES = 256 * 1024, /* weights a task for few tokens: some microseconds of reading */
     LEAST_ROWS = 8,
     TASKS_PER_THREAD = 4
 };
