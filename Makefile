@@ -190,9 +190,10 @@ export PROMPT
 demo: $(COMMAND) $(DEMO) ## the model of the tree, in 8 bits, goes on with PROMPT
 	@$(COMMAND) generate -m $(if $(filter file,$(origin MODEL)),$(DEMO),$(MODEL)) -p "$$PROMPT" -n 48
 
-bench: $(COMMAND) $(BUILD)/bench/bench_kernels ## speed of this machine, of MODEL on it, and of the kernels
+bench: $(COMMAND) $(BUILD)/bench/bench_kernels $(BUILD)/bench/bench_projections ## speed of this machine, of MODEL on it, of the kernels and of products
 	@$(COMMAND) bench -m $(MODEL)
 	@$(BUILD)/bench/bench_kernels
+	@$(BUILD)/bench/bench_projections
 
 RUN_TESTS = XLSTM='$(COMMAND)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests
 
