@@ -180,9 +180,14 @@ help: ## this list
 # One file that runs by itself, made of the checkpoint of the tree.
 DEMO := models/demo/xlstm-17m-q8_0.gguf
 
+# What decides its bytes: reading a checkpoint, what is written, how it is rounded, and where it stands.
+DEMO_SOURCES := $(wildcard models/reference-17m/* src/base/blocks.* src/base/dtype.* src/cli/convert.c \
+                  $(foreach name,gguf quantise safetensors source stored,src/format/$(name)*) \
+                  $(foreach name,convert describe output weights,src/model/$(name)*))
+
 models/demo: $(DEMO) ## the model of the tree as one file, in 8 bits
 
-$(DEMO): $(wildcard models/reference-17m/*) src/format/quantise.c $(wildcard src/model/convert*.c) | $(COMMAND)
+$(DEMO): $(DEMO_SOURCES) | $(COMMAND)
 	@mkdir -p $(@D)
 	@$(COMMAND) convert -m models/reference-17m -o $@ --type q8_0 --force
 

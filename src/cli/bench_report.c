@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/terminal.h"
@@ -70,17 +71,17 @@ static json_t *real_or_null(double value) {
 
 json_t *bench_subject_json(const bench_subject *s) {
     const machine_limits *l = &s->limits;
-    return json_pack("{s:{s:i, s:s, s:o, s:o, s:o, s:o, s:o}, s:{s:s, s:I, s:I, s:I, s:s, s:s}}",
+    return json_pack("{s:{s:i, s:s, s:o, s:o, s:o, s:o, s:o}, s:{s:o, s:I, s:I, s:I, s:s, s:s}}",
                      "machine", "threads", l->threads, "processor", s->device_text,
                      kinds[MACHINE_READ].key, real_or_null(l->read_bytes_per_second),
                      kinds[MACHINE_UPDATE].key, real_or_null(l->update_bytes_per_second),
                      kinds[MACHINE_FMA].key, real_or_null(l->fma_flops_per_second),
                      kinds[MACHINE_AMX_BF16].key, real_or_null(l->amx_bf16_flops_per_second),
                      kinds[MACHINE_AMX_INT8].key, real_or_null(l->amx_int8_ops_per_second), "model",
-                     "path", s->path, "parameters", (json_int_t)s->info.parameters, "weight_bytes",
-                     (json_int_t)s->memory.weights, "state_bytes",
-                     (json_int_t)s->memory.state_per_session, "device", s->info.device, "profile",
-                     s->info.profile);
+                     "path", json_text(s->path, strlen(s->path)), "parameters",
+                     (json_int_t)s->info.parameters, "weight_bytes", (json_int_t)s->memory.weights,
+                     "state_bytes", (json_int_t)s->memory.state_per_session, "device",
+                     s->info.device, "profile", s->info.profile);
 }
 
 json_t *bench_row_json(const bench_row *row) {
@@ -190,13 +191,13 @@ json_t *bench_compare(const json_t *run, const json_t *earlier) {
     return comparison;
 }
 
+/* As JSON: a string of an earlier file may hold what would break the line. */
 static void print_value(const json_t *value, buffer *out) {
-    if (json_is_string(value))
-        buffer_print(out, "%s", json_string_value(value));
-    else if (json_is_number(value))
-        buffer_print(out, "%.15g", json_number_value(value));
-    else
-        buffer_print(out, "nothing");
+    char *text = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT |
+                                               JSON_REAL_PRECISION(15))
+                       : NULL;
+    buffer_print(out, "%s", text ? text : "nothing");
+    free(text);
 }
 
 void bench_print_comparison(const json_t *comparison, const char *path, buffer *out) {

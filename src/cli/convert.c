@@ -52,7 +52,11 @@ static xlstm_status load(const options *o, bool to_run, xlstm_model **model) {
                                   .profile = "exact",
                                   .max_sessions = 1};
     const char *path = option_text(o, OPTION_MODEL, "");
-    return to_run ? xlstm_model_load(path, &wanted, model) : model_open(path, &wanted, model);
+    xlstm_status status =
+        to_run ? xlstm_model_load(path, &wanted, model) : model_open(path, &wanted, model);
+    if (status == XLSTM_OK)
+        input_warn_source(&(*model)->source);
+    return status;
 }
 
 static void describe(const convert_result *r, const char *output) {

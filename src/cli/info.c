@@ -170,15 +170,16 @@ static json_t *tokenizer_fields(const xlstm_model *model) {
 }
 
 static json_t *collect(const xlstm_model *model) {
-    return json_pack(
-        "{s:s, s:o, s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o}", "path",
-        model->source.path, "file", file_fields(model), "config", config_fields(model), "device",
-        model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast",
-        "state_type", dtype_name(model->state.stored), "deferred", model->state.deferred, "threads",
-        model->threads, "batch_tokens", model->max_batch_tokens, "parameters",
-        (json_int_t)model->weights.parameters, "tensors", (json_int_t)model->files.count,
-        "weight_types", weight_types(model), "memory", memory_fields(model), "tokenizer",
-        tokenizer_fields(model), "devices", device_list());
+    return json_pack("{s:o, s:o, s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o}",
+                     "path", json_text(model->source.path, strlen(model->source.path)), "file",
+                     file_fields(model), "config", config_fields(model), "device",
+                     model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast",
+                     "state_type", dtype_name(model->state.stored), "deferred",
+                     model->state.deferred, "threads", model->threads, "batch_tokens",
+                     model->max_batch_tokens, "parameters", (json_int_t)model->weights.parameters,
+                     "tensors", (json_int_t)model->files.count, "weight_types", weight_types(model),
+                     "memory", memory_fields(model), "tokenizer", tokenizer_fields(model),
+                     "devices", device_list());
 }
 
 /* ---- Words ---- */
@@ -312,6 +313,7 @@ int command_info(const options *o) {
     xlstm_status status = model_open(option_text(o, OPTION_MODEL, ""), &wanted, &model);
     if (status != XLSTM_OK)
         return cli_fail(status);
+    input_warn_source(&model->source);
     const char *style = option_text(o, OPTION_WIRING, NULL);
     const char *warning = xlstm_model_warning(model);
     if (warning)

@@ -11,6 +11,7 @@
 #include "cli/terminal.h"
 #include "engine/session.h"
 #include "format/npy.h"
+#include "model/model.h"
 
 static const size_t text_limit = (size_t)1 << 31; /* ids and offsets of a text fit in 32 bits */
 
@@ -30,7 +31,15 @@ xlstm_model_options input_model_options(const options *o, int sessions) {
 
 xlstm_status input_load_model(const options *o, int sessions, xlstm_model **model) {
     xlstm_model_options wanted = input_model_options(o, sessions);
-    return xlstm_model_load(option_text(o, OPTION_MODEL, ""), &wanted, model);
+    xlstm_status status = xlstm_model_load(option_text(o, OPTION_MODEL, ""), &wanted, model);
+    if (status == XLSTM_OK)
+        input_warn_source(&(*model)->source);
+    return status;
+}
+
+void input_warn_source(const checkpoint_source *source) {
+    if (source->passes_over)
+        cli_warn("%s is used, and not the .safetensors files beside it", source->place);
 }
 
 xlstm_status input_stdin(buffer *text) {

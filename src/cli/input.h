@@ -3,11 +3,14 @@
 #define CLI_INPUT_H
 
 #include "cli/options.h"
+#include "format/source.h"
 
 /* The machine options (--threads, --device, --profile, --batch-tokens) for a model of `sessions`.
  */
 xlstm_model_options input_model_options(const options *o, int sessions);
 xlstm_status input_load_model(const options *o, int sessions, xlstm_model **model);
+/* Says which file is used where a folder holds the weights twice. */
+void input_warn_source(const checkpoint_source *source);
 
 /* The text of -p or -f, standard input for "-". `*given` tells whether there was one. */
 xlstm_status input_text(const options *o, buffer *text, bool *given);

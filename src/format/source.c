@@ -17,9 +17,13 @@ static const char json_key[] = "xlstm.config.json", yaml_key[] = "xlstm.config.y
 
 /* ---- Which file ---- */
 
+static bool has_ending(const char *name, const char *ending) {
+    size_t length = strlen(name), tail = strlen(ending);
+    return length > tail && strcmp(name + length - tail, ending) == 0;
+}
+
 static bool is_named_gguf(const char *name) {
-    size_t length = strlen(name);
-    return length > 5 && strcmp(name + length - 5, ".gguf") == 0;
+    return has_ending(name, ".gguf");
 }
 
 /* By its first bytes, whatever it is called. */
@@ -41,8 +45,8 @@ static bool has_file(const char *folder, const char *name) {
     return there;
 }
 
-/* *found: the only .gguf of the folder, or NULL. */
-static xlstm_status find_in_folder(const char *folder, char **found) {
+/* *found: the only .gguf of the folder, or NULL. *beside: there are .safetensors files. */
+static xlstm_status find_in_folder(const char *folder, char **found, bool *beside) {
     *found = NULL;
     DIR *stream = opendir(folder);
     if (!stream)
@@ -50,7 +54,10 @@ static xlstm_status find_in_folder(const char *folder, char **found) {
     int count = 0;
     xlstm_status status = XLSTM_OK;
     for (const struct dirent *e; status == XLSTM_OK && (e = readdir(stream)) != NULL;) {
-        if (e->d_name[0] == '.' || !is_named_gguf(e->d_name))
+        if (e->d_name[0] == '.')
+            continue;
+        *beside |= has_ending(e->d_name, ".safetensors");
+        if (!is_named_gguf(e->d_name))
             continue;
         free(*found);
         *found = path_join(folder, e->d_name);
@@ -69,13 +76,15 @@ static xlstm_status find_in_folder(const char *folder, char **found) {
     return status;
 }
 
-/* *file: the GGUF file that the path means, or NULL. */
-static xlstm_status find_gguf(const char *path, char **file) {
+/* *file: the GGUF file that the path means, or NULL. *beside: it was chosen before .safetensors
+ * files of the same folder. */
+static xlstm_status find_gguf(const char *path, char **file, bool *beside) {
     *file = NULL;
+    *beside = false;
     if (!file_exists(path))
         return error_set(XLSTM_IO_ERROR, "%s: no such file or folder", path);
     if (file_is_folder(path))
-        return find_in_folder(path, file);
+        return find_in_folder(path, file, beside);
     if (!is_named_gguf(path) && !begins_as_gguf(path))
         return XLSTM_OK;
     *file = strdup(path);
@@ -101,8 +110,10 @@ xlstm_status source_open(const char *path, checkpoint_source *source) {
     source->path = strdup(path);
     if (!source->path)
         return error_memory(strlen(path), "a path");
-    xlstm_status status = find_gguf(path, &source->place);
+    bool beside;
+    xlstm_status status = find_gguf(path, &source->place, &beside);
     source->one_file = source->place != NULL;
+    source->passes_over = source->one_file && beside;
     if (status == XLSTM_OK && source->one_file) {
         status = gguf_open(source->place, &source->gguf);
         if (status == XLSTM_OK)

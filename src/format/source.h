@@ -8,10 +8,11 @@
 #include "format/stored.h"
 
 typedef struct checkpoint_source {
-    char *path;     /* as given */
-    char *place;    /* the folder, or the GGUF file: what errors name */
-    bool one_file;  /* a GGUF file */
-    gguf_file gguf; /* of one_file; its tensors are empty once they were taken */
+    char *path;       /* as given */
+    char *place;      /* the folder, or the GGUF file: what errors name */
+    bool one_file;    /* a GGUF file */
+    bool passes_over; /* of one_file: .safetensors files beside it in the folder that was given */
+    gguf_file gguf;   /* of one_file; its tensors are empty once they were taken */
 } checkpoint_source;
 
 /* `path`: a .gguf file, a folder, or a file in the folder. A folder with exactly one .gguf means

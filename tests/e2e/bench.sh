@@ -12,8 +12,12 @@ for line in 'machine: ' 'model:   ' 'decode x 1' 'decode x 3' 'prefill 8' 'prefi
 done
 awk '{ if (length($0) > 100) exit 1 }' "$work/out" || bad 'the table' 'is wider than 100 columns'
 
+# The path needs escaping.
+odd=$work/$(printf 'a "b" \\c\nd')
+cp -R $tiny "$odd"
 # shellcheck disable=SC2086
-succeeds 'the JSON' bench -m $tiny $small --json
+succeeds 'the JSON' bench -m "$odd" $small --json
+grep -q -F '/a \"b\" \\c\nd",' "$work/out" || bad 'the JSON: path' "$(show)"
 cp "$work/out" "$work/before.json"
 for field in read_bytes_per_second update_bytes_per_second fma_flop_per_second amx_bf16_flop_per_second \
     amx_int8_op_per_second weight_bytes_per_token state_bytes_per_token bytes_per_second flop_per_second \
@@ -36,6 +40,18 @@ succeeds 'against another model' bench -m $tiny --prompt-tokens 8 --batch 1 --to
 grep -q '"field": "parameters"' "$work/out" || bad 'against another model' "does not say that it is another: $(show)"
 awk '/"ratio": / { n++; gsub(/[^0-9.e+-]/, "", $2); if ($2 + 0 <= 1) wrong = 1 } END { exit wrong || n != 2 }' "$work/out" ||
     bad 'against another model' 'wrong ratios'
+
+# What an earlier file says of the machine breaks no line.
+sed 's/"\(processor\|profile\)": .*,/"\1": "1\\n\\"2\\"\\\\\\u001b[7m",/' "$work/before.json" >"$work/odd.json"
+succeeds 'values that must be escaped' bench -m $tiny --prompt-tokens 8 --batch 1 --tokens 2 --repeat 1 --compare "$work/odd.json"
+grep -q -F 'not the same machine: processor was "1\n\"2\"\\\u001B[7m", is "' "$work/out" ||
+    bad 'values that must be escaped' "$(show)"
+# A path that is no UTF-8.
+odd=$work/$(printf 'no-\377-utf')
+if cp -R $tiny "$odd" 2>/dev/null; then # some file systems refuse such names
+    succeeds 'a path that is no UTF-8' info -m "$odd" --json
+    grep -q -F "/no-$(printf '\357\277\275')-utf\"," "$work/out" || bad 'a path that is no UTF-8' "$(show)"
+fi
 
 echo '{"machine": {}}' >"$work/wrong.json"
 echo 'tok/s' >"$work/text.json"

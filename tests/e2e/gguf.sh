@@ -16,6 +16,19 @@ run generate -m "$file" -p "$text" -n 8 --profile exact --save-state "$work/stat
 same 'generate' '0  Paris.' "$status $(cat "$work/out")"
 run generate -m "$work/one" -p "$text" -n 8 --profile exact
 same 'generate from its folder' '0  Paris.' "$status $(cat "$work/out")"
+grep -q warning "$work/err" && bad 'generate from its folder' "warns: $(show)"
+
+# Weights beside it are passed over, and every command that runs the model says so; not where the file was named.
+cp tests/golden/neurips-mlstm/model.safetensors "$work/one/other.safetensors"
+for command in 'generate --ids 0 -n 1' "logits --ids 0 -o $work/l.npy" info "convert --type same -o $work/other.gguf"; do
+    # shellcheck disable=SC2086 # a list of options
+    succeeds "weights beside it: $command" $command -m "$work/one"
+    same "weights beside it: $command" "warning: $file is used, and not the .safetensors files beside it" \
+        "$(grep safetensors "$work/err")"
+done
+succeeds 'weights beside it: the file itself' info -m "$file"
+grep -q safetensors "$work/err" && bad 'the file itself' "warns: $(show)"
+rm "$work/one/other.safetensors"
 run tokenize -m "$file" -p "$text" --bos
 same 'tokenize' '0 343 467 278 3011 325' "$(sed -n 1p "$work/out" | tr -d '\n')"
 run tokenize -m $model -p "$text" --bos
