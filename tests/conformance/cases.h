@@ -37,6 +37,13 @@ typedef struct conformance_case {
  * norm on average; sums of few terms, and gates, by some times that. */
 #define CONFORMANCE_INTEGERS 3e-2
 #define MLSTM_TOLERANCE 5e-6
+/* Products of rows of so many terms. The narrowest vectors sum in four lanes, each a chain of terms / 4
+ * additions. Terms of random signs grow to the root of their number, and each addition rounds what there is
+ * by at most 2^-24: together by 2^-24 (terms / 4 / 2)^0.5 of the result, if that has its usual size. Three
+ * times that is allowed, for results that cancel: a layer norm's rows have the sum 0, and weights of Q4_1 and
+ * Q5_1, whose blocks have an offset, a mean (measured: 2.9e-6 of 4.1e-6 at 4,192 terms; with twice the lanes
+ * 1.6e-6). At least 2e-6, which that exceeds beyond a thousand terms. */
+double conformance_sum_tolerance(int64_t terms);
 /* For products with matrices in the profile fast, where activations and weights may be rounded to
  * bf16: by 2^-9 at most, 2^-9 / 3^0.5 of the result's norm on average, and some times that in sums of
  * a few terms that cancel. */

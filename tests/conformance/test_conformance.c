@@ -108,10 +108,27 @@ static bool takes_variant(const conformance_case *c, const column *in, int varia
     return c->limits(variant).width % dtype_block(in->as.weight) == 0;
 }
 
+/* Products in the profile fast may round what they multiply; embeddings are copied. */
+static double tolerance_of(const conformance_case *c, const column *in, int variant) {
+    if (in->exact)
+        return CONFORMANCE_F64;
+    if (c->weights != WEIGHT_MATRICES || c->tolerance == 0)
+        return c->tolerance;
+    if (in->as.profile != OPS_FAST)
+        return conformance_sum_tolerance(c->limits(variant).width);
+    return dtype_block(in->as.weight) > 1 ? CONFORMANCE_INTEGERS : FAST_TOLERANCE;
+}
+
+/* Of the variants of a column. */
+typedef struct outcome {
+    double worst; /* relative error */
+    bool failed;
+} outcome;
+
 /* One variant of an op in all columns; worst errors go up. One run of the reference in double
  * serves all columns that follow each other with the same types. */
 static void run_variant(const conformance_case *c, int op, int variant, const column *columns,
-                        int count, double *worst) {
+                        int count, outcome *outcomes) {
     side exact;
     const column *current = NULL; /* of `exact` */
     for (int i = 0; i < count; i++) {
@@ -128,8 +145,9 @@ static void run_variant(const conformance_case *c, int op, int variant, const co
         side s;
         run_side(&s, c, &in->as, false, variant, -1);
         double error = side_error(&s, &exact);
-        if (!(error <= worst[i]))
-            worst[i] = error;
+        if (!(error <= outcomes[i].worst))
+            outcomes[i].worst = error;
+        outcomes[i].failed |= !(error <= tolerance_of(c, in, variant));
         check_bits(&s, c, variant);
         side_close(&s);
     }
@@ -137,23 +155,11 @@ static void run_variant(const conformance_case *c, int op, int variant, const co
         side_close(&exact);
 }
 
-/* Products in the profile fast may round what they multiply; embeddings are copied. */
-static double tolerance_of(const conformance_case *c, const column *in) {
-    if (in->exact)
-        return CONFORMANCE_F64;
-    if (in->as.profile != OPS_FAST || c->weights != WEIGHT_MATRICES || c->tolerance == 0)
-        return c->tolerance;
-    return dtype_block(in->as.weight) > 1 ? CONFORMANCE_INTEGERS : FAST_TOLERANCE;
-}
-
-static bool print_cell(const conformance_case *c, const column *in, int op, double error) {
-    double tolerance = tolerance_of(c, in);
-    bool pass = !is_run(c, in, op) || error <= tolerance;
+static void print_cell(const conformance_case *c, const column *in, int op, const outcome *o) {
     if (is_run(c, in, op))
-        printf(" %s %9.1e", pass ? "pass" : "FAIL", error);
+        printf(" %s %9.1e", o->failed ? "FAIL" : "pass", o->worst);
     else
         printf(" %14s", ops_device_has(in->as.device, op) ? "-" : "absent");
-    return pass;
 }
 
 static void print_heads(const column *columns, int count) {
@@ -184,13 +190,15 @@ static const conformance_case *case_of(int op) {
 /* A line of the table, of every `step`-th variant; how many of its cells fail. */
 static int run_line(const conformance_case *c, int op, int step, const column *columns, int count) {
     int variants = test_is_quick() ? c->quick_variants : c->variants;
-    double worst[MAX_COLUMNS] = {0};
+    outcome outcomes[MAX_COLUMNS] = {0};
     int failures = 0;
     for (int variant = variants - 1; variant >= 0; variant -= step)
-        run_variant(c, op, variant, columns, count, worst);
+        run_variant(c, op, variant, columns, count, outcomes);
     printf("%-20s", c->op);
-    for (int i = 0; i < count; i++)
-        failures += !print_cell(c, &columns[i], op, worst[i]);
+    for (int i = 0; i < count; i++) {
+        print_cell(c, &columns[i], op, &outcomes[i]);
+        failures += outcomes[i].failed;
+    }
     printf("   <= %.0e: %s%s\n", c->tolerance, c->reason,
            c->weights == WEIGHT_MATRICES && c->tolerance > 0 ? "; fast: bf16, integers" : "");
     fflush(stdout);
