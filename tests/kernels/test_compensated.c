@@ -103,7 +103,7 @@ static void test_against_double(void **state) {
 /* A memory of a million tokens: forget gates of 14, whose distance from 1 a float can hardly hold. */
 static void test_long_memory(void **state) {
     (void)state;
-    int tokens = test_is_quick() ? 1000 : 100000;
+    int tokens = test_is_quick() ? 300 : 100000;
     static const char *const names[] = {"sequence--cpu", "chunkwise--cpu", "sequence_sig--cpu",
                                         "chunkwise_sig--cpu"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -241,7 +241,7 @@ static void test_long_gradients(void **state) {
             xlstm_kernel_options options = compensated();
             kernel_case ours, exact;
             int tokens = mlstm_is_parallel(kernel) ? 1500 : 10000;
-            make_pair(&ours, &exact, kernel, &options, test_is_quick() ? 400 : tokens, 4, 4);
+            make_pair(&ours, &exact, kernel, &options, test_is_quick() ? 200 : tokens, 4, 4);
             case_draw(&ours, "f", 3, strong ? -5 : 14, strong ? 15 : 0.3);
             set_keys(&ours, 3);
             case_copy_inputs(&exact, &ours);

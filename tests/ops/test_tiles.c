@@ -159,8 +159,10 @@ static void check_tiles(const cpu_kernels *kernels) {
                                  {3, tiles->tokens / 2, 0},
                                  {2, tiles->tokens / 2 + 1, 0}};
     for (int t = 0; t < TYPES; t++)
-        for (size_t w = 0; w < sizeof widths / sizeof *widths; w += test_is_quick() ? 2 : 1)
-            for (size_t c = 0; c < sizeof counts / sizeof *counts; c += test_is_quick() ? 2 : 1) {
+        for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
+            for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+                if (test_is_quick() && (w + c + (size_t)t) % 6 > 0)
+                    continue; /* every width meets every count, in some of the types */
                 tile_shape s = counts[c];
                 s.width = dtype_block(types[t]) > 1 ? (widths[w] + 31) / 32 * 32 : widths[w];
                 check_tile(kernels, types[t], &s);
@@ -294,7 +296,7 @@ static void check_type(dtype type, int tokens) {
 static void check_ops(const cpu_kernels *kernels) {
     (void)kernels;
     const int tokens[] = {33, 67, MOST_TOKENS};
-    for (int t = 1; t < TYPES; t++)
+    for (int t = 1; t < TYPES; t += test_is_quick() ? 2 : 1)
         check_type(types[t], tokens[test_is_quick() ? 0 : t % 3]);
 }
 

@@ -1,5 +1,5 @@
-/* Which instruction set runs: the widest that this processor has, or the one that XLSTM_CPU_ISA
- * names. Some sets differ from another in one part, products of bytes or tiles: their tables are copies
+/* Which instruction set runs: the widest that this processor and this build have, or the one that
+ * XLSTM_CPU_ISA names. Some sets differ from another in one part, products of bytes or tiles: their tables are copies
  * of the other's with that part replaced. */
 #include "ops/cpu/kernels.h"
 
@@ -20,18 +20,32 @@
 #include <unistd.h>
 #endif
 
-#if defined(__x86_64__)
-extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
-extern const cpu_dot cpu_dot_avx2vnni, cpu_dot_avx512vnni;
+#if defined(HAS_avx2)
+extern const cpu_kernels cpu_kernels_avx2;
+extern const cpu_dot cpu_dot_avx2vnni;
+static cpu_kernels avx2vnni;
+#endif
+#if defined(HAS_avx512)
+extern const cpu_kernels cpu_kernels_avx512;
+extern const cpu_dot cpu_dot_avx512vnni;
 extern const cpu_tiles cpu_tiles_amx;
-static cpu_kernels avx2vnni, avx512vnni, amx;
+static cpu_kernels avx512vnni, amx;
+#endif
 
+#if defined(HAS_avx2)
 /* Conversions of f16; not every compiler lets __builtin_cpu_supports ask for it. */
 static bool has_f16c(void) {
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 
+static bool has_avx_vnni(void) {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4);
+}
+#endif
+
+#if defined(HAS_avx512)
 /* Tiles of bf16, and the processor's own rounding to bf16. Linux lets a process use the tiles only
  * after it has asked; it refuses where a thread's stack for signals would not hold them. */
 static bool has_amx(void) {
@@ -53,11 +67,6 @@ static bool has_avx512_bytes(void) {
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ecx & vbmi) && (ecx & gfni) &&
            (ecx & vnni);
-}
-
-static bool has_avx_vnni(void) {
-    unsigned eax, ebx, ecx, edx;
-    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4);
 }
 #endif
 
@@ -95,9 +104,11 @@ static void add_choice(const cpu_kernels *kernels, bool runs) {
 
 /* Best first. */
 static void list_choices(void) {
-#if defined(__x86_64__)
+#if defined(HAS_avx2)
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+#endif
+#if defined(HAS_avx512)
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     bool has_vnni = avx512 && has_avx512_bytes();
@@ -107,12 +118,14 @@ static void list_choices(void) {
     amx = avx512vnni; /* no processor has AMX without it */
     amx.name = "amx";
     amx.tiles = &cpu_tiles_amx;
-    avx2vnni = cpu_kernels_avx2;
-    avx2vnni.name = "avx2vnni";
-    avx2vnni.dot = &cpu_dot_avx2vnni;
     add_choice(&amx, has_vnni && has_amx());
     add_choice(&avx512vnni, has_vnni);
     add_choice(&cpu_kernels_avx512, avx512);
+#endif
+#if defined(HAS_avx2)
+    avx2vnni = cpu_kernels_avx2;
+    avx2vnni.name = "avx2vnni";
+    avx2vnni.dot = &cpu_dot_avx2vnni;
     add_choice(&avx2vnni, avx2 && has_avx_vnni());
     add_choice(&cpu_kernels_avx2, avx2);
 #endif
