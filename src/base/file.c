@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -138,6 +139,11 @@ char *path_join(const char *folder, const char *name) {
         path[folder_size++] = '/';
     memcpy(path + folder_size, name, name_size + 1);
     return path;
+}
+
+bool path_ends_in(const char *path, const char *ending) {
+    size_t length = strlen(path), size = strlen(ending);
+    return length > size && strcasecmp(path + length - size, ending) == 0;
 }
 
 char *path_folder(const char *path) {

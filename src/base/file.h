@@ -28,6 +28,8 @@ bool file_is_folder(const char *path);
 bool file_is_regular(const char *path);
 /* "folder/name"; released with free. NULL when memory is out (the error is set). */
 char *path_join(const char *folder, const char *name);
+/* Whether a path ends so, in small letters or capitals: "MODEL.GGUF" in ".gguf". */
+bool path_ends_in(const char *path, const char *ending);
 /* The part of `path` before the last slash, or "."; released with free. */
 char *path_folder(const char *path);
 

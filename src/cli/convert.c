@@ -37,7 +37,8 @@ static xlstm_status calibrate(xlstm_model *model, const char *path, calibration 
     if (status == XLSTM_OK) {
         progress bar;
         progress_begin(&bar, "calibrating", "tok");
-        status = calibration_run(model, ids, count, progress_update, &bar, found);
+        status =
+            calibration_run(model, ids, count, CALIBRATION_MEMORY, progress_update, &bar, found);
         progress_end(&bar);
     }
     if (status == XLSTM_OK)
@@ -120,6 +121,8 @@ int command_convert(const options *o) {
     convert_result result;
     xlstm_status status = load(o, text != NULL, &model);
     interrupt_catch(false);
+    if (status == XLSTM_OK && text)
+        status = convert_check(model, output, &wanted);
     if (status == XLSTM_OK && text)
         status = calibrate(model, text, &found);
     if (status == XLSTM_OK) {

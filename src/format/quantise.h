@@ -17,19 +17,24 @@ int64_t quantise_row(dtype type, const float *values, const float *importance, i
 
 /* What is known of the inputs of a matrix: H = mean of x x^T over many inputs x, within windows of
  * columns. Rounding errors e of a row cost e H e^T, so the error of one column can be made good in
- * part by the columns after it, which are not rounded yet (Frantar et al., GPTQ, 2022). */
+ * part by the columns that are not rounded yet (Frantar et al., GPTQ, 2022). Columns are rounded a
+ * block at a time. */
 typedef struct quantise_columns {
-    int64_t window;          /* columns [i * window, (i + 1) * window) go together; whole blocks */
-    const float *importance; /* [count]: what an error costs after all has been made good */
-    const float *carry;      /* [count][window]: of the error of column j, how much column k of its
-                                window must fall; 0 for k up to j itself */
+    int64_t window;       /* columns [i * window, (i + 1) * window) go together; whole blocks */
+    const int32_t *order; /* [count]: column order[j] is the j-th to be rounded; the 32 of a block
+                                follow each other, and a window stays where it is */
+    const float *importance; /* [count], of column order[j]: what an error costs after all has been
+                                made good */
+    const float *carry;      /* [count][window]: of the error of column order[j], how much the k-th
+                                column of its window must fall; 0 for k up to j itself */
 } quantise_columns;
 
-/* Encodes one row, from the left to the right, with errors carried on. The scale of a block is
- * chosen as by quantise_row, for what the values have become when their block is reached. `values`
- * is changed. Returns what quantise_row does. */
-int64_t quantise_row_carrying(dtype type, float *values, const quantise_columns *columns,
-                              int64_t count, void *blocks);
+/* Encodes one row, with errors carried on. The scale of a block is chosen as by quantise_row, for
+ * what the values have become when their block is reached, and for what of their errors is left when
+ * it has made good what it can itself. `work` [count] is overwritten. Returns what quantise_row
+ * does. */
+int64_t quantise_row_carrying(dtype type, const float *values, const quantise_columns *columns,
+                              int64_t count, float *work, void *blocks);
 /* Every value up to this magnitude can be encoded. */
 float quantise_limit(dtype type);
 

@@ -17,15 +17,6 @@ static const char json_key[] = "xlstm.config.json", yaml_key[] = "xlstm.config.y
 
 /* ---- Which file ---- */
 
-static bool has_ending(const char *name, const char *ending) {
-    size_t length = strlen(name), tail = strlen(ending);
-    return length > tail && strcmp(name + length - tail, ending) == 0;
-}
-
-static bool is_named_gguf(const char *name) {
-    return has_ending(name, ".gguf");
-}
-
 /* By its first bytes, whatever it is called. */
 static bool begins_as_gguf(const char *path) {
     char magic[4];
@@ -56,8 +47,8 @@ static xlstm_status find_in_folder(const char *folder, char **found, bool *besid
     for (const struct dirent *e; status == XLSTM_OK && (e = readdir(stream)) != NULL;) {
         if (e->d_name[0] == '.')
             continue;
-        *beside |= has_ending(e->d_name, ".safetensors");
-        if (!is_named_gguf(e->d_name))
+        *beside |= path_ends_in(e->d_name, ".safetensors");
+        if (!path_ends_in(e->d_name, ".gguf"))
             continue;
         free(*found);
         *found = path_join(folder, e->d_name);
@@ -85,7 +76,7 @@ static xlstm_status find_gguf(const char *path, char **file, bool *beside) {
         return error_set(XLSTM_IO_ERROR, "%s: no such file or folder", path);
     if (file_is_folder(path))
         return find_in_folder(path, file, beside);
-    if (!is_named_gguf(path) && !begins_as_gguf(path))
+    if (!path_ends_in(path, ".gguf") && !begins_as_gguf(path))
         return XLSTM_OK;
     *file = strdup(path);
     return *file ? XLSTM_OK : error_memory(strlen(path), "a path");

@@ -8,9 +8,8 @@
 #include "base/blocks.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "model/calibrate_columns.h"
 #include "model/forward_internal.h"
-
-enum { WINDOW = 512 }; /* columns */
 
 /* What some matrices have as their input: sums of products of its elements, later what
  * follows from them. */
@@ -18,8 +17,10 @@ typedef struct input {
     int64_t width, window, windows;
     int64_t rows;      /* that were added */
     float *sums;       /* [width][window]: [j][k] of column j and column k >= j of its window; later
-                          the carry of quantise_columns */
+                          the carry of quantise_columns. NULL while inputs are only counted, and
+                          where rows are not whole blocks */
     float *importance; /* [width] */
+    int32_t *order;    /* [width] */
     quantise_columns columns;
     xlstm_status status;
 } input;
@@ -30,6 +31,7 @@ typedef struct matrix {
 } matrix;
 
 struct calibration {
+    int64_t memory; /* bytes for sums */
     input *inputs;
     int input_count, input_room;
     matrix *matrices;
@@ -41,10 +43,10 @@ typedef struct recorder {
     ops_device device;
     ops_device *original;
     calibration *found;
-    ops_buffer scratch; /* [tokens][width] of normed inputs, then [WINDOW][most_rows] */
+    ops_buffer scratch; /* [tokens][width] of normed inputs, then [width][most_rows] */
     ops_tensor columns; /* the latter */
-    int64_t window;     /* columns of a window, at most */
     int64_t most_rows;  /* whose products are added at a time */
+    int64_t most_strip; /* columns whose products with the others are */
     xlstm_status status;
 } recorder;
 
@@ -62,7 +64,7 @@ static void *grow(void *array, int *count, int *room, size_t size) {
 }
 
 /* The input of a matrix, made if it is new; -1 if memory is out. */
-static int input_of(calibration *c, const char *data, int64_t width, int64_t window) {
+static int input_of(calibration *c, const char *data, int64_t width) {
     for (int i = 0; i < c->matrix_count; i++)
         if (c->matrices[i].weights == data)
             return c->matrices[i].input;
@@ -70,11 +72,8 @@ static int input_of(calibration *c, const char *data, int64_t width, int64_t win
     if (!moved)
         return -1;
     c->inputs = moved;
-    input *new = &c->inputs[c->input_count];
-    *new = (input){.width = width, .window = width < window ? width : window};
-    new->windows = (width + new->window - 1) / new->window;
-    new->sums = calloc((size_t)(new->windows *new->window *new->window), sizeof *new->sums);
-    return new->sums ? c->input_count++ : -1;
+    c->inputs[c->input_count] = (input){.width = width};
+    return c->input_count++;
 }
 
 static bool know_matrix(calibration *c, const char *data, int index) {
@@ -89,8 +88,30 @@ static bool know_matrix(calibration *c, const char *data, int index) {
     return true;
 }
 
-/* Adds X^T X of rows x [T][K], a window at a time: a projection of the device itself, with the
- * columns of the window as its inputs and as its weights. */
+/* Adds to the sums of a window [n][n], from the diagonal on, the products of its columns
+ * [n][tokens]: projections of the device itself, with some columns as its inputs and all that do not
+ * come before them as its weights. */
+static void add_window(recorder *r, ops_stream *stream, const ops_tensor *columns, int64_t n,
+                       int64_t tokens, float *sums, int64_t stride) {
+    for (int64_t first = 0; first < n; first += r->most_strip) {
+        int64_t after = n - first, height = after < r->most_strip ? after : r->most_strip;
+        ops_tensor all =
+            ops_tensor_make(&r->scratch, columns->offset + (size_t)(first * tokens) * sizeof(float),
+                            DTYPE_F32, 2, (int64_t[]){after, tokens});
+        ops_tensor strip = ops_tensor_rows(&all, 0, height);
+        ops_buffer host = r->scratch;
+        host.host = sums + first * stride + first;
+        host.size = (size_t)((height - 1) * stride + after) * sizeof(float);
+        ops_tensor out = ops_tensor_make(&host, 0, DTYPE_F32, 2, (int64_t[]){1, after});
+        out.shape[0] = height;
+        out.stride[0] = stride;
+        r->original->ops.project_add(
+            stream, &(struct ops_project_add){
+                        .x = strip, .weight = all, .residual = out, .sign = 1, .out = out});
+    }
+}
+
+/* Adds X^T X of rows x [T][K]. */
 static void add_products(recorder *r, ops_stream *stream, const ops_tensor *x, input *to) {
     int64_t tokens = x->shape[0];
     float *columns = ops_data(&r->columns); /* [window][tokens] */
@@ -101,16 +122,7 @@ static void add_products(recorder *r, ops_stream *stream, const ops_tensor *x, i
             for (int64_t j = 0; j < n; j++)
                 columns[j * tokens + t] = row[j];
         }
-        ops_tensor both =
-            ops_tensor_make(&r->scratch, r->columns.offset, DTYPE_F32, 2, (int64_t[]){n, tokens});
-        ops_buffer host = r->scratch;
-        host.host = to->sums + begin * to->window;
-        host.size = (size_t)(n * to->window) * sizeof(float);
-        ops_tensor sums = ops_tensor_make(&host, 0, DTYPE_F32, 2, (int64_t[]){n, n});
-        sums.stride[0] = to->window;
-        r->original->ops.project_add(
-            stream, &(struct ops_project_add){
-                        .x = both, .weight = both, .residual = sums, .sign = 1, .out = sums});
+        add_window(r, stream, &r->columns, n, tokens, to->sums + begin * to->window, to->window);
     }
     to->rows += tokens;
 }
@@ -121,16 +133,14 @@ static void add_rows(recorder *r, ops_stream *stream, const ops_tensor *const *m
     calibration *c = r->found;
     if (r->status != XLSTM_OK)
         return;
-    int index = input_of(c, ops_data(matrices[0]), x->shape[1], r->window);
+    int index = input_of(c, ops_data(matrices[0]), x->shape[1]);
     bool ok = index >= 0;
     for (int i = 0; i < count && ok; i++)
         ok = know_matrix(c, ops_data(matrices[i]), index);
-    if (!ok) {
-        r->status = error_memory((size_t)x->shape[1] * WINDOW * sizeof(float), "a calibration");
-        return;
-    }
+    if (!ok)
+        r->status = error_memory(sizeof(input), "a calibration");
     /* As many rows at a time as a projection may have columns. */
-    for (int64_t t = 0; t < x->shape[0]; t += r->most_rows) {
+    for (int64_t t = 0; ok && c->inputs[index].sums && t < x->shape[0]; t += r->most_rows) {
         int64_t left = x->shape[0] - t;
         ops_tensor part = ops_tensor_rows(x, t, left < r->most_rows ? left : r->most_rows);
         add_products(r, stream, &part, &c->inputs[index]);
@@ -203,84 +213,63 @@ static void record_mlstm_output(ops_stream *stream, const struct ops_mlstm_outpu
     r->original->ops.mlstm_output(stream, op);
 }
 
-/* ---- What follows from the sums ---- */
+/* ---- Memory for the sums, and what follows from them ---- */
 
-/* H = R R^T with R upper triangular, in place of H's upper triangle; `h` is [n][n]. */
-static void factor(double *h, int64_t n) {
-    for (int64_t j = n - 1; j >= 0; j--) {
-        double *own = h + j * n;
-        for (int64_t k = j + 1; k < n; k++)
-            own[j] -= own[k] * own[k];
-        own[j] = sqrt(own[j]);
-        for (int64_t i = 0; i < j; i++) {
-            double *other = h + i * n, sum = other[j];
-            for (int64_t k = j + 1; k < n; k++)
-                sum -= other[k] * own[k];
-            other[j] = sum / own[j];
-        }
-    }
+/* Windows as wide as memory allows, of about the same width. */
+static bool take_memory(input *in, int64_t most_window) {
+    in->windows = (in->width + most_window - 1) / most_window;
+    int64_t blocks = in->width / BLOCK_ELEMENTS;
+    in->window = (blocks + in->windows - 1) / in->windows * BLOCK_ELEMENTS;
+    in->windows = (in->width + in->window - 1) / in->window;
+    in->sums = calloc((size_t)(in->width * in->window), sizeof *in->sums);
+    in->importance = malloc((size_t)in->width * sizeof *in->importance);
+    in->order = malloc((size_t)in->width * sizeof *in->order);
+    return in->sums && in->importance && in->order;
 }
 
-/* Row j of the inverse of R is, over its first element, how much of an error in column j each later
- * column makes good; what is left is R[j][j]^2 times the square of the error. `row` is [n]. */
-static void carry_of_row(const double *r, int64_t n, int64_t j, double *row, float *carry,
-                         float *importance) {
-    memset(row, 0, (size_t)n * sizeof *row);
-    *importance = (float)(r[j * n + j] * r[j * n + j]);
-    for (int64_t l = j; l < n; l++) {
-        row[l] = l == j ? 1 : -row[l] / r[l * n + l];
-        carry[l] = l == j ? 0 : (float)row[l];
-        for (int64_t k = l + 1; k < n; k++)
-            row[k] += row[l] * r[l * n + k];
-    }
-}
-
-/* Adds a hundredth of the mean square of all columns to each: what was measured on few tokens is
- * not relied upon too far, and columns that were always 0 do no harm. */
-static bool load_window(const input *in, int64_t begin, int64_t n, double *h) {
-    double trace = 0;
-    for (int64_t j = 0; j < n; j++) {
-        const float *sums = in->sums + (begin + j) * in->window;
-        for (int64_t k = j; k < n; k++)
-            h[j * n + k] = (double)sums[k] / (double)in->rows;
-        trace += h[j * n + j];
-    }
-    double extra = trace > 0 ? trace / (double)n / 100 : 1;
-    for (int64_t j = 0; j < n; j++)
-        h[j * n + j] += extra;
-    return isfinite(trace);
+static xlstm_status take_all_memory(calibration *c) {
+    int64_t widths = 0;
+    for (int i = 0; i < c->input_count; i++)
+        widths += c->inputs[i].width % BLOCK_ELEMENTS == 0 ? c->inputs[i].width : 0;
+    if (widths == 0)
+        return XLSTM_OK;
+    int64_t window = c->memory / ((int64_t)sizeof(float) * widths);
+    window = window / BLOCK_ELEMENTS * BLOCK_ELEMENTS;
+    window = window > BLOCK_ELEMENTS ? window : BLOCK_ELEMENTS;
+    for (int i = 0; i < c->input_count; i++)
+        if (c->inputs[i].width % BLOCK_ELEMENTS == 0 && !take_memory(&c->inputs[i], window))
+            return error_memory((size_t)(window * widths) * sizeof(float), "a calibration");
+    return XLSTM_OK;
 }
 
 static void finish_input(void *context, int64_t task, int worker) {
     input *in = &((calibration *)context)->inputs[task];
     (void)worker;
-    size_t most = (size_t)in->window;
-    double *h = malloc((most * most + most) * sizeof *h);
-    in->importance = malloc((size_t)in->width * sizeof *in->importance);
-    in->status = h && in->importance ? XLSTM_OK : XLSTM_OUT_OF_MEMORY;
+    if (!in->sums)
+        return;
+    double *work = malloc(calibrate_work_size(in->window));
+    in->status = work ? XLSTM_OK : XLSTM_OUT_OF_MEMORY;
     for (int64_t begin = 0; begin < in->width && in->status == XLSTM_OK; begin += in->window) {
-        int64_t left = in->width - begin, n = left < in->window ? left : in->window;
-        if (!load_window(in, begin, n, h)) {
-            in->status = XLSTM_DEVICE_ERROR;
-            break;
-        }
-        factor(h, n);
-        for (int64_t j = 0; j < n; j++) {
-            float *carry = in->sums + (begin + j) * in->window;
-            memset(carry, 0, most * sizeof *carry);
-            carry_of_row(h, n, j, h + most * most, carry, &in->importance[begin + j]);
-        }
+        int64_t left = in->width - begin;
+        calibrate_window window = {.first = begin,
+                                   .columns = left < in->window ? left : in->window,
+                                   .stride = in->window,
+                                   .sums = in->sums + begin * in->window,
+                                   .rows = in->rows,
+                                   .order = in->order + begin,
+                                   .importance = in->importance + begin};
+        in->status = calibrate_columns(&window, work) ? XLSTM_OK : XLSTM_DEVICE_ERROR;
     }
-    in->columns =
-        (quantise_columns){.window = in->window, .importance = in->importance, .carry = in->sums};
-    free(h);
+    in->columns = (quantise_columns){
+        .window = in->window, .order = in->order, .importance = in->importance, .carry = in->sums};
+    free(work);
 }
 
 static xlstm_status finish_inputs(calibration *c, thread_pool *pool) {
     thread_pool_run(pool, c->input_count, finish_input, c);
     for (int i = 0; i < c->input_count; i++) {
         if (c->inputs[i].status == XLSTM_OUT_OF_MEMORY)
-            return error_memory(WINDOW * WINDOW * sizeof(double), "a calibration");
+            return error_memory(calibrate_work_size(c->inputs[i].window), "a calibration");
         if (c->inputs[i].status != XLSTM_OK)
             return error_set(c->inputs[i].status,
                              "calibration: the activations of the model are not finite");
@@ -305,18 +294,32 @@ static xlstm_status run_head(forward *f, int64_t tokens, float *logits) {
     return status;
 }
 
+static xlstm_status run_piece(xlstm_model *model, const recorder *r, const forward_sequence *piece,
+                              float *logits) {
+    xlstm_status status = forward_run(model->forward, piece, 1);
+    if (status == XLSTM_OK)
+        status = run_head(model->forward, piece->count, logits);
+    return status == XLSTM_OK ? r->status : status;
+}
+
+/* The first token alone shows which inputs there are. A piece begins with a fresh state: what a model
+ * holds after many times the length that it was trained with is like nothing it will be used for. */
 static xlstm_status run_all(xlstm_model *model, recorder *r, const int32_t *ids, int64_t count,
                             int slot, float *logits, xlstm_progress progress, void *context) {
-    forward *f = model->forward;
-    xlstm_status status = XLSTM_OK;
+    int64_t most = model->forward->limits.tokens;
+    xlstm_status status =
+        run_piece(model, r, &(forward_sequence){.slot = slot, .ids = ids, .count = 1}, logits);
+    if (status == XLSTM_OK)
+        status = take_all_memory(r->found);
     for (int64_t at = 0; at < count && status == XLSTM_OK;) {
-        int64_t left = count - at, now = left < f->limits.tokens ? left : f->limits.tokens;
-        forward_sequence piece = {.slot = slot, .position = at, .ids = ids + at, .count = now};
-        status = forward_run(f, &piece, 1);
-        if (status == XLSTM_OK)
-            status = run_head(f, now, logits);
-        if (status == XLSTM_OK)
-            status = r->status;
+        int64_t position = at % CALIBRATION_PIECE, left = CALIBRATION_PIECE - position;
+        int64_t now = left < most ? left : most;
+        now = now < count - at ? now : count - at;
+        if (position == 0)
+            state_zero(&model->pool, model->stream, slot);
+        forward_sequence piece = {
+            .slot = slot, .position = position, .ids = ids + at, .count = now};
+        status = run_piece(model, r, &piece, logits);
         at += now;
         if (status == XLSTM_OK && progress && !progress(context, at, count))
             status = error_set(XLSTM_CANCELLED, "stopped while calibrating");
@@ -350,14 +353,14 @@ static xlstm_status run(xlstm_model *model, recorder *r, const int32_t *ids, int
     thread_pool *pool = NULL;
     int slot = -1;
     r->most_rows = limits.tokens < limits.width ? limits.tokens : limits.width;
-    r->window = limits.tokens < WINDOW ? limits.tokens / BLOCK_ELEMENTS * BLOCK_ELEMENTS : WINDOW;
-    size_t size = (size_t)(inputs + WINDOW * r->most_rows) * sizeof(float);
+    r->most_strip = limits.tokens;
+    size_t size = (size_t)(inputs + limits.width * r->most_rows) * sizeof(float);
     xlstm_status status = thread_pool_create(model->threads, &pool);
     if (status == XLSTM_OK)
         status = model->device->buffer_create(model->device, size, &r->scratch);
     if (status == XLSTM_OK) {
         r->columns = ops_tensor_make(&r->scratch, (size_t)inputs * sizeof(float), DTYPE_F32, 2,
-                                     (int64_t[]){WINDOW, r->most_rows});
+                                     (int64_t[]){limits.width, r->most_rows});
         status = state_acquire(&model->pool, model->stream, &slot);
     }
     if (status == XLSTM_OK)
@@ -372,7 +375,7 @@ static xlstm_status run(xlstm_model *model, recorder *r, const int32_t *ids, int
     return status;
 }
 
-xlstm_status calibration_run(xlstm_model *model, const int32_t *ids, int64_t count,
+xlstm_status calibration_run(xlstm_model *model, const int32_t *ids, int64_t count, int64_t memory,
                              xlstm_progress progress, void *context, calibration **out) {
     *out = NULL;
     if (!model->forward->buffer.host || model->activation != DTYPE_F32)
@@ -382,6 +385,7 @@ xlstm_status calibration_run(xlstm_model *model, const int32_t *ids, int64_t cou
     calibration *c = calloc(1, sizeof *c);
     if (!c)
         return error_memory(sizeof *c, "a calibration");
+    c->memory = memory * 1000000;
     recorder r = {.original = model->device, .found = c};
     xlstm_status status = run(model, &r, ids, count, progress, context);
     if (status != XLSTM_OK) {
@@ -396,6 +400,7 @@ void calibration_free(calibration *c) {
     for (int i = 0; c && i < c->input_count; i++) {
         free(c->inputs[i].sums);
         free(c->inputs[i].importance);
+        free(c->inputs[i].order);
     }
     if (c) {
         free(c->inputs);
@@ -411,7 +416,7 @@ const quantise_columns *calibration_find(const calibration *c, const stored_tens
         const matrix *m = &c->matrices[i];
         const input *in = &c->inputs[m->input];
         if (m->weights >= first && m->weights < first + t->size && in->width == width)
-            return width % BLOCK_ELEMENTS == 0 ? &in->columns : NULL;
+            return in->sums ? &in->columns : NULL;
     }
     return NULL;
 }

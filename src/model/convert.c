@@ -91,14 +91,14 @@ static int64_t first_overflow(const float *values, const uint16_t *halves, int64
 }
 
 /* Returns the number of good values in front of the first that the type cannot hold. */
-static int64_t convert_row(const conversion *c, const uint8_t *row, float *values, uint8_t *aligned,
+static int64_t convert_row(const conversion *c, const uint8_t *row, float *values, void *aligned,
                            uint8_t *out) {
     const convert_tensor *t = c->tensor;
     dtype from = t->from->dtype, to = t->to;
     memcpy(aligned, row, row_bytes(from, c->width)); /* the file may have it at an odd address */
     dtype_convert(from, aligned, DTYPE_F32, values, c->width);
     if (dtype_block(to) > 1 && t->columns)
-        return quantise_row_carrying(to, values, t->columns, c->width, out);
+        return quantise_row_carrying(to, values, t->columns, c->width, aligned, out);
     if (dtype_block(to) > 1)
         return quantise_row(to, values, NULL, c->width, out);
     dtype_convert(DTYPE_F32, values, to, out, c->width);
@@ -239,11 +239,6 @@ static xlstm_status write_tensors(const convert_plan *p, const convert_options *
 
 /* ---- Files and folders ---- */
 
-static bool is_gguf_name(const char *path) {
-    size_t length = strlen(path);
-    return length > 5 && strcmp(path + length - 5, ".gguf") == 0;
-}
-
 static bool same_file(const char *a, const char *b) {
     struct stat first, second;
     return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
@@ -261,8 +256,8 @@ static xlstm_status check_not_input(const xlstm_model *model, const char *output
                      "%s is what is being converted: give another name for the output", output);
 }
 
-static xlstm_status write_gguf(const xlstm_model *model, const char *path, const convert_options *o,
-                               const convert_plan *p) {
+static xlstm_status check_for_gguf(const char *path, const convert_options *o,
+                                   const convert_plan *p) {
     if (file_is_folder(path))
         return error_set(XLSTM_INVALID_ARGUMENT, "%s is a folder; a .gguf file is wanted", path);
     if (file_exists(path) && !o->replace)
@@ -271,9 +266,15 @@ static xlstm_status write_gguf(const xlstm_model *model, const char *path, const
     char *folder = path_folder(path);
     if (!folder)
         return XLSTM_OUT_OF_MEMORY;
-    sink s = {0};
     xlstm_status status = output_check_space(folder, p->bytes);
     free(folder);
+    return status;
+}
+
+static xlstm_status write_gguf(const xlstm_model *model, const char *path, const convert_options *o,
+                               const convert_plan *p) {
+    sink s = {0};
+    xlstm_status status = check_for_gguf(path, o, p);
     if (status == XLSTM_OK)
         status = sink_open_gguf(model, p, path, &s);
     return status == XLSTM_OK ? write_tensors(p, o, &s) : status;
@@ -329,15 +330,48 @@ static xlstm_status write_folder(const xlstm_model *model, const char *folder,
     return status;
 }
 
+static bool is_for_gguf(const char *output) {
+    return path_ends_in(output, ".gguf");
+}
+
+static xlstm_status make_plan(const xlstm_model *model, const char *output,
+                              const convert_options *o, convert_plan *p, convert_result *result) {
+    xlstm_status status = check_not_input(model, output);
+    return status == XLSTM_OK ? convert_plan_make(model, o, p, result) : status;
+}
+
+/* Whether a file can be made there shows when one is. */
+static xlstm_status check_writable(const char *path) {
+    file_writer writer;
+    xlstm_status status = file_writer_open(path, &writer);
+    if (status == XLSTM_OK)
+        file_writer_cancel(&writer);
+    return status;
+}
+
+xlstm_status convert_check(const xlstm_model *model, const char *output, const convert_options *o) {
+    convert_plan p;
+    convert_result result;
+    xlstm_status status = make_plan(model, output, o, &p, &result);
+    if (status != XLSTM_OK)
+        return status;
+    if (is_for_gguf(output)) {
+        status = check_for_gguf(output, o, &p);
+        if (status == XLSTM_OK)
+            status = check_writable(output);
+    } else
+        status = check_for_folder(output, &p);
+    convert_plan_free(&p);
+    return status;
+}
+
 xlstm_status convert_model(const xlstm_model *model, const char *output, const convert_options *o,
                            convert_result *result) {
     convert_plan p;
-    xlstm_status status = check_not_input(model, output);
-    if (status == XLSTM_OK)
-        status = convert_plan_make(model, o, &p, result);
+    xlstm_status status = make_plan(model, output, o, &p, result);
     if (status != XLSTM_OK)
         return status;
-    status = (is_gguf_name(output) ? write_gguf : write_folder)(model, output, o, &p);
+    status = (is_for_gguf(output) ? write_gguf : write_folder)(model, output, o, &p);
     convert_plan_free(&p);
     return status;
 }

@@ -39,6 +39,10 @@ typedef struct convert_result {
                          and what is not the right operand of a projection */
 } convert_result;
 
+/* What convert_model would refuse before it writes, found without the calibration: for a caller who
+ * is about to make one. */
+xlstm_status convert_check(const xlstm_model *model, const char *output,
+                           const convert_options *options);
 /* `output` ends in .gguf, or is a folder, which is created or must not hold a checkpoint. The model
  * need only be opened. A quantised type and a folder do not go together. On failure nothing stays
  * behind, and what was there before is as it was. */

@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/error.h"
 #include "format/json.h"
@@ -74,7 +75,7 @@ static gguf_text name_of(const char *path) {
     size_t begin = size;
     while (begin > 0 && path[begin - 1] != '/')
         begin--;
-    if (size - begin > 5 && memcmp(path + size - 5, ".gguf", 5) == 0)
+    if (size - begin > 5 && strncasecmp(path + size - 5, ".gguf", 5) == 0)
         size -= 5;
     return (gguf_text){path + begin, size - begin};
 }

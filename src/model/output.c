@@ -8,6 +8,7 @@
 #include <sys/statvfs.h>
 
 #include "base/error.h"
+#include "base/file.h"
 
 static bool ends_with(const char *name, const char *ending) {
     size_t length = strlen(name), size = strlen(ending);
@@ -17,7 +18,7 @@ static bool ends_with(const char *name, const char *ending) {
 static bool belongs_to_checkpoint(const char *name) {
     return strcmp(name, "config.json") == 0 || strcmp(name, "config.yaml") == 0 ||
            ends_with(name, ".safetensors") || ends_with(name, ".safetensors.index.json") ||
-           ends_with(name, ".gguf");
+           path_ends_in(name, ".gguf");
 }
 
 xlstm_status output_prepare_folder(const char *folder, bool *created) {

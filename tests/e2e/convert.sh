@@ -60,6 +60,10 @@ convert "$work/decoded" -m "$work/q8_0.gguf" --type f32
 convert "$work/again.gguf" -m "$work/q8_0.gguf" --type q8_0
 convert "$work/decoded-again" -m "$work/again.gguf" --type f32
 weights "$work/decoded-again" "$work/decoded"
+convert "$work/CAPITALS.GGUF" -m "$work/bf16.gguf" --type q8_0
+[ -f "$work/CAPITALS.GGUF" ] || bad 'CAPITALS.GGUF' 'is no file'
+succeeds 'a name in capitals' info -m "$work/CAPITALS.GGUF"
+rm -f "$work/CAPITALS.GGUF"
 convert "$work/ends.gguf" -m "$subject" --type q8_0 --embedding-type f16 --head-type q5_1
 grep -q 'f16' "$work/err" && grep -q 'q5_1' "$work/err" || bad 'types of the ends' "$(show)"
 convert "$work/twice.gguf" -m "$work/q8_0.gguf" --type q4_0
@@ -107,6 +111,13 @@ refuses 2 '--type' convert -m $model -o "$work/x.gguf"
 refuses 1 'safetensors files have no q8_0' convert -m $model -o "$work/x" --type q8_0
 refuses 1 'is what is being converted' convert -m $model -o $model --type bf16
 refuses 1 'is what is being converted' convert -m "$work/q8_0.gguf" -o "$work/q8_0.gguf" --type f32 --force
+# What is cheap to see is refused before a text is read.
+refuses 1 'say --force' convert -m $model -o "$work/q8_0.gguf" --type q4_0 --calibrate "$work/absent"
+refuses 1 'is what is being converted' convert -m "$work/q8_0.gguf" -o "$work/q8_0.gguf" --type q4_0 --force \
+    --calibrate "$work/absent"
+refuses 1 'is a folder' convert -m $model -o "$work/folder.gguf" --type q4_0 --calibrate "$work/absent"
+refuses 1 'cannot write' convert -m $model -o "$work/absent/x.gguf" --type q4_0 --calibrate "$work/absent"
+refuses 1 'safetensors files have no' convert -m $model -o "$work/x" --type q4_0 --calibrate "$work/absent"
 refuses 1 'say --force' convert -m $model -o "$work/q8_0.gguf" --type f32
 refuses 1 'already holds a checkpoint' convert -m $model -o "$work/back" --type f32
 refuses 1 'is a folder' convert -m $model -o "$work/folder.gguf" --type f32 --force

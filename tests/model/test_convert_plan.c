@@ -1,0 +1,143 @@
+/* Which type each tensor of a conversion gets: the whole list of a small model, tensor by tensor. */
+#include "model/convert_plan.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "model/init.h"
+#include "support/models.h"
+#include "support/support.h"
+
+/* Rows of proj_down have 280 elements: no whole blocks. */
+static xlstm_model *open_model(const char *name, const char *more, dtype stored) {
+    char text[512], folder[4096];
+    json_t *value;
+    model_config config;
+    xlstm_model *model;
+    snprintf(text, sizeof text,
+             "{\"model_type\": \"xlstm\", \"embedding_dim\": 96, \"num_heads\": 3, "
+             "\"num_blocks\": 1, \"vocab_size\": 64, \"ffn_round_up_to_multiple_of\": 40%s}",
+             more);
+    snprintf(folder, sizeof folder, "%s", test_path(name));
+    assert_int_equal(json_parse(text, strlen(text), "small", &value), XLSTM_OK);
+    assert_int_equal(config_from_json(value, "small", false, &config), XLSTM_OK);
+    if (init_checkpoint(&config, folder, &(init_options){.dtype = stored, .seed = 3}) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+    config_free(&config);
+    json_decref(value);
+    if (model_open(folder, NULL, &model) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+    return model;
+}
+
+#define BLOCK "backbone.blocks.0."
+
+/* What a tensor is to the plan. */
+enum part { EMBEDDING, HEAD, MATRIX, NARROW, SMALL };
+static const struct {
+    const char *name;
+    enum part part;
+} parts[] = {{"backbone.embeddings.weight", EMBEDDING},
+             {"lm_head.weight", HEAD},
+             {BLOCK "mlstm_layer.q.weight", MATRIX},
+             {BLOCK "mlstm_layer.k.weight", MATRIX},
+             {BLOCK "mlstm_layer.v.weight", MATRIX},
+             {BLOCK "mlstm_layer.ogate_preact.weight", MATRIX},
+             {BLOCK "mlstm_layer.out_proj.weight", MATRIX},
+             {BLOCK "ffn.proj_up.weight", MATRIX},
+             {BLOCK "ffn.proj_up_gate.weight", MATRIX},
+             {BLOCK "ffn.proj_down.weight", NARROW},
+             {BLOCK "mlstm_layer.igate_preact.weight", SMALL},
+             {BLOCK "mlstm_layer.fgate_preact.weight", SMALL},
+             {BLOCK "mlstm_layer.igate_preact.bias", SMALL},
+             {BLOCK "mlstm_layer.fgate_preact.bias", SMALL},
+             {BLOCK "mlstm_layer.multihead_norm.weight", SMALL},
+             {BLOCK "norm_mlstm.weight", SMALL},
+             {BLOCK "norm_ffn.weight", SMALL},
+             {"backbone.out_norm.weight", SMALL}};
+enum { PARTS = sizeof parts / sizeof parts[0] };
+
+static enum part part_of(const char *name) {
+    for (int i = 0; i < PARTS; i++)
+        if (strcmp(parts[i].name, name) == 0)
+            return parts[i].part;
+    fail_msg("a tensor that is not expected: %s", name);
+    return SMALL;
+}
+
+/* `types`: of each part. */
+static void check_plan(const xlstm_model *model, const convert_options *options, const dtype *types,
+                       size_t count) {
+    convert_plan plan;
+    convert_result result;
+    int64_t bytes = 0, elements = 0;
+    int narrow = 0;
+    assert_int_equal(convert_plan_make(model, options, &plan, &result), XLSTM_OK);
+    assert_int_equal(plan.count, count);
+    for (size_t i = 0; i < plan.count; i++) {
+        const convert_tensor *t = &plan.tensors[i];
+        enum part part = part_of(t->from->name);
+        int64_t size = 1;
+        for (int d = 0; d < t->from->rank; d++)
+            size *= t->from->shape[d];
+        if (t->to != types[part])
+            fail_msg("%s: %s, not %s", t->from->name, dtype_name(t->to), dtype_name(types[part]));
+        assert_string_equal(plan.entries[i].name, t->from->name);
+        assert_int_equal(plan.entries[i].dtype, t->to);
+        assert_null(t->columns);
+        elements += size;
+        bytes += size / dtype_block(t->to) * (int64_t)dtype_size(t->to);
+        narrow += part == NARROW && types[MATRIX] != types[NARROW];
+    }
+    assert_int_equal(plan.bytes, bytes);
+    assert_int_equal(result.bytes, bytes);
+    assert_int_equal(result.weights, elements);
+    assert_int_equal(result.narrow, narrow);
+    convert_plan_free(&plan);
+}
+
+static void test_every_tensor(void **state) {
+    (void)state;
+    xlstm_model *model = open_model("plain", "", DTYPE_BF16);
+    const dtype none = DTYPE_COUNT, f32 = DTYPE_F32, bf16 = DTYPE_BF16;
+    static const dtype quantised[] = {DTYPE_Q8_0, DTYPE_Q5_1, DTYPE_Q5_0,
+                                      DTYPE_Q4_1, DTYPE_Q4_0, DTYPE_IQ4_NL};
+    for (size_t i = 0; i < sizeof quantised / sizeof quantised[0]; i++)
+        check_plan(model, &(convert_options){.type = quantised[i], .embedding = none, .head = none},
+                   (const dtype[]){DTYPE_Q8_0, DTYPE_Q8_0, quantised[i], bf16, f32}, PARTS);
+    check_plan(model,
+               &(convert_options){.type = DTYPE_Q4_0, .embedding = DTYPE_F16, .head = DTYPE_Q5_1},
+               (const dtype[]){DTYPE_F16, DTYPE_Q5_1, DTYPE_Q4_0, bf16, f32}, PARTS);
+    check_plan(model, &(convert_options){.type = f32, .embedding = none, .head = none},
+               (const dtype[]){f32, f32, f32, f32, f32}, PARTS);
+    check_plan(model, &(convert_options){.type = bf16, .embedding = none, .head = none},
+               (const dtype[]){bf16, bf16, bf16, bf16, bf16}, PARTS);
+    check_plan(model, &(convert_options){.same = true, .embedding = none, .head = none},
+               (const dtype[]){bf16, bf16, bf16, bf16, bf16}, PARTS);
+    xlstm_model_free(model);
+}
+
+/* A head that is the embedding again is left out, and is there again when the file is read. */
+static void test_tied_head(void **state) {
+    (void)state;
+    xlstm_model *model = open_model("tied", ", \"tie_word_embeddings\": true", DTYPE_F32);
+    size_t stored = model->files.count;
+    assert_true(stored == PARTS || stored == PARTS - 1);
+    check_plan(
+        model,
+        &(convert_options){.type = DTYPE_Q4_0, .embedding = DTYPE_COUNT, .head = DTYPE_COUNT},
+        (const dtype[]){DTYPE_Q8_0, DTYPE_COUNT, DTYPE_Q4_0, DTYPE_F32, DTYPE_F32}, PARTS - 1);
+    xlstm_model_free(model);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_tensor),
+        cmocka_unit_test(test_tied_head),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
