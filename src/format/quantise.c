@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "format/quantise_pack.h"
 #include "format/quantise_search.h"
 
 float quantise_limit(dtype type) {
@@ -14,10 +15,10 @@ float quantise_limit(dtype type) {
 
 /* ---- Blocks ---- */
 
-/* Index of the first value that is not within `limit`, or 32. */
-static int first_outside(const float *values, float limit) {
-    int i = 0;
-    while (i < BLOCK_ELEMENTS && fabsf(values[i]) <= limit) /* false for NaN */
+int64_t quantise_check(dtype type, const float *values, int64_t count) {
+    float limit = quantise_limit(type);
+    int64_t i = 0;
+    while (i < count && fabsf(values[i]) <= limit) /* false for NaN */
         i++;
     return i;
 }
@@ -39,7 +40,7 @@ static int code_of(dtype type, int q) {
     }
 }
 
-static void pack(dtype type, float d, float m, const int *q, uint8_t *block) {
+void quantise_pack(dtype type, float d, float m, const int *q, uint8_t *block) {
     uint16_t half = float_to_f16(d);
     memcpy(block, &half, sizeof half), block += sizeof half;
     if (search_grid_of(type)->offset) {
@@ -72,76 +73,14 @@ static void encode(dtype type, const float *values, const float *importance, uin
     float inverse = s.d != 0 ? 1 / s.d : 0;
     for (int i = 0; i < BLOCK_ELEMENTS; i++)
         q[i] = (int)search_nearest(grid, (values[i] / s.unit - s.m) * inverse);
-    pack(type, s.d * s.unit, s.m * s.unit, q, block);
+    quantise_pack(type, s.d * s.unit, s.m * s.unit, q, block);
 }
 
 int64_t quantise_row(dtype type, const float *values, const float *importance, int64_t count,
                      void *blocks) {
-    float limit = quantise_limit(type);
+    int64_t good = quantise_check(type, values, count);
     uint8_t *block = blocks;
-    for (int64_t first = 0; first < count; first += BLOCK_ELEMENTS, block += dtype_size(type)) {
-        int outside = first_outside(values + first, limit);
-        if (outside < BLOCK_ELEMENTS)
-            return first + outside;
-        encode(type, values + first, importance ? importance + first : NULL, block);
-    }
-    return count;
-}
-
-/* ---- Carrying errors on ---- */
-
-/* values[i] -= sum over j of error[j] * carry[j][i], for one block of them. */
-static void make_good(const float *error, const float *carry, int64_t window, float *values) {
-    float sum[BLOCK_ELEMENTS];
-    memcpy(sum, values, sizeof sum);
-    for (int j = 0; j < BLOCK_ELEMENTS; j++)
-        for (int i = 0; i < BLOCK_ELEMENTS; i++)
-            sum[i] -= error[j] * carry[j * window + i];
-    memcpy(values, sum, sizeof sum);
-}
-
-/* Rounds the first block of `values`, which are in the order of rounding and of which `left` come
- * before the end of their window; `carry` are their rows, from their own columns on. `order` says
- * where in its row each value belongs. */
-static void encode_carrying(dtype type, float *values, const float *importance, const float *carry,
-                            int64_t window, int64_t left, const int32_t *order, uint8_t *row) {
-    const search_grid *grid = search_grid_of(type);
-    int q[BLOCK_ELEMENTS];
-    float error[BLOCK_ELEMENTS];
-    search_scale s;
-    search_problem problem = {values, importance, carry, window};
-    search_block_scale(grid, &problem, &s);
-    float d = s.d * s.unit, m = s.m * s.unit;
-    for (int j = 0; j < BLOCK_ELEMENTS; j++) {
-        float level = search_nearest(grid, d != 0 ? (values[j] - m) / d : 0);
-        q[order[j] % BLOCK_ELEMENTS] = (int)level;
-        error[j] = values[j] - (d * level + m);
-        for (int k = j + 1; k < BLOCK_ELEMENTS; k++)
-            values[k] -= error[j] * carry[j * window + k];
-    }
-    for (int64_t k = BLOCK_ELEMENTS; k < left; k += BLOCK_ELEMENTS)
-        make_good(error, carry + k, window, values + k);
-    pack(type, d, m, q, row + order[0] / BLOCK_ELEMENTS * (int64_t)dtype_size(type));
-}
-
-int64_t quantise_row_carrying(dtype type, const float *values, const quantise_columns *columns,
-                              int64_t count, float *work, void *blocks) {
-    float limit = quantise_limit(type);
-    int64_t window = columns->window;
-    for (int64_t i = 0; i < count; i += BLOCK_ELEMENTS) {
-        int outside = first_outside(values + i, limit);
-        if (outside < BLOCK_ELEMENTS)
-            return i + outside;
-    }
-    for (int64_t i = 0; i < count; i++)
-        work[i] = values[columns->order[i]];
-    for (int64_t first = 0; first < count; first += BLOCK_ELEMENTS) {
-        int64_t end = (first / window + 1) * window;
-        for (int j = 0; j < BLOCK_ELEMENTS; j++) /* what was carried may have led beyond */
-            work[first + j] = fminf(fmaxf(work[first + j], -limit), limit);
-        encode_carrying(type, work + first, columns->importance + first,
-                        columns->carry + first * window + first % window, window,
-                        (end < count ? end : count) - first, columns->order + first, blocks);
-    }
-    return count;
+    for (int64_t i = 0; i < count && good == count; i += BLOCK_ELEMENTS, block += dtype_size(type))
+        encode(type, values + i, importance ? importance + i : NULL, block);
+    return good;
 }

@@ -26,15 +26,19 @@ typedef struct quantise_columns {
     const float *importance; /* [count], of column order[j]: what an error costs after all has been
                                 made good */
     const float *carry;      /* [count][window]: of the error of column order[j], how much the k-th
-                                column of its window must fall; 0 for k up to j itself */
+                                column of its window must fall; only for k after j */
+    const float *h;          /* [count][window]: H of the same columns; only for k up to j, so that
+                                both may be one array. NULL: rows stay as carrying leaves them */
 } quantise_columns;
 
 /* Encodes one row, with errors carried on. The scale of a block is chosen as by quantise_row, for
  * what the values have become when their block is reached, and for what of their errors is left when
- * it has made good what it can itself. `work` [count] is overwritten. Returns what quantise_row
- * does. */
+ * it has made good what it can itself. Then, a few times, each value goes to the level that is best
+ * with all others as they are, and each scale to its best. `work` has quantise_work_size bytes.
+ * Returns what quantise_row does. */
 int64_t quantise_row_carrying(dtype type, const float *values, const quantise_columns *columns,
                               int64_t count, float *work, void *blocks);
+size_t quantise_work_size(int64_t count);
 /* Every value up to this magnitude can be encoded. */
 float quantise_limit(dtype type);
 

@@ -260,8 +260,11 @@ static void finish_input(void *context, int64_t task, int worker) {
                                    .importance = in->importance + begin};
         in->status = calibrate_columns(&window, work) ? XLSTM_OK : XLSTM_DEVICE_ERROR;
     }
-    in->columns = (quantise_columns){
-        .window = in->window, .order = in->order, .importance = in->importance, .carry = in->sums};
+    in->columns = (quantise_columns){.window = in->window,
+                                     .order = in->order,
+                                     .importance = in->importance,
+                                     .carry = in->sums,
+                                     .h = in->sums};
     free(work);
 }
 

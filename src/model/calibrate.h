@@ -18,7 +18,7 @@
 
 typedef struct calibration calibration;
 
-/* Of what is measured: windows of 640 columns in the 7B shape, whole rows in a small model. */
+/* Of what is measured: windows of 608 columns in the 7B shape, whole rows in a small model. */
 enum { CALIBRATION_MEMORY = 2000 }; /* MB */
 /* A text runs in pieces of so many tokens, each from a fresh state. */
 enum { CALIBRATION_PIECE = 512 };

@@ -87,7 +87,8 @@ static void carry_of_row(const double *r, int64_t n, int64_t j, double *row, flo
     *importance = (float)(r[j * n + j] * r[j * n + j]);
     for (int64_t l = j; l < n; l++) {
         row[l] = l == j ? 1 : -row[l] / r[l * n + l];
-        carry[l] = l == j ? 0 : (float)row[l];
+        if (l > j)
+            carry[l] = (float)row[l];
         for (int64_t k = l + 1; k < n; k++)
             row[k] += row[l] * r[l * n + k];
     }
@@ -98,11 +99,11 @@ bool calibrate_columns(calibrate_window *w, double *work) {
     choose_order(w, work);
     if (!load(w, work))
         return false;
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t k = 0; k <= j; k++)
+            w->sums[j * w->stride + k] = (float)work[k * n + j];
     factor(work, n);
-    for (int64_t j = 0; j < n; j++) {
-        float *carry = w->sums + j * w->stride;
-        memset(carry, 0, (size_t)n * sizeof *carry);
-        carry_of_row(work, n, j, work + n * n, carry, &w->importance[j]);
-    }
+    for (int64_t j = 0; j < n; j++)
+        carry_of_row(work, n, j, work + n * n, w->sums + j * w->stride, &w->importance[j]);
     return true;
 }

@@ -74,8 +74,10 @@ typedef struct conversion {
     int64_t first_row, batch_rows, task_rows; /* of the batch, and of a task in it */
     int64_t *fault;                           /* [tasks]: the first element at fault, or -1 */
     float *values;                            /* [threads][width] */
-    uint8_t *aligned;                         /* [threads][width] of at most 4 bytes */
-    uint8_t *out;                             /* [batch_rows] */
+    size_t work_size;
+    uint8_t *work; /* [threads][work_size]: a row as it is stored, or
+                                                 what an encoder needs */
+    uint8_t *out;  /* [batch_rows] */
 } conversion;
 
 static size_t row_bytes(dtype type, int64_t width) {
@@ -91,14 +93,14 @@ static int64_t first_overflow(const float *values, const uint16_t *halves, int64
 }
 
 /* Returns the number of good values in front of the first that the type cannot hold. */
-static int64_t convert_row(const conversion *c, const uint8_t *row, float *values, void *aligned,
+static int64_t convert_row(const conversion *c, const uint8_t *row, float *values, void *work,
                            uint8_t *out) {
     const convert_tensor *t = c->tensor;
     dtype from = t->from->dtype, to = t->to;
-    memcpy(aligned, row, row_bytes(from, c->width)); /* the file may have it at an odd address */
-    dtype_convert(from, aligned, DTYPE_F32, values, c->width);
+    memcpy(work, row, row_bytes(from, c->width)); /* the file may have it at an odd address */
+    dtype_convert(from, work, DTYPE_F32, values, c->width);
     if (dtype_block(to) > 1 && t->columns)
-        return quantise_row_carrying(to, values, t->columns, c->width, aligned, out);
+        return quantise_row_carrying(to, values, t->columns, c->width, work, out);
     if (dtype_block(to) > 1)
         return quantise_row(to, values, NULL, c->width, out);
     dtype_convert(DTYPE_F32, values, to, out, c->width);
@@ -119,7 +121,7 @@ static void convert_task(void *context, int64_t task, int worker) {
             continue;
         }
         int64_t good = convert_row(c, row, c->values + worker * c->width,
-                                   c->aligned + worker * c->width * 4, out);
+                                   c->work + (size_t)worker * c->work_size, out);
         if (good < c->width) {
             c->fault[task] = (c->first_row + r) * c->width + good;
             return;
@@ -165,9 +167,9 @@ static xlstm_status check_faults(const conversion *c, int64_t tasks) {
 static void free_row_memory(conversion *c) {
     free(c->fault);
     free(c->values);
-    free(c->aligned);
+    free(c->work);
     free(c->out);
-    c->fault = NULL, c->values = NULL, c->aligned = NULL, c->out = NULL;
+    c->fault = NULL, c->values = NULL, c->work = NULL, c->out = NULL;
 }
 
 static xlstm_status take_row_memory(conversion *c) {
@@ -180,11 +182,12 @@ static xlstm_status take_row_memory(conversion *c) {
     size_t size = (size_t)c->batch_rows * row_bytes(c->tensor->to, c->width);
     c->fault = malloc(tasks * sizeof *c->fault);
     c->values = malloc(threads * width * sizeof *c->values);
-    c->aligned = malloc(threads * width * 4);
+    c->work_size = quantise_work_size(c->width);
+    c->work = malloc(threads * c->work_size);
     c->out = malloc(size);
-    if (c->fault && c->values && c->aligned && c->out)
+    if (c->fault && c->values && c->work && c->out)
         return XLSTM_OK;
-    return error_memory(size + threads * width * 8, "rows of a tensor");
+    return error_memory(size + threads * (width * 4 + c->work_size), "rows of a tensor");
 }
 
 static xlstm_status write_rows(conversion *c) {

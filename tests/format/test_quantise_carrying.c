@@ -23,7 +23,7 @@ enum { KINDS = sizeof kinds / sizeof kinds[0] };
 typedef struct problem {
     double h[COUNT][COUNT]; /* 0 between windows */
     int32_t order[COUNT];
-    float importance[COUNT], carry[COUNT * WINDOW];
+    float importance[COUNT], carry[COUNT * WINDOW]; /* carry: and H, up to the diagonal */
     float rows[ROWS][COUNT];
     quantise_columns columns;
 } problem;
@@ -99,12 +99,16 @@ static problem *make_problem(void) {
     memset(&p, 0, sizeof p);
     make_h(&p, &g);
     make_order(&p);
-    for (int j = 0; j < COUNT; j++)
+    for (int j = 0; j < COUNT; j++) {
         make_carry_of(&p, j);
+        for (int k = j / WINDOW * WINDOW; k <= j; k++)
+            p.carry[j * WINDOW + k % WINDOW] = (float)p.h[p.order[j]][p.order[k]];
+    }
     for (int r = 0; r < ROWS; r++)
         for (int i = 0; i < COUNT; i++)
             p.rows[r][i] = 0.05f * (float)normal_next(&g) + (i / 32 == 1 ? 0.1f : 0);
-    p.columns = (quantise_columns){WINDOW, p.order, p.importance, p.carry};
+    p.columns = (quantise_columns){
+        .window = WINDOW, .order = p.order, .importance = p.importance, .carry = p.carry};
     return &p;
 }
 
@@ -119,7 +123,8 @@ static double cost_of(const problem *p, const float *row, const float *decoded) 
 }
 
 static void encode(const problem *p, dtype type, int row, uint8_t *blocks, float *decoded) {
-    float work[COUNT];
+    float work[4 * COUNT];
+    assert_true(quantise_work_size(COUNT) <= sizeof work);
     assert_int_equal(quantise_row_carrying(type, p->rows[row], &p->columns, COUNT, work, blocks),
                      COUNT);
     blocks_decode(type, blocks, COUNT, decoded);
@@ -268,12 +273,68 @@ static void test_near_the_best_scale(void **state) {
     }
 }
 
+/* H is given too. */
+static void encode_with_sweeps(const problem *p, dtype type, int row, uint8_t *blocks,
+                               float *decoded) {
+    float work[4 * COUNT];
+    quantise_columns columns = p->columns;
+    columns.h = columns.carry;
+    assert_int_equal(quantise_row_carrying(type, p->rows[row], &columns, COUNT, work, blocks),
+                     COUNT);
+    blocks_decode(type, blocks, COUNT, decoded);
+}
+
+/* Whether one value of the row on another level of its block would cost less. */
+static bool can_be_improved(const problem *p, dtype type, int row, const uint8_t *blocks,
+                            const float *decoded, int i, double cost) {
+    const uint8_t *block = blocks + i / 32 * (int)dtype_size(type);
+    double d = half_at(block), m = has_offset(type) ? half_at(block + 2) : 0;
+    float other[COUNT];
+    memcpy(other, decoded, sizeof other);
+    for (int step = -1; step <= 1; step += 2) {
+        double beyond = (double)decoded[i] + step * 1.01 * fabs(d);
+        other[i] = (float)nearest(type, d, m, beyond);
+        if (cost_of(p, p->rows[row], other) < cost * (1 - 1e-5))
+            return true;
+    }
+    return false;
+}
+
+/* Sweeps never make a row worse, and leave little that a single value could make better. */
+static void test_sweeps(void **state) {
+    (void)state;
+    const problem *p = make_problem();
+    for (int k = 0; k < KINDS; k++) {
+        double without = 0, with = 0;
+        int improvable[2] = {0};
+        for (int row = 0; row < ROWS; row += 4) {
+            uint8_t blocks[COUNT * 2];
+            float decoded[COUNT];
+            encode(p, kinds[k], row, blocks, decoded);
+            double first = cost_of(p, p->rows[row], decoded);
+            for (int i = 0; i < COUNT; i += 5)
+                improvable[0] += can_be_improved(p, kinds[k], row, blocks, decoded, i, first);
+            encode_with_sweeps(p, kinds[k], row, blocks, decoded);
+            double second = cost_of(p, p->rows[row], decoded);
+            for (int i = 0; i < COUNT; i += 5)
+                improvable[1] += can_be_improved(p, kinds[k], row, blocks, decoded, i, second);
+            assert_true(second <= first * (1 + 1e-4));
+            without += first, with += second;
+        }
+        print_message("%s: %.3f of the cost; %d values could be better, %d before\n",
+                      dtype_name(kinds[k]), with / without, improvable[1], improvable[0]);
+        assert_true(with < 0.995 * without);
+        assert_true(improvable[1] <= improvable[0] / 4);
+    }
+}
+
 static void test_what_cannot_be_encoded(void **state) {
     (void)state;
     problem *p = make_problem();
     for (int k = 0; k < KINDS; k++) {
         uint8_t blocks[COUNT * 2];
-        float work[COUNT];
+        float work[4 * COUNT];
+        assert_true(quantise_work_size(COUNT) <= sizeof work);
         p->rows[0][77] = NAN, p->rows[0][100] = INFINITY;
         assert_int_equal(
             quantise_row_carrying(kinds[k], p->rows[0], &p->columns, COUNT, work, blocks), 77);
@@ -285,9 +346,8 @@ static void test_what_cannot_be_encoded(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_as_written_plainly),
-        cmocka_unit_test(test_costs_less),
-        cmocka_unit_test(test_near_the_best_scale),
+        cmocka_unit_test(test_as_written_plainly),     cmocka_unit_test(test_costs_less),
+        cmocka_unit_test(test_near_the_best_scale),    cmocka_unit_test(test_sweeps),
         cmocka_unit_test(test_what_cannot_be_encoded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
