@@ -85,7 +85,7 @@ KERNEL_FLAGS_avx2 := -mavx2 -mfma -mf16c
 KERNEL_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c \
                        -mprefer-vector-width=512
 # Sets that differ from another in one part, products of bytes or tiles: only its file is compiled.
-KERNEL_FLAGS_amx := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
+KERNEL_FLAGS_amx = $(KERNEL_FLAGS_avx512vnni) -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8
 KERNEL_FLAGS_avx2vnni := $(KERNEL_FLAGS_avx2) -mavxvnni
 KERNEL_FLAGS_avx512vnni := $(KERNEL_FLAGS_avx512) -mavx512vnni -mavx512vbmi -mgfni
 KERNEL_FLAGS_neon_dotprod := -march=armv8.2-a+dotprod
@@ -97,9 +97,9 @@ OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0,-O1),
 
 # Compiled for every instruction set; real_*.c for every element type besides, f32 and f64.
 REAL_SOURCES := $(wildcard src/ops/cpu/real_*.c)
-AMX_SOURCE := src/ops/cpu/kernels_amx.c
-KERNEL_SOURCES := $(filter-out $(AMX_SOURCE),$(wildcard src/ops/cpu/kernels*.c)) $(REAL_SOURCES)
-LIBRARY_SOURCES := $(filter-out src/cli/% $(AMX_SOURCE) $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
+AMX_SOURCES := $(wildcard src/ops/cpu/kernels_amx*.c)
+KERNEL_SOURCES := $(filter-out $(AMX_SOURCES),$(wildcard src/ops/cpu/kernels*.c)) $(REAL_SOURCES)
+LIBRARY_SOURCES := $(filter-out src/cli/% $(AMX_SOURCES) $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
 CLI_SOURCES := $(wildcard src/cli/*.c)
 DEVICES := $(filter-out %.h %.c,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard src/ops/*/*.c))))))
 
@@ -107,7 +107,7 @@ object = $(patsubst %.c,$(BUILD)/%.o,$(1))
 KERNEL_OBJECTS := $(foreach isa,$(KERNEL_ISAS),$(KERNEL_SOURCES:%.c=$(BUILD)/%_$(isa).o) \
                   $(REAL_SOURCES:%.c=$(BUILD)/%_$(isa)_f64.o)) \
                   $(DOT_ISAS:%=$(BUILD)/src/ops/cpu/kernels_dot_%.o) \
-                  $(TILE_ISAS:%=$(AMX_SOURCE:%.c=$(BUILD)/%_)%.o)
+                  $(foreach isa,$(TILE_ISAS),$(AMX_SOURCES:%.c=$(BUILD)/%_$(isa).o))
 LIBRARY_OBJECTS := $(call object,$(LIBRARY_SOURCES)) $(KERNEL_OBJECTS)
 MAIN_OBJECT := $(call object,$(filter src/cli/main.c,$(CLI_SOURCES)))
 CLI_OBJECTS := $(call object,$(filter-out src/cli/main.c,$(CLI_SOURCES)))
@@ -279,7 +279,7 @@ endef
 $(foreach isa,$(KERNEL_ISAS),$(foreach source,$(KERNEL_SOURCES), \
   $(eval $(call compile_kernel,$(source),$(isa),,))))
 $(foreach isa,$(DOT_ISAS),$(eval $(call compile_kernel,src/ops/cpu/kernels_dot.c,$(isa),,)))
-$(foreach isa,$(TILE_ISAS),$(eval $(call compile_kernel,$(AMX_SOURCE),$(isa),,)))
+$(foreach isa,$(TILE_ISAS),$(foreach source,$(AMX_SOURCES),$(eval $(call compile_kernel,$(source),$(isa),,))))
 $(foreach isa,$(KERNEL_ISAS),$(foreach source,$(REAL_SOURCES), \
   $(eval $(call compile_kernel,$(source),$(isa),_f64,-DKERNEL_F64))))
 

@@ -31,6 +31,8 @@ static const struct sizes {
     {4, 5, 64, 23, false},
     {5, 1, 96, 2, true},
     {1, 4, 1048, 9, false},
+    {16, 5, 32, 131, true},
+    {9, 1, 544, 70, true},
 };
 enum { SIZES = sizeof all_sizes / sizeof *all_sizes, QUICK_SIZES = 5 };
 

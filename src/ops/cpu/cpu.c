@@ -232,7 +232,7 @@ static void carve_all(carver *c, cpu_stream *s, int threads) {
         s->packed =
             carve(c, tiles->block_bytes, (limits->tokens + tiles->tokens - 1) / tiles->tokens,
                   (limits->width + CPU_TILE_DEPTH - 1) / CPU_TILE_DEPTH, 1);
-        s->quantised = carve(c, 1, CPU_DOT_TOKENS, cpu_quantised_stride(limits->width), 1);
+        s->quantised = carve(c, 1, cpu_quantised_size(limits->width), 1, 1);
     }
     s->norm_weight = carve(c, sizeof(float), limits->width, 1, 1);
     s->norm_bias = carve(c, sizeof(float), limits->width, 1, 1);

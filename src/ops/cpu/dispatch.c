@@ -29,6 +29,7 @@ static cpu_kernels avx2vnni;
 extern const cpu_kernels cpu_kernels_avx512;
 extern const cpu_dot cpu_dot_avx512vnni;
 extern const cpu_tiles cpu_tiles_amx;
+extern const cpu_dot cpu_dot_amx;
 static cpu_kernels avx512vnni, amx;
 #endif
 
@@ -46,16 +47,18 @@ static bool has_avx_vnni(void) {
 #endif
 
 #if defined(HAS_avx512)
-/* Tiles of bf16, and the processor's own rounding to bf16. Linux lets a process use the tiles only
+/* Tiles of bf16 and of bytes, and the processor's own rounding to bf16. Linux lets a process use the tiles only
  * after it has asked; it refuses where a thread's stack for signals would not hold them. */
 static bool has_amx(void) {
 #if defined(__linux__)
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
-    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
+    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, amx_int8 = 1u << 25;
+    const unsigned avx512_bf16 = 1u << 5;
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & amx_bf16) &&
-           (edx & amx_tile) && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
-           (eax & avx512_bf16) && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+           (edx & amx_tile) && (edx & amx_int8) &&
+           __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & avx512_bf16) &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 #else
     return false;
 #endif
@@ -118,6 +121,7 @@ static void list_choices(void) {
     amx = avx512vnni; /* no processor has AMX without it */
     amx.name = "amx";
     amx.tiles = &cpu_tiles_amx;
+    amx.dot_tiles = &cpu_dot_amx;
     add_choice(&amx, has_vnni && has_amx());
     add_choice(&avx512vnni, has_vnni);
     add_choice(&cpu_kernels_avx512, avx512);

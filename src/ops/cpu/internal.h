@@ -52,7 +52,7 @@ typedef struct cpu_stream {
     void *arena;
     float *rows;     /* [tokens][cpu_row_stride(width)]: the input of the current projection */
     void *packed;    /* the same for tiles, in the profile fast */
-    char *quantised; /* [CPU_DOT_TOKENS][cpu_quantised_stride(width)]: the same as integers */
+    void *quantised; /* [cpu_quantised_size(width)]: the same as integers */
     float *norm_weight, *norm_bias; /* [width] */
     struct cpu_sequence *sequences; /* [sequences] of an mLSTM call */
     void *mlstm;                    /* [cpu_mlstm_scratch] */
@@ -65,10 +65,8 @@ static inline int64_t cpu_row_stride(int64_t width) {
     return (width + CPU_PADDING - 1) / CPU_PADDING * CPU_PADDING + CPU_PADDING;
 }
 
-/* Bytes from one quantised row to the next. */
-static inline int64_t cpu_quantised_stride(int64_t width) {
-    return ((width + CPU_DOT_GROUP - 1) / CPU_DOT_GROUP * CPU_DOT_GROUP + CPU_DOT_GROUP) *
-           CPU_DOT_BYTES;
+static inline int64_t cpu_quantised_size(int64_t width) {
+    return (width + CPU_DOT_GROUP - 1) / CPU_DOT_GROUP * CPU_DOT_GROUP * CPU_DOT_BYTES;
 }
 
 static inline int64_t cpu_padded(int64_t count) {

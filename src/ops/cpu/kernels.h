@@ -81,9 +81,10 @@ typedef struct cpu_tiles {
 
 /* ---- Few tokens in the profile fast ---- */
 
-/* Activations as integers of 8 bits in groups of 32, for products with weights in blocks: so many
- * bytes a value, for whole groups of 4 * 32, in an order that the kernels know. */
-enum { CPU_DOT_TOKENS = 4, CPU_DOT_BYTES = 2, CPU_DOT_GROUP = 128 };
+/* Activations as integers of 8 bits in groups of 32, for products with weights in blocks: for all
+ * tokens together so many bytes a column, for whole groups of 4 * 32, in an order that the kernels
+ * know. */
+enum { CPU_DOT_BYTES = 20, CPU_DOT_GROUP = 128 };
 
 /* z [tokens][rows] = x [tokens][width] times weights [rows][width], transposed. */
 typedef struct cpu_dot_product {
@@ -91,16 +92,16 @@ typedef struct cpu_dot_product {
     const char *weights;
     int64_t row_bytes;
     int64_t width;
-    const char *x;    /* quantised, aligned to 64 bytes */
-    int64_t x_stride; /* bytes, a multiple of 64 */
+    const void *x; /* quantised, aligned to 64 bytes */
     float *z;
     int64_t z_stride;
-    int rows, tokens; /* tokens <= CPU_DOT_TOKENS */
+    int rows, tokens; /* tokens <= most_tokens */
 } cpu_dot_product;
 
 typedef struct cpu_dot {
-    /* One token, whole blocks; where a value is not finite, what it is used for becomes NaN. */
-    void (*quantise)(const float *x, int64_t width, void *quantised);
+    int most_tokens;
+    /* A token of several, whole blocks; where a value is not finite, what it is used for becomes NaN. */
+    void (*quantise)(const float *x, int64_t width, int token, void *quantised);
     void (*multiply)(const cpu_dot_product *);
 } cpu_dot;
 
@@ -248,6 +249,7 @@ typedef struct cpu_kernels {
     void (*product)(const cpu_product *);
     const cpu_tiles *tiles;
     const cpu_dot *dot;
+    const cpu_dot *dot_tiles; /* for more tokens; may be NULL */
     /* y [count] = x [count] of a floating-point type, or of blocks, whole ones. */
     void (*widen)(dtype type, const void *x, int64_t count, float *y);
     /* y = norm(x); y may be x. */

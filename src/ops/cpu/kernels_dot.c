@@ -11,21 +11,20 @@
  * A vector holds the same 16 values of several blocks of a row, a second vector the other 16. Eight
  * rows are walked at once: eight streams of addresses, each asked for ahead. This file is compiled
  * for some instruction sets besides those of the other kernels. */
-#include "ops/cpu/vector_bytes.h"
+#include "ops/cpu/vector_dot.h"
 
 enum {
-    PART = BLOCKS * BLOCK_ELEMENTS,
 #if defined(__AVX2__) || defined(__aarch64__)
     MOST_ROWS = 8,
 #else
-    MOST_ROWS = 2,     /* bytes one by one: the memory waits */
+    MOST_ROWS = 2, /* bytes one by one: the memory waits */
 #endif
     AHEAD = 1024, /* bytes from a read to what is prefetched meanwhile */
     LINE = 64,
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-    SIGNED_WEIGHTS = 0 /* the instruction multiplies bytes without sign by such with sign */
+    SHIFT = 128 /* the instruction multiplies bytes without sign by such with sign */
 #else
-    SIGNED_WEIGHTS = 1 /* of q8_0 and iq4_nl; the others fit either way */
+    SHIFT = 0
 #endif
 };
 
@@ -35,48 +34,19 @@ typedef struct part {
     vec_integers sum;   /* of the integers of a block, in the first of its four lanes */
     float scale[LANES]; /* of the blocks, for all of their lanes */
 } __attribute__((aligned(64))) part;
-_Static_assert(sizeof(part) <= PART * CPU_DOT_BYTES, "memory of quantised activations");
+enum { TOKENS = 4 };
+_Static_assert(TOKENS * sizeof(part) <= PART * CPU_DOT_BYTES, "memory of quantised activations");
+
+static part *parts_of(const void *quantised, int64_t width, int token) {
+    return (part *)quantised + token * ((width + PART - 1) / PART);
+}
 
 /* ---- Activations ---- */
 
-typedef int8_t vec_narrow __attribute__((vector_size(LANES)));
-
-ALWAYS_INLINE vec larger(vec a, vec b) {
-    return choose((vec_bits)(a > b), a, b);
-}
-
-/* Thirty-two floats: rounded integers, their sum; returns the scale. */
-static float quantise_group(const float *x, int8_t *q, int32_t *sum) {
-    enum { VECTORS = BLOCK_ELEMENTS / LANES };
-    const vec_bits magnitude = (vec_bits)((vec_integers){0} + 0x7FFFFFFF);
-    vec largest = {0}, odd = {0};
-    UNROLL
-    for (int i = 0; i < VECTORS; i++) {
-        vec value = load(x + i * LANES);
-        largest = larger((vec)((vec_bits)value & magnitude), largest);
-        odd += value * splat(0); /* NaN where a value is not finite */
-    }
-    const float most = fold_max(largest), factor = most > 0x1p-120f ? 127 / most : 0;
-    vec_integers total = {0};
-    UNROLL
-    for (int i = 0; i < VECTORS; i++) {
-        const vec magic = splat(0x1.8p23f); /* what is added to it lies in the low bits, rounded */
-        vec_integers rounded =
-            (vec_integers)(load(x + i * LANES) * splat(factor) + magic) - (vec_integers)magic;
-        vec_narrow bytes = __builtin_convertvector(rounded, vec_narrow);
-        memcpy(q + i * LANES, &bytes, sizeof bytes);
-        total += rounded;
-    }
-    *sum = 0;
-    for (int i = 0; i < LANES; i++)
-        *sum += total[i];
-    return most / 127 + fold(odd);
-}
-
 /* The last part of a row that is no whole number of them holds the last BLOCKS blocks: those that the
  * part before has count nothing there. A row that is shorter than a part has zeros at its end. */
-static void quantise(const float *x, int64_t width, void *parts) {
-    part *p = parts;
+static void quantise(const float *x, int64_t width, int token, void *quantised) {
+    part *p = parts_of(quantised, width, token);
     for (int64_t first = 0; first < width; first += PART, p++) {
         const int64_t left = width - first < PART ? width - first : PART;
         const int skipped = first > 0 ? (int)((PART - left) / BLOCK_ELEMENTS) : 0;
@@ -92,40 +62,6 @@ static void quantise(const float *x, int64_t width, void *parts) {
             memcpy((char *)&p->q[0] + 16 * b, q, 16);
             memcpy((char *)&p->q[1] + 16 * b, q + 16, 16);
         }
-    }
-}
-
-/* ---- Weights ---- */
-
-/* What is to be subtracted from a byte u: a power of two, or nothing. */
-ALWAYS_INLINE int offset_of(dtype type) {
-    return type == DTYPE_Q4_0                                                ? 8
-           : type == DTYPE_Q5_0                                              ? 16
-           : !SIGNED_WEIGHTS && (type == DTYPE_Q8_0 || type == DTYPE_IQ4_NL) ? 128
-                                                                             : 0;
-}
-
-ALWAYS_INLINE bool has_minimum(dtype type) {
-    return type == DTYPE_Q4_1 || type == DTYPE_Q5_1;
-}
-
-/* The bytes u of BLOCKS blocks. */
-ALWAYS_INLINE void load_weights(dtype type, const char *p, vec_bytes u[2]) {
-    const vec_bytes sign = (vec_bytes){0} + (uint8_t)(SIGNED_WEIGHTS ? 0 : 128);
-    if (type == DTYPE_Q8_0) {
-        u[0] = load_sixteens(type, p, 2) ^ sign;
-        u[1] = load_sixteens(type, p, 18) ^ sign;
-        return;
-    }
-    vec_bytes pairs = load_sixteens(type, p, (int)block_bytes(type) - 16);
-    u[0] = pairs & 15;
-    u[1] = upper(pairs);
-    if (type == DTYPE_IQ4_NL) {
-        vec_bytes levels = everywhere(block_levels) ^ sign;
-        u[0] = look_up(levels, u[0]);
-        u[1] = look_up(levels, u[1]);
-    } else if (type == DTYPE_Q5_0 || type == DTYPE_Q5_1) {
-        add_fifths(type, p, u);
     }
 }
 
@@ -172,7 +108,7 @@ ALWAYS_INLINE vec_integers dot(dtype type, vec_integers sum, const vec_bytes u[2
     __m256i low = _mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)u[0], (__m256i)x[0]);
     return (vec_integers)_mm256_dpbusd_avx_epi32(low, (__m256i)u[1], (__m256i)x[1]);
 #elif defined(__AVX2__)
-    bool with_sign = type == DTYPE_Q8_0 || type == DTYPE_IQ4_NL;
+    const bool with_sign = has_sign(type);
     vec_words low = pair_sums(with_sign, u[0], x[0]), high = pair_sums(with_sign, u[1], x[1]);
     return sum + (with_sign ? widen_sums(low) + widen_sums(high) : widen_sums(low + high));
 #elif defined(__ARM_FEATURE_DOTPROD)
@@ -200,18 +136,18 @@ ALWAYS_INLINE vec_integers dot(dtype type, vec_integers sum, const vec_bytes u[2
 
 /* The blocks at `at` of GROUP rows, for some tokens. */
 ALWAYS_INLINE void add_parts(dtype type, const int tokens, const char *const p[GROUP],
-                             const part *const *x, int64_t at, vec (*sums)[CPU_DOT_TOKENS]) {
+                             const part *const *x, int64_t at, vec (*sums)[TOKENS]) {
+    const int offset = has_sign(type) ? SHIFT : offset_of(type);
     const vec d = load_group(type, p, 0), m = has_minimum(type) ? load_group(type, p, 2) : d;
     UNROLL
     for (int r = 0; r < GROUP; r++) {
         vec_bytes u[2];
-        load_weights(type, p[r], u);
+        load_weights(type, SHIFT, p[r], u);
         UNROLL
         for (int t = 0; t < tokens; t++) {
             const part *of = x[t] + at;
             const vec scale = load(of->scale);
-            vec value =
-                __builtin_convertvector(dot(type, of->sum * -offset_of(type), u, of->q), vec);
+            vec value = __builtin_convertvector(dot(type, of->sum * -offset, u, of->q), vec);
             sums[r][t] = fused(of_row(d * scale, r), value, sums[r][t]);
             if (has_minimum(type))
                 sums[r][t] =
@@ -224,8 +160,8 @@ ALWAYS_INLINE void dot_rows(dtype type, const int rows, const int tokens, const 
                             const int first, const int step) {
     const int64_t bytes = BLOCKS * block_bytes(type);
     const char *row[MOST_ROWS];
-    const part *x[CPU_DOT_TOKENS];
-    vec sums[MOST_ROWS][CPU_DOT_TOKENS];
+    const part *x[TOKENS];
+    vec sums[MOST_ROWS][TOKENS];
     UNROLL
     for (int r = 0; r < rows; r++) {
         int64_t index = first + r * step < a->rows ? first + r * step : a->rows - 1;
@@ -236,7 +172,7 @@ ALWAYS_INLINE void dot_rows(dtype type, const int rows, const int tokens, const 
     }
     UNROLL
     for (int t = 0; t < tokens; t++)
-        x[t] = (const part *)(const void *)(a->x + (t < a->tokens ? t : 0) * a->x_stride);
+        x[t] = parts_of(a->x, a->width, t < a->tokens ? t : 0);
     int64_t whole = a->width / PART, turn = whole > AHEAD / bytes ? whole - AHEAD / bytes : 0;
     /* A row ends where the stream's next one begins; after the last, those of the next call come. */
     const int64_t next = AHEAD + (first + 1 < step ? 0 : (a->rows - step) * a->row_bytes);
@@ -287,29 +223,12 @@ ALWAYS_INLINE void dot_all(dtype type, const cpu_dot_product *a) {
     else if (a->tokens == 2)
         dot_streams(type, SOME, 2, a);
     else
-        dot_streams(type, SOME, CPU_DOT_TOKENS, a);
+        dot_streams(type, SOME, TOKENS, a);
 }
 
 static void multiply(const cpu_dot_product *a) {
-    switch (a->type) {
-    case DTYPE_Q8_0:
-        dot_all(DTYPE_Q8_0, a);
-        break;
-    case DTYPE_Q5_0:
-        dot_all(DTYPE_Q5_0, a);
-        break;
-    case DTYPE_Q5_1:
-        dot_all(DTYPE_Q5_1, a);
-        break;
-    case DTYPE_Q4_0:
-        dot_all(DTYPE_Q4_0, a);
-        break;
-    case DTYPE_Q4_1:
-        dot_all(DTYPE_Q4_1, a);
-        break;
-    default:
-        dot_all(DTYPE_IQ4_NL, a);
-    }
+    FOR_BLOCK_TYPE(a->type, dot_all, a)
 }
 
-const cpu_dot PER_ISA(cpu_dot) = {.quantise = quantise, .multiply = multiply};
+const cpu_dot PER_ISA(cpu_dot) = {
+    .most_tokens = TOKENS, .quantise = quantise, .multiply = multiply};

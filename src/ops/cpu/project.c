@@ -16,20 +16,19 @@ enum {
 
 /* Whether reading the weights is what takes the time. */
 static bool reads_once(const project_job *job) {
-    return job->tokens <= FEW_TOKENS || job->quantised;
+    return job->tokens <= FEW_TOKENS || job->dot;
 }
 
 static void multiply(const project_job *job, const ops_tensor *weight, int64_t row, int rows,
                      int64_t token, int tokens, float *z, float *scratch) {
     int64_t row_bytes = ops_row_bytes(weight);
-    if (job->quantised && dtype_block(weight->dtype) > 1) {
-        job->s->kernels->dot->multiply(&(cpu_dot_product){
+    if (job->dot && dtype_block(weight->dtype) > 1) {
+        job->dot->multiply(&(cpu_dot_product){
             .type = weight->dtype,
             .weights = (const char *)ops_data(weight) + row * row_bytes,
             .row_bytes = row_bytes,
             .width = job->width,
-            .x = job->quantised,
-            .x_stride = cpu_quantised_stride(job->width),
+            .x = job->s->quantised,
             .z = z,
             .z_stride = CPU_PANEL_ROWS,
             .rows = rows,
@@ -141,22 +140,16 @@ static int choose_panel_rows(const project_job *job) {
     return rows;
 }
 
-/* The input as integers, where there are few tokens and weights in blocks. */
-static const char *quantise(const project_job *job) {
-    const cpu_stream *s = job->s;
-    bool blocks = false;
-    for (int i = 0; i < job->count; i++)
-        blocks |= dtype_block(job->parts[i].weight->dtype) > 1;
-    if (!blocks || s->base.options.profile != OPS_FAST || job->tokens > CPU_DOT_TOKENS)
-        return NULL;
-    for (int64_t t = 0; t < job->tokens; t++)
-        s->kernels->dot->quantise(job->x.rows + t * job->x.stride, job->width,
-                                  s->quantised + t * cpu_quantised_stride(job->width));
-    return s->quantised;
+static void quantise_token(void *context, int64_t token, int worker) {
+    (void)worker;
+    const project_job *job = context;
+    job->dot->quantise(job->x.rows + token * job->x.stride, job->width, (int)token,
+                       job->s->quantised);
 }
 
 static void run_panels(project_job *job) {
-    job->quantised = quantise(job);
+    if (job->dot)
+        thread_pool_run(job->s->pool, job->tokens, quantise_token, job);
     job->panel_rows = choose_panel_rows(job);
     int64_t tasks = 0;
     for (int i = 0; i < job->count; i++) {
@@ -167,12 +160,29 @@ static void run_panels(project_job *job) {
     thread_pool_run(job->s->pool, tasks, project_panel, job);
 }
 
+/* What multiplies weights in blocks by few tokens; NULL where that is not the way. */
+static const cpu_dot *choose_dot(const project_job *job) {
+    const cpu_kernels *kernels = job->s->kernels;
+    if (job->s->base.options.profile != OPS_FAST)
+        return NULL;
+    if (job->tokens <= kernels->dot->most_tokens)
+        return kernels->dot;
+    return kernels->dot_tiles && job->tokens <= kernels->dot_tiles->most_tokens ? kernels->dot_tiles
+                                                                                : NULL;
+}
+
+/* The job in two, for panels and for tiles; integers are multiplied in panels. */
 static void run_job(const project_job *job) {
     project_job panels = *job, tiles = *job;
     panels.count = tiles.count = 0;
+    const cpu_dot *dot = choose_dot(job);
     for (int i = 0; i < job->count; i++) {
-        project_job *taker = project_is_for_tiles(job, &job->parts[i]) ? &tiles : &panels;
+        const bool blocks = dot && dtype_block(job->parts[i].weight->dtype) > 1;
+        project_job *taker =
+            !blocks && project_is_for_tiles(job, &job->parts[i]) ? &tiles : &panels;
         taker->parts[taker->count++] = job->parts[i];
+        if (blocks)
+            panels.dot = dot;
     }
     if (panels.count > 0)
         run_panels(&panels);

@@ -23,7 +23,7 @@ typedef struct project_part {
 typedef struct project_job {
     const cpu_stream *s;
     cpu_input x;
-    const char *quantised; /* x as integers; NULL: it is not wanted */
+    const cpu_dot *dot; /* what multiplies x as integers, s->quantised; NULL: nothing */
     int64_t tokens, width, tasks;
     int panel_rows; /* of a task */
     int count;

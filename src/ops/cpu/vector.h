@@ -106,18 +106,9 @@ ALWAYS_INLINE void store_some(real *p, vec value, int64_t count) {
         store_part(p, value, count);
 }
 
-/* function(type, …) with the type of a matrix as a constant, so that it is inlined once for each. */
-#define FOR_WEIGHT_TYPE(type, function, ...)                                                       \
+/* function(type, …) with a type of blocks as a constant, so that it is inlined once for each. */
+#define FOR_BLOCK_TYPE(type, function, ...)                                                        \
     switch (type) {                                                                                \
-    case DTYPE_BF16:                                                                               \
-        function(DTYPE_BF16, __VA_ARGS__);                                                         \
-        break;                                                                                     \
-    case DTYPE_F16:                                                                                \
-        function(DTYPE_F16, __VA_ARGS__);                                                          \
-        break;                                                                                     \
-    case DTYPE_F64:                                                                                \
-        function(DTYPE_F64, __VA_ARGS__);                                                          \
-        break;                                                                                     \
     case DTYPE_Q8_0:                                                                               \
         function(DTYPE_Q8_0, __VA_ARGS__);                                                         \
         break;                                                                                     \
@@ -133,11 +124,27 @@ ALWAYS_INLINE void store_some(real *p, vec value, int64_t count) {
     case DTYPE_Q4_1:                                                                               \
         function(DTYPE_Q4_1, __VA_ARGS__);                                                         \
         break;                                                                                     \
-    case DTYPE_IQ4_NL:                                                                             \
+    default:                                                                                       \
         function(DTYPE_IQ4_NL, __VA_ARGS__);                                                       \
+    }
+
+/* The same with any type of a matrix. */
+#define FOR_WEIGHT_TYPE(type, function, ...)                                                       \
+    switch (type) {                                                                                \
+    case DTYPE_F32:                                                                                \
+        function(DTYPE_F32, __VA_ARGS__);                                                          \
+        break;                                                                                     \
+    case DTYPE_BF16:                                                                               \
+        function(DTYPE_BF16, __VA_ARGS__);                                                         \
+        break;                                                                                     \
+    case DTYPE_F16:                                                                                \
+        function(DTYPE_F16, __VA_ARGS__);                                                          \
+        break;                                                                                     \
+    case DTYPE_F64:                                                                                \
+        function(DTYPE_F64, __VA_ARGS__);                                                          \
         break;                                                                                     \
     default:                                                                                       \
-        function(DTYPE_F32, __VA_ARGS__);                                                          \
+        FOR_BLOCK_TYPE(type, function, __VA_ARGS__)                                                \
     }
 
 /* The parts of the tables that have files of their own. */

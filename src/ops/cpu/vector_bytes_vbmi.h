@@ -57,9 +57,8 @@ ALWAYS_INLINE void add_fifths(dtype type, const char *p, vec_bytes u[2]) {
         /* Eight bits from four before it: the one that counts becomes the fifth. */
         const vec_bytes from = (place_of + (uint8_t)(16 * half + 28)) % 32;
         __m512i fifth = _mm512_multishift_epi64_epi8((__m512i)from, bits);
-        const int a_and_b_or_c = 0xEA;
         u[half] = (vec_bytes)_mm512_ternarylogic_epi64(fifth, _mm512_set1_epi8(16),
-                                                       (__m512i)u[half], a_and_b_or_c);
+                                                       (__m512i)u[half], 0xEA); /* (a & b) | c */
     }
 }
 
