@@ -30,14 +30,9 @@ static xlstm_model *load(const char *device, const char *state, int deferred, in
                                              .deferred = deferred ? deferred : -1});
 }
 
-static void feed(xlstm_session *session, const int32_t *ids, int64_t count, float *logits) {
-    if (xlstm_eval(session, ids, count, logits, NULL, NULL) != XLSTM_OK)
-        fail_msg("%s", xlstm_last_error());
-}
-
 static void feed_singly(xlstm_session *session, const int32_t *ids, int64_t count, float *logits) {
     for (int64_t i = 0; i < count; i++)
-        feed(session, ids + i, 1, i == count - 1 ? logits : NULL);
+        test_feed(session, ids + i, 1, i == count - 1 ? logits : NULL);
 }
 
 /* ---- The same mathematics ---- */
@@ -71,8 +66,8 @@ static double state_error(xlstm_session *a, xlstm_session *b) {
 static double drift(const char *device, int64_t count, bool singly) {
     xlstm_model *plain = load(device, NULL, 0, 1), *deferred = load(device, NULL, RING, 1);
     xlstm_session *a = test_session(plain), *b = test_session(deferred);
-    feed(a, text, count, NULL);
-    (singly ? feed_singly : feed)(b, text, count, NULL);
+    test_feed(a, text, count, NULL);
+    (singly ? feed_singly : test_feed)(b, text, count, NULL);
     double error = state_error(b, a);
     xlstm_session_free(a);
     xlstm_session_free(b);
@@ -105,8 +100,8 @@ static void test_mixtures(void **state) {
             xlstm_session *a = test_session(plain), *b = test_session(deferred);
             int64_t at = 0;
             for (size_t p = 0; p < sizeof pieces / sizeof *pieces; at += pieces[p++]) {
-                feed(a, text + at, pieces[p], expected);
-                feed(b, text + at, pieces[p], logits);
+                test_feed(a, text + at, pieces[p], expected);
+                test_feed(b, text + at, pieces[p], logits);
                 double error = test_error_f32(logits, expected, VOCAB);
                 if (!(error < 1e-5))
                     fail_msg("%s, ring of %d, at %d: error %.1e", devices[d], ring, (int)at, error);
@@ -133,7 +128,7 @@ static void test_batches(void **state) {
         xlstm_session *session[ROWS];
         for (int r = 0; r < ROWS; r++) {
             session[r] = test_session(model);
-            feed(session[r], text + r, lengths[r], alone[r]);
+            test_feed(session[r], text + r, lengths[r], alone[r]);
             feed_singly(session[r], text + r, STEPS / 2, alone[r]);
             xlstm_session_free(session[r]);
         }
@@ -157,7 +152,7 @@ static void test_batches(void **state) {
         }
         for (int r = 0; r < ROWS; r++) {
             for (; taken[r] <= STEPS / 2; taken[r]++)
-                feed(session[r], text + r + taken[r] - 1, 1, together[r]);
+                test_feed(session[r], text + r + taken[r] - 1, 1, together[r]);
             assert_memory_equal(alone[r], together[r], sizeof alone[r]);
             xlstm_session_free(session[r]);
         }
@@ -186,14 +181,14 @@ static void test_going_on(void **state) {
     for (int v = 0; v < 3 * DEVICES; v++) {
         xlstm_model *model = load(devices[v / 3], types[v % 3], RING, 2);
         xlstm_session *session = test_session(model), *copy, *other = test_session(model);
-        feed(session, text, 70, NULL);
+        test_feed(session, text, 70, NULL);
         feed_singly(session, text + 70, 7, NULL); /* at 77: 13 wait */
         save(session, path);
         assert_int_equal(xlstm_session_clone(session, &copy), XLSTM_OK);
         feed_singly(session, text + 77, 30, expected);
         feed_singly(copy, text + 77, 30, logits);
         assert_memory_equal(expected, logits, sizeof logits);
-        feed(other, text + 50, 20, NULL); /* is replaced */
+        test_feed(other, text + 50, 20, NULL); /* is replaced */
         restore(other, path);
         feed_singly(other, text + 77, 30, logits);
         assert_memory_equal(expected, logits, sizeof logits);
@@ -221,9 +216,9 @@ static void test_other_settings(void **state) {
         const struct setting *f = &settings[from];
         xlstm_model *model = load(f->device, f->type, f->ring, 1);
         xlstm_session *session = test_session(model);
-        feed(session, text, 77, NULL);
+        test_feed(session, text, 77, NULL);
         save(session, path);
-        feed(session, text + 77, 5, expected);
+        test_feed(session, text + 77, 5, expected);
         for (int to = 0; to < SETTINGS; to++) {
             const struct setting *t = &settings[to];
             xlstm_model *reader = load(t->device, t->type, t->ring, 1);
@@ -244,41 +239,35 @@ static void test_other_settings(void **state) {
 
 /* ---- Rewinding ---- */
 
-static void expect_error(xlstm_status status, xlstm_status expected, const char *part) {
-    assert_int_equal(status, expected);
-    if (!strstr(xlstm_last_error(), part))
-        fail_msg("expected \"%s\" in: %s", part, xlstm_last_error());
-}
-
 static void test_rewind(void **state) {
     (void)state;
     static float expected[VOCAB], logits[VOCAB];
     const char *path = test_path("rewind.state");
     xlstm_model *model = load("cpu", NULL, RING, 2), *plain = load("cpu", NULL, 0, 2);
     xlstm_session *session = test_session(model), *other = test_session(plain);
-    feed(session, text, 70, NULL);
+    test_feed(session, text, 70, NULL);
     feed_singly(session, text + 70, 3, NULL);
     save(session, path);
     feed_singly(session, text + 73, 2, expected); /* at 75 */
-    feed(session, text + 500, 4, NULL);           /* at 79, the last place in the ring */
+    test_feed(session, text + 500, 4, NULL);      /* at 79, the last place in the ring */
     assert_int_equal(xlstm_session_rewind(session, 6), XLSTM_OK);
     assert_int_equal(xlstm_session_position(session), 73);
     feed_singly(session, text + 73, 2, logits);
     assert_memory_equal(expected, logits, sizeof logits);
-    expect_error(xlstm_session_rewind(session, 12), XLSTM_UNSUPPORTED,
-                 "12 tokens cannot be taken back: only the last 11 are not folded in");
-    expect_error(xlstm_session_rewind(session, -1), XLSTM_INVALID_ARGUMENT, "-1 tokens");
+    test_expect_error(xlstm_session_rewind(session, 12), XLSTM_UNSUPPORTED,
+                      "12 tokens cannot be taken back: only the last 11 are not folded in");
+    test_expect_error(xlstm_session_rewind(session, -1), XLSTM_INVALID_ARGUMENT, "-1 tokens");
     assert_int_equal(xlstm_session_rewind(session, 11), XLSTM_OK);
     assert_int_equal(xlstm_session_rewind(session, 0), XLSTM_OK);
-    expect_error(xlstm_session_rewind(session, 1), XLSTM_UNSUPPORTED, "only the last 0");
+    test_expect_error(xlstm_session_rewind(session, 1), XLSTM_UNSUPPORTED, "only the last 0");
 
     /* What a foreign file folded in stays there. */
-    expect_error(xlstm_session_rewind(other, 0), XLSTM_UNSUPPORTED, "deferred > 0");
+    test_expect_error(xlstm_session_rewind(other, 0), XLSTM_UNSUPPORTED, "deferred > 0");
     restore(other, path);
     save(other, path);
     restore(session, path);
-    feed(session, text + 73, 2, NULL);
-    expect_error(xlstm_session_rewind(session, 3), XLSTM_UNSUPPORTED, "only the last 2");
+    test_feed(session, text + 73, 2, NULL);
+    test_expect_error(xlstm_session_rewind(session, 3), XLSTM_UNSUPPORTED, "only the last 2");
     assert_int_equal(xlstm_session_rewind(session, 2), XLSTM_OK);
     xlstm_session_free(session);
     xlstm_session_free(other);
@@ -290,7 +279,7 @@ static void test_rewind(void **state) {
 
 static void expect_refused(xlstm_model_options options, xlstm_status status, const char *part) {
     xlstm_model *none;
-    expect_error(xlstm_model_load(test_small_model(), &options, &none), status, part);
+    test_expect_error(xlstm_model_load(test_small_model(), &options, &none), status, part);
     assert_null(none);
 }
 
@@ -325,7 +314,7 @@ static void test_too_large_for_f16(void **state) {
     const char *path = test_path("large.state");
     xlstm_model *model = load("cpu", "f32", 0, 1), *narrow = load("cpu", "f16", 0, 1);
     xlstm_session *session = test_session(model), *refusing = test_session(narrow);
-    feed(session, text, 3, NULL);
+    test_feed(session, text, 3, NULL);
     const state_tensor *t = &model->pool.tensors[0];
     float *values = malloc(t->slot_size);
     assert_non_null(values);
@@ -337,8 +326,8 @@ static void test_too_large_for_f16(void **state) {
     values[5] = -65505;
     state_write(&model->pool, model->stream, 0, session->slot, values);
     save(session, path);
-    expect_error(xlstm_session_load(refusing, path), XLSTM_FORMAT_ERROR,
-                 "tensor blocks.0.mlstm.c holds values that f16 cannot");
+    test_expect_error(xlstm_session_load(refusing, path), XLSTM_FORMAT_ERROR,
+                      "tensor blocks.0.mlstm.c holds values that f16 cannot");
     assert_int_equal(xlstm_session_position(refusing), 3);
     free(values);
     xlstm_session_free(session);

@@ -33,22 +33,17 @@ static xlstm_model *load(int threads, int max_batch_tokens) {
     return load_pinned(threads, max_batch_tokens, false);
 }
 
-static void feed(xlstm_session *session, const int32_t *ids, int64_t count, float *logits) {
-    if (xlstm_eval(session, ids, count, logits, NULL, NULL) != XLSTM_OK)
-        fail_msg("%s", xlstm_last_error());
-}
-
 /* Logits after `count` tokens of the text, fed in pieces of `piece` (0: of random lengths), behind
  * `before` tokens that make the initial state non-zero. */
 static void feed_in_pieces(xlstm_model *model, int64_t before, int64_t count, int64_t piece,
                            uint64_t seed, float *logits) {
     xlstm_session *session = test_session(model);
     if (before > 0)
-        feed(session, text, before, NULL);
+        test_feed(session, text, before, NULL);
     for (int64_t at = before; at < before + count;) {
         int64_t take = piece ? piece : 1 + (int64_t)(random_bits(seed, 1, (uint64_t)at) % 90);
         take = take < before + count - at ? take : before + count - at;
-        feed(session, text + at, take, logits);
+        test_feed(session, text + at, take, logits);
         at += take;
     }
     assert_int_equal(xlstm_session_position(session), before + count);
@@ -107,9 +102,9 @@ static void test_threads_change_nothing(void **state) {
         float(*out)[VOCAB] = t == 0 ? expected : logits;
         xlstm_model *model = load_pinned(abs(threads[t]), 256, threads[t] < 0);
         xlstm_session *session = test_session(model);
-        feed(session, text, count, out[0]);
+        test_feed(session, text, count, out[0]);
         for (int i = 0; i < 5; i++)
-            feed(session, text + i, 1, out[1]);
+            test_feed(session, text + i, 1, out[1]);
         xlstm_session_free(session);
         xlstm_model_free(model);
         if (t > 0)
@@ -126,9 +121,9 @@ static void test_batch_rows_are_independent(void **state) {
     xlstm_model *model = load(2, 256);
     for (int r = 0; r < ROWS; r++) {
         xlstm_session *session = test_session(model);
-        feed(session, text + r, lengths[r], alone[r]);
+        test_feed(session, text + r, lengths[r], alone[r]);
         for (int i = 0; i < STEPS; i++)
-            feed(session, text + r + i, 1, alone[r]);
+            test_feed(session, text + r + i, 1, alone[r]);
         xlstm_session_free(session);
     }
     xlstm_batch_item items[ROWS];
@@ -154,16 +149,16 @@ static void test_clone_and_reset(void **state) {
     static float first[VOCAB], second[VOCAB], fresh[VOCAB];
     xlstm_model *model = load(2, 128);
     xlstm_session *session = test_session(model), *copy;
-    feed(session, text, 100, NULL);
+    test_feed(session, text, 100, NULL);
     assert_int_equal(xlstm_session_clone(session, &copy), XLSTM_OK);
-    feed(session, text + 100, 30, first);
-    feed(session, text + 7, 40, NULL);
-    feed(copy, text + 100, 30, second); /* unmoved by what the original did */
+    test_feed(session, text + 100, 30, first);
+    test_feed(session, text + 7, 40, NULL);
+    test_feed(copy, text + 100, 30, second); /* unmoved by what the original did */
     assert_memory_equal(first, second, sizeof first);
     assert_int_equal(xlstm_session_position(copy), 130);
     assert_int_equal(xlstm_session_reset(copy), XLSTM_OK);
     assert_int_equal(xlstm_session_position(copy), 0);
-    feed(copy, text, 130, second);
+    test_feed(copy, text, 130, second);
     feed_in_pieces(model, 0, 130, 130, 0, fresh);
     assert_memory_equal(fresh, second, sizeof fresh);
     xlstm_session_free(session);
@@ -187,17 +182,11 @@ static void test_cancelling(void **state) {
                      XLSTM_CANCELLED);
     assert_int_equal(told, 128);
     assert_int_equal(xlstm_session_position(session), 128);
-    feed(session, text + 128, 300 - 128, logits); /* goes on where it stopped */
+    test_feed(session, text + 128, 300 - 128, logits); /* goes on where it stopped */
     feed_in_pieces(model, 0, 300, 300, 0, expected);
     assert_memory_equal(expected, logits, sizeof logits);
     xlstm_session_free(session);
     xlstm_model_free(model);
-}
-
-static void expect_error(xlstm_status status, xlstm_status expected, const char *part) {
-    assert_int_equal(status, expected);
-    if (!strstr(xlstm_last_error(), part))
-        fail_msg("expected \"%s\" in: %s", part, xlstm_last_error());
 }
 
 static void test_wrong_calls(void **state) {
@@ -207,37 +196,42 @@ static void test_wrong_calls(void **state) {
     int32_t bad[] = {5, 4096, -1};
     for (int i = 0; i < 6; i++)
         sessions[i] = test_session(model);
-    expect_error(xlstm_session_create(model, &sessions[6]), XLSTM_BUSY, "all 6 sessions");
+    test_expect_error(xlstm_session_create(model, &sessions[6]), XLSTM_BUSY, "all 6 sessions");
     assert_null(sessions[6]);
-    expect_error(xlstm_eval(sessions[0], bad, 3, NULL, NULL, NULL), XLSTM_INVALID_ARGUMENT,
-                 "id 4096 at index 1 is not in the vocabulary, which has the ids 0 to 4095");
+    test_expect_error(xlstm_eval(sessions[0], bad, 3, NULL, NULL, NULL), XLSTM_INVALID_ARGUMENT,
+                      "id 4096 at index 1 is not in the vocabulary, which has the ids 0 to 4095");
     assert_int_equal(xlstm_session_position(sessions[0]), 0);
-    expect_error(xlstm_eval(sessions[0], bad, 0, NULL, NULL, NULL), XLSTM_INVALID_ARGUMENT,
-                 "no ids");
+    test_expect_error(xlstm_eval(sessions[0], bad, 0, NULL, NULL, NULL), XLSTM_INVALID_ARGUMENT,
+                      "no ids");
     xlstm_batch_item twice[2] = {{sessions[1], text, 3, NULL}, {sessions[1], text, 3, NULL}};
-    expect_error(xlstm_eval_batch(twice, 2), XLSTM_INVALID_ARGUMENT,
-                 "items 0 and 1 of the batch are the same");
+    test_expect_error(xlstm_eval_batch(twice, 2), XLSTM_INVALID_ARGUMENT,
+                      "items 0 and 1 of the batch are the same");
     twice[1].session = sessions[2];
     twice[1].ids = bad;
-    expect_error(xlstm_eval_batch(twice, 2), XLSTM_INVALID_ARGUMENT,
-                 "item 1 of the batch: id 4096");
+    test_expect_error(xlstm_eval_batch(twice, 2), XLSTM_INVALID_ARGUMENT,
+                      "item 1 of the batch: id 4096");
     for (int i = 0; i < 6; i++)
         xlstm_session_free(sessions[i]);
     xlstm_model_free(model);
-    expect_error(xlstm_model_load("no/such/folder", NULL, &none), XLSTM_IO_ERROR, "no/such/folder");
-    expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.device = "cuda"}, &none),
-                 XLSTM_UNSUPPORTED, "cuda");
-    expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.device = "cpu:f64"}, &none),
-                 XLSTM_UNSUPPORTED, "f64");
-    expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.profile = "upstream"}, &none),
-                 XLSTM_UNSUPPORTED, "upstream");
-    expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.profile = "quick"}, &none),
-                 XLSTM_INVALID_ARGUMENT, "quick");
-    expect_error(xlstm_model_load(
-                     TEST_MODEL, &(xlstm_model_options){.device = "reference", .pin = true}, &none),
-                 XLSTM_UNSUPPORTED, "no threads to pin");
-    expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.threads = -1}, &none),
-                 XLSTM_INVALID_ARGUMENT, "threads is -1");
+    test_expect_error(xlstm_model_load("no/such/folder", NULL, &none), XLSTM_IO_ERROR,
+                      "no/such/folder");
+    test_expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.device = "cuda"}, &none),
+                      XLSTM_UNSUPPORTED, "cuda");
+    test_expect_error(
+        xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.device = "cpu:f64"}, &none),
+        XLSTM_UNSUPPORTED, "f64");
+    test_expect_error(
+        xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.profile = "upstream"}, &none),
+        XLSTM_UNSUPPORTED, "upstream");
+    test_expect_error(
+        xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.profile = "quick"}, &none),
+        XLSTM_INVALID_ARGUMENT, "quick");
+    test_expect_error(xlstm_model_load(TEST_MODEL,
+                                       &(xlstm_model_options){.device = "reference", .pin = true},
+                                       &none),
+                      XLSTM_UNSUPPORTED, "no threads to pin");
+    test_expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.threads = -1}, &none),
+                      XLSTM_INVALID_ARGUMENT, "threads is -1");
 }
 
 int main(void) {

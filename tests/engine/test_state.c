@@ -19,11 +19,6 @@ enum { VOCAB = 4096, LENGTH = 200, CUT = 77 };
 
 static int32_t text[LENGTH];
 
-static void feed(xlstm_session *session, const int32_t *ids, int64_t count, float *logits) {
-    if (xlstm_eval(session, ids, count, logits, NULL, NULL) != XLSTM_OK)
-        fail_msg("%s", xlstm_last_error());
-}
-
 static void save(xlstm_session *session, const char *path) {
     if (xlstm_session_save(session, path) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
@@ -38,20 +33,20 @@ static void test_going_on(void **state) {
     const char *folder = test_is_quick() ? test_small_model() : TEST_MODEL;
     xlstm_model *model = test_model(folder, &options);
     xlstm_session *session = test_session(model);
-    feed(session, text, CUT, NULL);
+    test_feed(session, text, CUT, NULL);
     save(session, path);
     for (int i = CUT; i < LENGTH; i++)
-        feed(session, text + i, 1, expected);
+        test_feed(session, text + i, 1, expected);
     xlstm_session_free(session);
     xlstm_model_free(model);
 
     model = test_model(folder, &options);
     session = test_session(model);
-    feed(session, text + 50, 20, NULL); /* is replaced */
+    test_feed(session, text + 50, 20, NULL); /* is replaced */
     assert_int_equal(xlstm_session_load(session, path), XLSTM_OK);
     assert_int_equal(xlstm_session_position(session), CUT);
     for (int i = CUT; i < LENGTH; i++)
-        feed(session, text + i, 1, logits);
+        test_feed(session, text + i, 1, logits);
     assert_memory_equal(expected, logits, sizeof expected);
     xlstm_session_free(session);
     xlstm_model_free(model);
@@ -66,11 +61,11 @@ static void test_other_device(void **state) {
     xlstm_model *reference =
         test_model(TEST_MODEL, &(xlstm_model_options){.device = "reference:f64"});
     xlstm_session *from = test_session(cpu), *to = test_session(reference);
-    feed(from, text, 40, NULL);
+    test_feed(from, text, 40, NULL);
     save(from, path);
-    feed(from, text + 40, 3, expected);
+    test_feed(from, text + 40, 3, expected);
     assert_int_equal(xlstm_session_load(to, path), XLSTM_OK);
-    feed(to, text + 40, 3, logits);
+    test_feed(to, text + 40, 3, logits);
     assert_true(test_error_f32(logits, expected, VOCAB) < 2e-6);
     save(to, path); /* f64 this time */
     assert_int_equal(xlstm_session_load(from, path), XLSTM_OK);
@@ -89,14 +84,14 @@ static void expect_refused(xlstm_session *session, const char *path, const char 
     xlstm_session *copy;
     int64_t position = xlstm_session_position(session);
     assert_int_equal(xlstm_session_clone(session, &copy), XLSTM_OK);
-    feed(copy, text, 1, before);
+    test_feed(copy, text, 1, before);
     xlstm_session_free(copy);
     assert_int_not_equal(xlstm_session_load(session, path), XLSTM_OK);
     if (!strstr(xlstm_last_error(), part) || !strstr(xlstm_last_error(), path))
         fail_msg("expected \"%s\" and the path in: %s", part, xlstm_last_error());
     assert_int_equal(xlstm_session_position(session), position);
     assert_int_equal(xlstm_session_clone(session, &copy), XLSTM_OK);
-    feed(copy, text, 1, after);
+    test_feed(copy, text, 1, after);
     xlstm_session_free(copy);
     assert_memory_equal(before, after, sizeof before);
 }
@@ -140,7 +135,7 @@ static void test_damage(void **state) {
     const char *good_path = test_path("good.state"), *path = test_path("bad.state");
     xlstm_model *model = test_model(TEST_MODEL, NULL);
     xlstm_session *session = test_session(model);
-    feed(session, text, 33, NULL);
+    test_feed(session, text, 33, NULL);
     save(session, good_path);
     buffer good = read_whole(good_path);
 
@@ -197,7 +192,7 @@ static void test_foreign(void **state) {
     /* The same shapes, but another function: its states mean something else. */
     xlstm_model *other = test_model(test_variant("other", "{\"gate_soft_cap\": 10.0}"), NULL);
     xlstm_session *session = test_session(model), *foreign = test_session(other);
-    feed(foreign, text, 10, NULL);
+    test_feed(foreign, text, 10, NULL);
     save(foreign, path);
     expect_refused(session, path, "belongs to another model");
     expect_refused(session, TEST_MODEL "/model-00004-of-00004.safetensors", "is not a state file");
@@ -218,7 +213,7 @@ static void test_unwritable(void **state) {
     xlstm_model *model = test_model(TEST_MODEL, NULL);
     xlstm_session *session = test_session(model);
     assert_int_equal(mkdir(folder, 0777), 0);
-    feed(session, text, 5, NULL);
+    test_feed(session, text, 5, NULL);
     assert_int_equal(xlstm_session_save(session, test_path("no-such-folder/x.state")),
                      XLSTM_IO_ERROR);
     assert_non_null(strstr(xlstm_last_error(), "no-such-folder"));
@@ -226,7 +221,7 @@ static void test_unwritable(void **state) {
     assert_int_equal(xlstm_session_save(session, ""), XLSTM_INVALID_ARGUMENT);
     save(session, path);
     assert_int_equal(test_count_entries(folder), 1);
-    feed(session, text, 5, NULL);
+    test_feed(session, text, 5, NULL);
     if (access("/dev/full", W_OK) == 0) {
         assert_int_equal(xlstm_session_save(session, "/dev/full"), XLSTM_IO_ERROR);
         assert_non_null(strstr(xlstm_last_error(), "/dev/full"));

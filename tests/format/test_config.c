@@ -12,34 +12,12 @@
 
 #include "format/config.h"
 #include "format/yaml.h"
+#include "format/read_config.h"
 #include "support/support.h"
-
-static void assert_error(const char *part) {
-    if (strstr(xlstm_last_error(), part) == NULL)
-        fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
-}
-
-static xlstm_status read_config(const char *text, bool yaml, model_config *config) {
-    json_t *value;
-    xlstm_status status = yaml ? yaml_parse(text, strlen(text), "c", &value)
-                               : json_parse(text, strlen(text), "c", &value);
-    if (status != XLSTM_OK)
-        fail_msg("%s: %s", text, xlstm_last_error());
-    status = config_from_json(value, "c", yaml, config);
-    json_decref(value);
-    return status;
-}
-
-static model_config must_read(const char *text, bool yaml) {
-    model_config config;
-    if (read_config(text, yaml, &config) != XLSTM_OK)
-        fail_msg("%s: %s", text, xlstm_last_error());
-    return config;
-}
 
 static void has_the_defaults_of_hugging_face(void **state) {
     (void)state;
-    model_config c = must_read("{\"model_type\": \"xlstm\"}", false);
+    model_config c = config_must_read("{\"model_type\": \"xlstm\"}", false);
     assert_int_equal(c.embedding_dim, 4096);
     assert_int_equal(c.num_blocks, 32);
     assert_int_equal(c.large.num_heads, 8);
@@ -70,9 +48,9 @@ static void has_the_defaults_of_hugging_face(void **state) {
 static void has_the_defaults_of_the_official_code(void **state) {
     (void)state;
     model_config c =
-        must_read("embedding_dim: 4096\nnum_heads: 8\nnum_blocks: 32\nvocab_size: 50304\n"
-                  "qk_dim_factor: 0.5\nnorm_eps: 1e-06\n",
-                  true);
+        config_must_read("embedding_dim: 4096\nnum_heads: 8\nnum_blocks: 32\nvocab_size: 50304\n"
+                         "qk_dim_factor: 0.5\nnorm_eps: 1e-06\n",
+                         true);
     assert_true(c.large.ffn_proj_factor == 2.6667);
     assert_int_equal(c.large.ffn_dim, 10944);
     assert_true(c.large.norm_eps == 1e-6);
@@ -100,7 +78,7 @@ static void takes_both_spellings(void **state) {
         "{\"hidden_size\": 384, \"num_blocks\": 3, \"num_heads\": 6}",
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        model_config c = must_read(cases[i], false);
+        model_config c = config_must_read(cases[i], false);
         assert_int_equal(c.embedding_dim, 384);
         assert_int_equal(c.num_blocks, 3);
         assert_int_equal(c.large.qk_dim, 192);
@@ -110,7 +88,7 @@ static void takes_both_spellings(void **state) {
 
 static void takes_every_field(void **state) {
     (void)state;
-    model_config c = must_read(
+    model_config c = config_must_read(
         "{\"model_type\": \"xlstm\", \"embedding_dim\": 96, \"num_heads\": 2, \"num_blocks\": 1,"
         " \"vocab_size\": 100, \"use_bias\": true, \"add_out_norm\": false, "
         "\"tie_word_embeddings\": true,"
@@ -163,14 +141,14 @@ static void derives_dimensions_as_python_does(void **state) {
                  "{\"model_type\": \"xlstm\", \"embedding_dim\": %d, \"num_heads\": 1,"
                  " \"ffn_proj_factor\": %s, \"ffn_round_up_to_multiple_of\": %d}",
                  cases[i].embedding_dim, cases[i].factor, cases[i].multiple);
-        model_config c = must_read(text, false);
+        model_config c = config_must_read(text, false);
         assert_int_equal(c.large.ffn_dim, cases[i].ffn_dim);
         config_free(&c);
     }
     model_config c =
-        must_read("{\"model_type\": \"xlstm\", \"embedding_dim\": 10, \"num_heads\": 1,"
-                  " \"qk_dim_factor\": 0.37, \"v_dim_factor\": 0.29}",
-                  false);
+        config_must_read("{\"model_type\": \"xlstm\", \"embedding_dim\": 10, \"num_heads\": 1,"
+                         " \"qk_dim_factor\": 0.37, \"v_dim_factor\": 0.29}",
+                         false);
     assert_int_equal(c.large.qk_dim, 3);
     assert_int_equal(c.large.v_dim, 2);
     config_free(&c);
@@ -178,7 +156,7 @@ static void derives_dimensions_as_python_does(void **state) {
 
 static void a_default_token_beyond_the_vocabulary_is_none(void **state) {
     (void)state;
-    model_config c = must_read("{\"model_type\": \"xlstm\", \"vocab_size\": 2}", false);
+    model_config c = config_must_read("{\"model_type\": \"xlstm\", \"vocab_size\": 2}", false);
     assert_int_equal(c.bos_token_id, 0);
     assert_int_equal(c.eos_token_id, -1);
     assert_int_equal(c.pad_token_id, 1);
@@ -274,7 +252,7 @@ static void refuses_wrong_values(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         model_config c;
-        if (read_config(cases[i].text, false, &c) != XLSTM_FORMAT_ERROR)
+        if (config_try_text(cases[i].text, false, &c) != XLSTM_FORMAT_ERROR)
             fail_msg("not refused: %s", cases[i].text);
         if (cases[i].error != NULL)
             assert_string_equal(xlstm_last_error(), cases[i].error);
@@ -326,7 +304,7 @@ static void refuses_other_models(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         model_config c;
-        assert_int_equal(read_config(cases[i].text, cases[i].yaml, &c), cases[i].status);
+        assert_int_equal(config_try_text(cases[i].text, cases[i].yaml, &c), cases[i].status);
         assert_string_equal(xlstm_last_error(), cases[i].error);
         config_free(&c);
     }
@@ -352,7 +330,7 @@ static void refuses_yaml_numbers_that_are_none(void **state) {
         char text[400];
         model_config c;
         snprintf(text, sizeof text, "%s%s\n", base, cases[i].line);
-        assert_int_equal(read_config(text, true, &c), XLSTM_FORMAT_ERROR);
+        assert_int_equal(config_try_text(text, true, &c), XLSTM_FORMAT_ERROR);
         assert_string_equal(xlstm_last_error(), cases[i].error);
         config_free(&c);
     }
@@ -372,7 +350,7 @@ static void opens_files_and_folders(void **state) {
     config_free(&c);
     assert_int_equal(mkdir(test_path("model"), 0700), 0);
     assert_int_equal(config_open_folder(test_path("model"), &c), XLSTM_IO_ERROR);
-    assert_error("model: no config; looked for config.json and config.yaml");
+    test_expect_message("model: no config; looked for config.json and config.yaml");
     test_write_file(test_path("model/config.yaml"), yaml, sizeof yaml - 1);
     assert_int_equal(config_open_folder(test_path("model"), &c), XLSTM_OK);
     assert_int_equal(c.num_blocks, 7);
@@ -385,14 +363,14 @@ static void opens_files_and_folders(void **state) {
     assert_int_equal(config_open(test_path("other.yml"), &c), XLSTM_OK);
     config_free(&c);
     assert_int_equal(config_open(test_path("other.txt"), &c), XLSTM_INVALID_ARGUMENT);
-    assert_error("other.txt: the name of a config ends in .json or .yaml");
+    test_expect_message("other.txt: the name of a config ends in .json or .yaml");
     assert_int_equal(config_open(test_path("absent.json"), &c), XLSTM_IO_ERROR);
-    assert_error("absent.json: No such file");
+    test_expect_message("absent.json: No such file");
     assert_int_equal(config_open_folder(test_path("absent"), &c), XLSTM_IO_ERROR);
-    assert_error("absent: there is no such folder");
+    test_expect_message("absent: there is no such folder");
     test_write_file(test_path("model/config.json"), json, sizeof json - 2);
     assert_int_equal(config_open_folder(test_path("model"), &c), XLSTM_FORMAT_ERROR);
-    assert_error("config.json: not valid JSON: line 1");
+    test_expect_message("config.json: not valid JSON: line 1");
     config_free(&c); /* harmless after a failure */
 }
 

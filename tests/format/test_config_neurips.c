@@ -8,29 +8,11 @@
 #include <cmocka.h>
 
 #include "format/config.h"
-#include "format/yaml.h"
-
-static xlstm_status read_config(const char *text, bool yaml, model_config *config) {
-    json_t *value;
-    xlstm_status status = yaml ? yaml_parse(text, strlen(text), "c", &value)
-                               : json_parse(text, strlen(text), "c", &value);
-    if (status != XLSTM_OK)
-        fail_msg("%s: %s", text, xlstm_last_error());
-    status = config_from_json(value, "c", yaml, config);
-    json_decref(value);
-    return status;
-}
-
-static model_config must_read(const char *text, bool yaml) {
-    model_config config;
-    if (read_config(text, yaml, &config) != XLSTM_OK)
-        fail_msg("%s: %s", text, xlstm_last_error());
-    return config;
-}
+#include "format/read_config.h"
 
 static void has_the_defaults_of_the_package(void **state) {
     (void)state;
-    model_config c = must_read("vocab_size: 9\nmlstm_block: {}\nslstm_block: {}\n", true);
+    model_config c = config_must_read("vocab_size: 9\nmlstm_block: {}\nslstm_block: {}\n", true);
     const neurips_config *n = &c.neurips;
     assert_int_equal(c.family, FAMILY_NEURIPS);
     assert_true(c.complete);
@@ -67,7 +49,7 @@ static void has_the_defaults_of_the_package(void **state) {
 
 static void reads_every_field(void **state) {
     (void)state;
-    model_config c = must_read(
+    model_config c = config_must_read(
         "vocab_size: 50\nembedding_dim: 40\nnum_blocks: 3\ncontext_length: 32\n"
         "add_post_blocks_norm: no\ntie_weights: yes\nbias: true\ndropout: 0.1\n"
         "weight_decay_on_embedding: true\nadd_embedding_dropout: true\nunknown: [1]\n"
@@ -125,7 +107,7 @@ static void knows_which_block_is_what(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[200] = "vocab_size: 5\nnum_blocks: 3\n";
         strcat(text, cases[i].text);
-        model_config c = must_read(text, true);
+        model_config c = config_must_read(text, true);
         for (int b = 0; b < 3; b++) {
             char kind = !config_is_slstm(&c, b) ? 'm' : config_has_ffn(&c, b) ? 's' : 'S';
             if (kind != cases[i].map[b])
@@ -138,9 +120,9 @@ static void knows_which_block_is_what(void **state) {
 /* Blocks of q, k and v: as many as the width holds, and so perhaps larger than asked for. */
 static void derives_the_blocks_of_q_k_and_v(void **state) {
     (void)state;
-    model_config c = must_read("vocab_size: 5\nembedding_dim: 32\nmlstm_block: {mlstm: "
-                               "{qkv_proj_blocksize: 24}}\n",
-                               true);
+    model_config c = config_must_read("vocab_size: 5\nembedding_dim: 32\nmlstm_block: {mlstm: "
+                                      "{qkv_proj_blocksize: 24}}\n",
+                                      true);
     assert_int_equal(c.neurips.mlstm.inner.width, 64);
     assert_int_equal(c.neurips.mlstm.qkv_heads, 2);
     config_free(&c);
@@ -159,7 +141,7 @@ static void ignores_the_sizes_of_blocks_that_do_not_exist(void **state) {
                  "slstm_at: %s\n",
                  layers[i / 4], maps[i % 4]);
         model_config c;
-        xlstm_status status = read_config(text, true, &c);
+        xlstm_status status = config_try_text(text, true, &c);
         if (status != (i % 4 == 3 ? XLSTM_FORMAT_ERROR : XLSTM_OK))
             fail_msg("%s: %d", text, status);
         assert_true(c.complete == (status == XLSTM_OK));
@@ -180,17 +162,17 @@ static void reads_files_of_experiments(void **state) {
     (void)state;
     char text[800];
     snprintf(text, sizeof text, experiment, "3");
-    model_config c = must_read(text, true);
+    model_config c = config_must_read(text, true);
     assert_int_equal(c.vocab_size, 3);
     assert_int_equal(c.embedding_dim, 64);
     assert_true(config_is_slstm(&c, 1));
     config_free(&c);
     snprintf(text, sizeof text, experiment, "-3");
-    assert_int_equal(read_config(text, true, &c), XLSTM_FORMAT_ERROR);
+    assert_int_equal(config_try_text(text, true, &c), XLSTM_FORMAT_ERROR);
     assert_string_equal(xlstm_last_error(),
                         "c: model.vocab_size is -3; it must be an integer from 1 to 16777216");
     config_free(&c);
-    assert_int_equal(read_config("model:\n  slstm_block: {}\n  vocab_size: ${a.b}\n", true, &c),
+    assert_int_equal(config_try_text("model:\n  slstm_block: {}\n  vocab_size: ${a.b}\n", true, &c),
                      XLSTM_FORMAT_ERROR);
     assert_string_equal(xlstm_last_error(), "c: model.vocab_size is \"${a.b}\"; it must be an "
                                             "integer from 1 to 16777216");
@@ -205,7 +187,7 @@ static void reads_json_too(void **state) {
         "{\"architectures\": [\"xLSTMLMModel\"], \"slstm_block\": {}, \"vocab_size\": 7}",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        model_config c = must_read(texts[i], false);
+        model_config c = config_must_read(texts[i], false);
         assert_int_equal(c.family, FAMILY_NEURIPS);
         assert_int_equal(c.vocab_size, 7);
         config_free(&c);
@@ -278,7 +260,7 @@ static void refuses_wrong_values(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         model_config c;
-        if (read_config(cases[i].text, true, &c) != XLSTM_FORMAT_ERROR)
+        if (config_try_text(cases[i].text, true, &c) != XLSTM_FORMAT_ERROR)
             fail_msg("not refused: %s", cases[i].text);
         assert_string_equal(xlstm_last_error(), cases[i].error);
         assert_false(c.complete);

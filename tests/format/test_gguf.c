@@ -9,15 +9,10 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "format/gguf.h"
+#include "format/expect_gguf.h"
 #include "support/support.h"
 
 #define FIXTURE "tests/format/data/written_by_gguf_py.gguf"
-
-static void assert_error(const char *part) {
-    if (strstr(xlstm_last_error(), part) == NULL)
-        fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
-}
 
 /* ---- Files that are wrong ---- */
 
@@ -212,7 +207,7 @@ static void refuses_what_is_wrong(void **state) {
         if (status != XLSTM_FORMAT_ERROR)
             fail_msg("case %zu: status %d instead of \"%s\"", i, (int)status, error);
         if (*error == '~')
-            assert_error(error + 1);
+            test_expect_message(error + 1);
         else
             assert_string_equal(xlstm_last_error(), error);
         buffer_free(&file);
@@ -295,24 +290,15 @@ static void survives_every_wrong_byte(void **state) {
 
 /* ---- A file of the gguf package ---- */
 
-static void check_integer(const gguf_file *f, const char *key, gguf_type type, int64_t expected) {
-    int64_t got = 0;
-    const gguf_value *value = gguf_find(f, key);
-    assert_non_null(value);
-    assert_int_equal(value->type, type);
-    assert_true(gguf_get_integer(value, &got));
-    assert_true(got == expected);
-}
-
 static void check_values(const gguf_file *f) {
-    check_integer(f, "a.u8", GGUF_U8, 200);
-    check_integer(f, "a.i8", GGUF_I8, -100);
-    check_integer(f, "a.u16", GGUF_U16, 60000);
-    check_integer(f, "a.i16", GGUF_I16, -30000);
-    check_integer(f, "a.u32", GGUF_U32, 4000000000);
-    check_integer(f, "a.i32", GGUF_I32, -2000000000);
-    check_integer(f, "a.u64", GGUF_U64, INT64_MAX);
-    check_integer(f, "a.i64", GGUF_I64, INT64_MIN);
+    gguf_expect_integer(f, "a.u8", GGUF_U8, 200);
+    gguf_expect_integer(f, "a.i8", GGUF_I8, -100);
+    gguf_expect_integer(f, "a.u16", GGUF_U16, 60000);
+    gguf_expect_integer(f, "a.i16", GGUF_I16, -30000);
+    gguf_expect_integer(f, "a.u32", GGUF_U32, 4000000000);
+    gguf_expect_integer(f, "a.i32", GGUF_I32, -2000000000);
+    gguf_expect_integer(f, "a.u64", GGUF_U64, INT64_MAX);
+    gguf_expect_integer(f, "a.i64", GGUF_I64, INT64_MIN);
     int64_t integer;
     gguf_text text;
     assert_false(gguf_get_integer(gguf_find(f, "a.large"), &integer));
@@ -345,15 +331,6 @@ static void check_values(const gguf_file *f) {
     assert_null(gguf_find(f, "a.texts."));
 }
 
-static const stored_tensor *find(const gguf_file *f, const char *name, dtype type, int rank) {
-    const stored_tensor *t = stored_find(&f->tensors, name);
-    if (!t)
-        fail_msg("%s is missing", name);
-    assert_int_equal(t->dtype, type);
-    assert_int_equal(t->rank, rank);
-    return t;
-}
-
 static void reads_a_file_of_the_gguf_package(void **state) {
     (void)state;
     gguf_file f;
@@ -368,14 +345,14 @@ static void reads_a_file_of_the_gguf_package(void **state) {
     char name[64];
     for (int i = 0; i < 3; i++) {
         snprintf(name, sizeof name, "t.%s", dtype_name(reals[i]));
-        const stored_tensor *t = find(&f, name, reals[i], 3);
+        const stored_tensor *t = gguf_expect_tensor(&f, name, reals[i], 3);
         assert_true(t->shape[0] == 2 && t->shape[1] == 3 && t->shape[2] == 4);
         for (int j = 0; j < 24; j++)
             assert_true(dtype_load(t->dtype, t->data, j) == j - 7);
     }
     for (int i = 0; i < 4; i++) {
         snprintf(name, sizeof name, "t.%s", dtype_name(integers[i]));
-        const stored_tensor *t = find(&f, name, integers[i], 1);
+        const stored_tensor *t = gguf_expect_tensor(&f, name, integers[i], 1);
         assert_int_equal(t->size, 5 << i);
         int64_t first = 0;
         memcpy(&first, t->data + ((size_t)2 << i), (size_t)1 << i); /* -1 in the second place */
@@ -386,9 +363,9 @@ static void reads_a_file_of_the_gguf_package(void **state) {
                                    DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_IQ4_NL};
     for (size_t i = 0; i < sizeof packed / sizeof packed[0]; i++) {
         snprintf(name, sizeof name, "t.%s", dtype_name(packed[i]));
-        const stored_tensor *t = find(&f, name, packed[i], 2);
+        const stored_tensor *t = gguf_expect_tensor(&f, name, packed[i], 2);
         strcat(name, ".values");
-        const stored_tensor *values = find(&f, name, DTYPE_F32, 2);
+        const stored_tensor *values = gguf_expect_tensor(&f, name, DTYPE_F32, 2);
         assert_true(t->shape[0] == 3 && t->shape[1] == 64 && values->size == 3 * 64 * 4);
         float decoded[3 * 64];
         dtype_convert(packed[i], t->data, DTYPE_F32, decoded, 3 * 64);

@@ -8,33 +8,10 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "format/gguf.h"
+#include "format/expect_gguf.h"
 #include "support/support.h"
 
 #define FIXTURE "tests/format/data/written_by_gguf_py.gguf"
-
-static void assert_error(const char *part) {
-    if (strstr(xlstm_last_error(), part) == NULL)
-        fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
-}
-
-static void check_integer(const gguf_file *f, const char *key, gguf_type type, int64_t expected) {
-    int64_t got = 0;
-    const gguf_value *value = gguf_find(f, key);
-    assert_non_null(value);
-    assert_int_equal(value->type, type);
-    assert_true(gguf_get_integer(value, &got));
-    assert_true(got == expected);
-}
-
-static const stored_tensor *find(const gguf_file *f, const char *name, dtype type, int rank) {
-    const stored_tensor *t = stored_find(&f->tensors, name);
-    if (!t)
-        fail_msg("%s is missing", name);
-    assert_int_equal(t->dtype, type);
-    assert_int_equal(t->rank, rank);
-    return t;
-}
 
 /* Every byte of a file, worked out by hand. */
 static void writes_these_bytes(void **state) {
@@ -122,8 +99,8 @@ static void check_round_trip(const gguf_file *f, size_t step) {
     gguf_file again;
     if (gguf_open(path, &again) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
-    check_integer(&again, "i8", GGUF_I8, -100);
-    check_integer(&again, "general.alignment", GGUF_U32, 32);
+    gguf_expect_integer(&again, "i8", GGUF_I8, -100);
+    gguf_expect_integer(&again, "general.alignment", GGUF_U32, 32);
     assert_memory_equal(gguf_find(&again, "f64")->data, &f64, 8);
     assert_memory_equal(gguf_find(&again, "large")->data, &large, 8);
     assert_memory_equal(gguf_find(&again, "numbers")->data, "\1\0\xff\xff", 4);
@@ -135,7 +112,7 @@ static void check_round_trip(const gguf_file *f, size_t step) {
     assert_int_equal(stored_find(&again.tensors, "empty")->size, 0);
     for (size_t i = 0; i < f->tensors.count; i++) {
         const stored_tensor *t = &f->tensors.tensors[i];
-        const stored_tensor *u = find(&again, t->name, t->dtype, t->rank);
+        const stored_tensor *u = gguf_expect_tensor(&again, t->name, t->dtype, t->rank);
         assert_memory_equal(t->shape, u->shape, sizeof t->shape);
         assert_int_equal(t->size, u->size);
         assert_memory_equal(t->data, u->data, t->size);
@@ -181,7 +158,7 @@ static void refuses_to_write(void **state) {
         assert_int_equal(gguf_writer_open(path, &none, cases[i].entries, 2, &writer),
                          XLSTM_INVALID_ARGUMENT);
         assert_null(writer);
-        assert_error(cases[i].part);
+        test_expect_message(cases[i].part);
     }
     for (size_t bytes = 0; bytes < 6; bytes++) {
         assert_int_equal(gguf_writer_open(path, &none, cases[0].entries, 1, &writer), XLSTM_OK);
@@ -191,7 +168,8 @@ static void refuses_to_write(void **state) {
             continue;
         }
         assert_int_equal(gguf_writer_commit(writer), XLSTM_INVALID_ARGUMENT);
-        assert_error(bytes < 4 ? "less data was written than the tensors need" : "more data was");
+        test_expect_message(bytes < 4 ? "less data was written than the tensors need"
+                                      : "more data was");
     }
     gguf_writer_cancel(NULL);
     assert_int_equal(test_count_entries(test_folder()), before); /* nothing is left behind */
@@ -210,14 +188,14 @@ static void refuses_wrong_metadata(void **state) {
         gguf_put_u32(&m, keys[i][0], 1);
         assert_int_equal(gguf_writer_open(test_path("un.gguf"), &m, NULL, 0, &writer),
                          XLSTM_INVALID_ARGUMENT);
-        assert_error(keys[i][1]);
+        test_expect_message(keys[i][1]);
         gguf_metadata_free(&m);
     }
     gguf_metadata m = {0};
     gguf_put_array(&m, "k", GGUF_TEXT, "", 1);
     assert_int_equal(gguf_writer_open(test_path("un.gguf"), &m, NULL, 0, &writer),
                      XLSTM_INVALID_ARGUMENT);
-    assert_error("a value has a wrong type");
+    test_expect_message("a value has a wrong type");
     gguf_metadata_free(&m);
 }
 

@@ -46,11 +46,6 @@ static xlstm_model *load(const char *name, const char *device, const char *profi
                                                                   .max_batch_tokens = 64});
 }
 
-static void feed(xlstm_session *session, const int32_t *ids, int64_t count, float *logits) {
-    if (xlstm_eval(session, ids, count, logits, NULL, NULL) != XLSTM_OK)
-        fail_msg("%s", xlstm_last_error());
-}
-
 typedef struct rows {
     float *values;
     int64_t vocab;
@@ -82,7 +77,7 @@ static void check_logits(const char *name, const char *device, const char *profi
     /* The step form is the same function. */
     assert_int_equal(xlstm_session_reset(session), XLSTM_OK);
     for (int i = 0; i < TOKENS; i++)
-        feed(session, (const int32_t *)ids.data + i, 1, values + i * out.vocab);
+        test_feed(session, (const int32_t *)ids.data + i, 1, values + i * out.vocab);
     error = test_error_f32(values, expected.data, expected.count);
     printf("  %-13s %-14s %-5s steps  %.2e (at most %.0e)\n", name, device, profile, error,
            tolerance);
@@ -110,7 +105,7 @@ static void check_states(const char *device, double tolerance) {
     xlstm_model *model = load("mixed", device, "exact");
     xlstm_session *session = test_session(model);
     const state_pool *pool = &model->pool;
-    feed(session, ids.data, TOKENS, NULL);
+    test_feed(session, ids.data, TOKENS, NULL);
     assert_int_equal(pool->count, 2 * 4 + 2 * 5);
     for (int i = 0; i < pool->count; i++) {
         const state_tensor *t = &pool->tensors[i];
@@ -149,8 +144,8 @@ static void test_either_layout(void **state) {
     xlstm_model *cuda = load("slstm-cuda", "cpu", "exact");
     xlstm_model *vanilla = load("slstm-cuda/vanilla.safetensors", "cpu", "exact");
     xlstm_session *one = test_session(cuda), *other = test_session(vanilla);
-    feed(one, ids.data, TOKENS, expected);
-    feed(other, ids.data, TOKENS, logits);
+    test_feed(one, ids.data, TOKENS, expected);
+    test_feed(other, ids.data, TOKENS, logits);
     assert_memory_equal(expected, logits, sizeof *logits * (size_t)cuda->config.vocab_size);
     assert_true(model_fingerprint(cuda) == model_fingerprint(vanilla));
     xlstm_session_free(one);
@@ -167,32 +162,32 @@ static void check_splits(xlstm_model *model, const int32_t *ids) {
     float expected[MOST_VOCAB], logits[MOST_VOCAB];
     const char *path = test_path("border.state");
     xlstm_session *session = test_session(model), *copy;
-    feed(session, ids, TOKENS, expected);
+    test_feed(session, ids, TOKENS, expected);
 
     /* Cut at a chunk's border, through a state file and a copy: the same bits. */
     assert_int_equal(xlstm_session_reset(session), XLSTM_OK);
-    feed(session, ids, BORDER, NULL);
+    test_feed(session, ids, BORDER, NULL);
     assert_int_equal(xlstm_session_save(session, path), XLSTM_OK);
     assert_int_equal(xlstm_session_clone(session, &copy), XLSTM_OK);
-    feed(session, ids + BORDER, TOKENS - BORDER, logits);
+    test_feed(session, ids + BORDER, TOKENS - BORDER, logits);
     assert_memory_equal(expected, logits, size);
     memset(logits, 0, sizeof logits);
-    feed(copy, ids + BORDER, TOKENS - BORDER, logits);
+    test_feed(copy, ids + BORDER, TOKENS - BORDER, logits);
     assert_memory_equal(expected, logits, size);
     memset(logits, 0, sizeof logits);
-    feed(copy, ids, 5, NULL); /* is replaced */
+    test_feed(copy, ids, 5, NULL); /* is replaced */
     if (xlstm_session_load(copy, path) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
-    feed(copy, ids + BORDER, TOKENS - BORDER, logits);
+    test_feed(copy, ids + BORDER, TOKENS - BORDER, logits);
     assert_memory_equal(expected, logits, size);
 
     /* Cut anywhere: to rounding. Lengths below and above the convolutions' taps. */
     static const int cuts[] = {1, 2, 3, 33};
     for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i++) {
         assert_int_equal(xlstm_session_reset(session), XLSTM_OK);
-        feed(session, ids, cuts[i], NULL);
-        feed(session, ids + cuts[i], 2, NULL);
-        feed(session, ids + cuts[i] + 2, TOKENS - cuts[i] - 2, logits);
+        test_feed(session, ids, cuts[i], NULL);
+        test_feed(session, ids + cuts[i], 2, NULL);
+        test_feed(session, ids + cuts[i] + 2, TOKENS - cuts[i] - 2, logits);
         assert_true(test_error_f32(logits, expected, model->config.vocab_size) < 1e-5);
     }
     xlstm_session_free(session);
@@ -208,10 +203,10 @@ static void check_batch(xlstm_model *model, const int32_t *ids) {
     xlstm_session *sessions[3];
     for (int i = 0; i < 3; i++) {
         sessions[i] = test_session(model);
-        feed(sessions[i], ids + i, 3, NULL);
-        feed(sessions[i], ids + begin[i], count[i], expected[i]);
+        test_feed(sessions[i], ids + i, 3, NULL);
+        test_feed(sessions[i], ids + begin[i], count[i], expected[i]);
         assert_int_equal(xlstm_session_reset(sessions[i]), XLSTM_OK);
-        feed(sessions[i], ids + i, 3, NULL);
+        test_feed(sessions[i], ids + i, 3, NULL);
         items[i] = (xlstm_batch_item){sessions[i], ids + begin[i], count[i], logits[i]};
     }
     if (xlstm_eval_batch(items, 3) != XLSTM_OK)
@@ -228,12 +223,12 @@ static void check_devices(const char *name, xlstm_model *cpu, const int32_t *ids
     const char *path = test_path("other.state");
     xlstm_model *reference = load(name, "reference:f64", "exact");
     xlstm_session *from = test_session(cpu), *to = test_session(reference);
-    feed(from, ids, 40, NULL);
+    test_feed(from, ids, 40, NULL);
     assert_int_equal(xlstm_session_save(from, path), XLSTM_OK);
-    feed(from, ids + 40, 5, expected);
+    test_feed(from, ids + 40, 5, expected);
     if (xlstm_session_load(to, path) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
-    feed(to, ids + 40, 5, logits);
+    test_feed(to, ids + 40, 5, logits);
     assert_true(test_error_f32(logits, expected, cpu->config.vocab_size) < 5e-6);
     xlstm_session_free(from);
     xlstm_session_free(to);
@@ -292,7 +287,7 @@ static void check_graph(const char *name, const char *device, double tolerance) 
     xlstm_model *model = test_model(variant(folder, "wiring", read_graph(name)),
                                     &(xlstm_model_options){.device = device, .profile = "exact"});
     xlstm_session *session = test_session(model);
-    feed(session, ids.data, TOKENS, logits);
+    test_feed(session, ids.data, TOKENS, logits);
     double error = test_error_f32(logits, expected.data, expected.count);
     printf("  wired %-8s on %-13s %.2e (at most %.0e)\n", name, device, error, tolerance);
     assert_true(error <= tolerance);
@@ -319,14 +314,14 @@ static void test_printed_wiring(void **state) {
     xlstm_model *model = load("mixed", "cpu", "exact");
     xlstm_session *session = test_session(model);
     buffer text = {0};
-    feed(session, ids.data, TOKENS, expected);
+    test_feed(session, ids.data, TOKENS, expected);
     wiring_print(&model->graph, WIRING_JSON, &text);
     xlstm_session_free(session);
     xlstm_model_free(model);
     model = test_model(variant("printed", "wiring", json_loads(text.data, 0, NULL)),
                        &(xlstm_model_options){.profile = "exact", .max_batch_tokens = 64});
     session = test_session(model);
-    feed(session, ids.data, TOKENS, logits);
+    test_feed(session, ids.data, TOKENS, logits);
     assert_memory_equal(expected, logits, sizeof logits);
     xlstm_session_free(session);
     xlstm_model_free(model);
@@ -345,7 +340,7 @@ static void test_clipped(void **state) {
     xlstm_session *session = test_session(model);
     const state_pool *pool = &model->pool;
     int at_bound = 0;
-    feed(session, ids.data, TOKENS, logits);
+    test_feed(session, ids.data, TOKENS, logits);
     for (int i = 0; i < pool->count; i++) {
         float y[32];
         if (strcmp(pool->tensors[i].kind, "y") != 0)

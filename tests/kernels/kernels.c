@@ -411,3 +411,11 @@ uint64_t case_seed(void) {
 int64_t case_choose(uint64_t seed, uint64_t counter, int64_t low, int64_t high) {
     return low + (int64_t)(random_uniform(seed, 4096, counter) * (double)(high - low + 1));
 }
+
+const xlstm_kernel *kernel_of_device(const char *family, const char *device) {
+    char name[60];
+    snprintf(name, sizeof name, "%s--%s", family, device);
+    const xlstm_kernel *kernel = xlstm_kernel_find(name);
+    assert_non_null(kernel);
+    return kernel;
+}

@@ -39,6 +39,9 @@ void case_set(kernel_case *c, const char *name, int64_t element, double value);
 void case_draw(kernel_case *c, const char *name, uint64_t seed, double mean, double spread);
 /* The values of a .npy file with as many elements. */
 void case_load(kernel_case *c, const char *name, const char *path);
+/* The kernel "family--device", which must be there. */
+const xlstm_kernel *kernel_of_device(const char *family, const char *device);
+
 /* Makes the inputs of `to` those of `from`, by name. */
 void case_copy_inputs(kernel_case *to, const kernel_case *from);
 

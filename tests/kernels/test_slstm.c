@@ -29,14 +29,6 @@ static bool is_step(const xlstm_kernel *kernel) {
     return strstr(kernel->family, "_step") != NULL;
 }
 
-static const xlstm_kernel *kernel_of(const char *family, const char *device) {
-    char name[60];
-    snprintf(name, sizeof name, "%s--%s", family, device);
-    const xlstm_kernel *kernel = xlstm_kernel_find(name);
-    assert_non_null(kernel);
-    return kernel;
-}
-
 /* Calls `check` for all kernels of the cells. */
 static void on_every_cell(void (*check)(const xlstm_kernel *)) {
     const xlstm_kernel *kernel;
@@ -133,7 +125,7 @@ static void check_agreement(const xlstm_kernel *kernel) {
     for (int round = 0; round < rounds; round++) {
         uint64_t seed = case_seed() + 1000 + (uint64_t)round;
         kernel_case exact, c;
-        make(&exact, kernel_of(kernel->family, "reference"), XLSTM_F64, seed);
+        make(&exact, kernel_of_device(kernel->family, "reference"), XLSTM_F64, seed);
         make_normalizers(&exact, seed, true);
         exact.options.recurrent_cut = round % 5 == 1;
         exact.options.recurrent_gradient_clip = round % 5 == 2 ? 0.1 : 0;
@@ -249,8 +241,8 @@ static void check_unrolled(const xlstm_kernel *kernel, bool cut, double clip) {
     sequence.options.recurrent_cut = cut;
     sequence.options.recurrent_gradient_clip = clip;
     case_run(&sequence, XLSTM_BACKWARD_EXACT);
-    case_make(&step, kernel_of(is_lstm(kernel) ? "lstm_step" : "slstm_step", kernel->device), NULL,
-              XLSTM_F64, 9, "B=2 S=1 NH=2 DH=7");
+    case_make(&step, kernel_of_device(is_lstm(kernel) ? "lstm_step" : "slstm_step", kernel->device),
+              NULL, XLSTM_F64, 9, "B=2 S=1 NH=2 DH=7");
     case_copy_inputs(&step, &step);
     int64_t weights = case_count(&step, "r"), biases = case_count(&step, "b");
     double *dr = calloc((size_t)(weights + biases), sizeof *dr), *db = dr + weights;
@@ -325,7 +317,8 @@ static void check_steps(const xlstm_kernel *kernel) {
         make_normalizers(&sequence, 21, true);
         sequence.options.forward_clip = 0.5;
         case_run(&sequence, XLSTM_FORWARD);
-        case_make(&step, kernel_of(is_lstm(kernel) ? "lstm_step" : "slstm_step", kernel->device),
+        case_make(&step,
+                  kernel_of_device(is_lstm(kernel) ? "lstm_step" : "slstm_step", kernel->device),
                   NULL, dtype, 21, "B=3 S=1 NH=2 DH=19");
         step.options.forward_clip = 0.5;
         bool bounded = false, rounds = type && strcmp(kernel->device, "reference") == 0;
@@ -365,8 +358,8 @@ static void check_extremes(const xlstm_kernel *kernel) {
         for (int type = 0; type < 2; type++) {
             kernel_case c, exact;
             const char *sizes = "B=2 S=13 NH=2 DH=5";
-            case_make(&exact, kernel_of(kernel->family, "reference"), NULL, XLSTM_F64, 3, "%s",
-                      sizes);
+            case_make(&exact, kernel_of_device(kernel->family, "reference"), NULL, XLSTM_F64, 3,
+                      "%s", sizes);
             make_normalizers(&exact, 3, true);
             static const double spread[] = {15, 100, 1, 0, 1};
             draw_gate(&exact, 0, 31, 0, spread[kind]);
@@ -479,7 +472,7 @@ static void check_far_maxima(const xlstm_kernel *kernel) {
         return;
     enum { FAR = -30000 };
     kernel_case c, exact;
-    case_make(&exact, kernel_of(kernel->family, "reference"), NULL, XLSTM_F64, 6,
+    case_make(&exact, kernel_of_device(kernel->family, "reference"), NULL, XLSTM_F64, 6,
               "B=1 S=200 NH=1 DH=5");
     make_normalizers(&exact, 6, false);
     draw_gate(&exact, 0, 6, FAR, 1);
@@ -555,7 +548,7 @@ static void check_long(const xlstm_kernel *kernel) {
         return;
     int tokens = test_is_large() ? 1000000 : test_is_quick() ? 500 : 20000;
     kernel_case c, exact;
-    case_make(&exact, kernel_of(kernel->family, "reference"), NULL, XLSTM_F64, 77,
+    case_make(&exact, kernel_of_device(kernel->family, "reference"), NULL, XLSTM_F64, 77,
               "B=1 S=%d NH=1 DH=3", tokens);
     case_make(&c, kernel, NULL, XLSTM_F32, 77, "B=1 S=%d NH=1 DH=3", tokens);
     make_normalizers(&exact, 77, false);

@@ -29,14 +29,6 @@ static bool is_small(const xlstm_kernel *kernel) {
     return false;
 }
 
-static const xlstm_kernel *kernel_of(const char *family, const char *device) {
-    char name[60];
-    snprintf(name, sizeof name, "%s--%s", family, device);
-    const xlstm_kernel *kernel = xlstm_kernel_find(name);
-    assert_non_null(kernel);
-    return kernel;
-}
-
 static void on_every_kernel(void (*check)(const xlstm_kernel *)) {
     const xlstm_kernel *kernel;
     int checked = 0;
@@ -115,7 +107,7 @@ static void check_agreement(const xlstm_kernel *kernel) {
     for (int round = 0; round < (test_is_quick() ? 6 : 60); round++) {
         uint64_t seed = case_seed() + 1000 + (uint64_t)round;
         kernel_case exact, c;
-        make(&exact, kernel_of(kernel->family, "reference"), XLSTM_F64, seed);
+        make(&exact, kernel_of_device(kernel->family, "reference"), XLSTM_F64, seed);
         case_run(&exact, XLSTM_BACKWARD_EXACT);
         for (int type = 0; type < 2; type++) {
             make(&c, kernel, type ? XLSTM_F32 : XLSTM_F64, seed);
@@ -338,7 +330,7 @@ static void check_shifted_rows(const xlstm_kernel *kernel) {
     if (!is(kernel, "layer_norm"))
         return;
     kernel_case c, exact;
-    case_make(&exact, kernel_of("layer_norm", "reference"), NULL, XLSTM_F64, 2, "N=3 D=40");
+    case_make(&exact, kernel_of_device("layer_norm", "reference"), NULL, XLSTM_F64, 2, "N=3 D=40");
     case_draw(&exact, "x", 2, 1000, 1);
     case_make(&c, kernel, NULL, XLSTM_F32, 2, "N=3 D=40");
     case_copy_inputs(&c, &exact);

@@ -81,3 +81,8 @@ const char *test_variant(const char *name, const char *changes) {
     json_decref(edits);
     return folder;
 }
+
+void test_feed(xlstm_session *session, const int32_t *ids, int64_t count, float *logits) {
+    if (xlstm_eval(session, ids, count, logits, NULL, NULL) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+}

@@ -14,6 +14,8 @@ const char *test_small_model(void);
  * message. */
 xlstm_model *test_model(const char *path, const xlstm_model_options *options);
 xlstm_session *test_session(xlstm_model *model);
+/* xlstm_eval, which must succeed. `logits`: of the last token, or NULL. */
+void test_feed(xlstm_session *session, const int32_t *ids, int64_t count, float *logits);
 
 /* A folder in test_folder() with the weights and tokenizer of TEST_MODEL (links) and its config
  * changed: each key of `changes`, a JSON object, replaces the config's. Returns

@@ -88,6 +88,16 @@ static bool is_set(const char *variable) {
     return value && *value && strcmp(value, "0") != 0;
 }
 
+void test_expect_message(const char *part) {
+    if (!strstr(xlstm_last_error(), part))
+        fail_msg("\"%s\" is not in the error: %s", part, xlstm_last_error());
+}
+
+void test_expect_error(xlstm_status status, xlstm_status expected, const char *part) {
+    assert_int_equal(status, expected);
+    test_expect_message(part);
+}
+
 bool test_is_quick(void) {
     return is_set("XLSTM_TEST_QUICK");
 }

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "xlstm.h"
+
 /* A new empty folder for this program's files, the same at every call; removed with its content at
  * exit. Fails the program if it cannot be made. */
 const char *test_folder(void);
@@ -19,6 +21,10 @@ int test_count_entries(const char *folder);
 
 bool test_is_quick(void); /* XLSTM_TEST_QUICK=1: small shapes, for sanitizers */
 bool test_is_large(void); /* XLSTM_TEST_LARGE=1: shapes and lengths that take minutes */
+
+/* Fail the running test unless the thread's error has `part`; and unless the status is this one. */
+void test_expect_message(const char *part);
+void test_expect_error(xlstm_status status, xlstm_status expected, const char *part);
 
 /* Normally distributed numbers (mean 0, variance 1), each a function of its three arguments alone. */
 double test_normal(uint64_t seed, uint64_t stream, uint64_t counter);
