@@ -244,7 +244,7 @@ static void test_rewind(void **state) {
     static float expected[VOCAB], logits[VOCAB];
     const char *path = test_path("rewind.state");
     xlstm_model *model = load("cpu", NULL, RING, 2), *plain = load("cpu", NULL, 0, 2);
-    xlstm_session *session = test_session(model), *other = test_session(plain);
+    xlstm_session *session = test_session(model), *other = test_session(plain), *copy;
     test_feed(session, text, 70, NULL);
     feed_singly(session, text + 70, 3, NULL);
     save(session, path);
@@ -268,7 +268,55 @@ static void test_rewind(void **state) {
     restore(session, path);
     test_feed(session, text + 73, 2, NULL);
     test_expect_error(xlstm_session_rewind(session, 3), XLSTM_UNSUPPORTED, "only the last 2");
+    assert_int_equal(xlstm_session_clone(session, &copy), XLSTM_OK);
+    test_expect_error(xlstm_session_rewind(copy, 3), XLSTM_UNSUPPORTED, "only the last 2");
     assert_int_equal(xlstm_session_rewind(session, 2), XLSTM_OK);
+    xlstm_session_free(copy);
+    xlstm_session_free(session);
+    xlstm_session_free(other);
+    xlstm_model_free(model);
+    xlstm_model_free(plain);
+}
+
+/* The columns of a convolution do not wait: they are gone when the next token comes. */
+static void test_rewind_convolution(void **state) {
+    (void)state;
+    xlstm_model *model =
+        test_model("tests/golden/neurips-mlstm", &(xlstm_model_options){.deferred = RING});
+    xlstm_session *session = test_session(model);
+    test_feed(session, (const int32_t[]){1, 2, 3}, 3, NULL);
+    test_expect_error(xlstm_session_rewind(session, 1), XLSTM_UNSUPPORTED, "without a convolution");
+    xlstm_session_free(session);
+    xlstm_model_free(model);
+}
+
+static int find_tensor(const state_pool *pool, const char *kind) {
+    for (int i = 0; i < pool->count; i++)
+        if (strcmp(pool->tensors[i].kind, kind) == 0)
+            return i;
+    fail_msg("no state tensor %s", kind);
+    return -1;
+}
+
+/* A head whose m is NaN stays one when the tokens that wait are folded into it; the others do not mind. */
+static void test_fold_nan(void **state) {
+    (void)state;
+    enum { HEADS = 3 };
+    const char *path = test_path("nan.state");
+    xlstm_model *model = load("cpu", NULL, RING, 1), *plain = load("cpu", NULL, 0, 1);
+    xlstm_session *session = test_session(model), *other = test_session(plain);
+    test_feed(session, text, RING + 5, NULL);
+    float m[HEADS];
+    int at = find_tensor(&model->pool, "m");
+    assert_int_equal(model->pool.tensors[at].slot_size, sizeof m);
+    assert_int_equal(state_read(&model->pool, model->stream, at, session->slot, m), XLSTM_OK);
+    m[1] = NAN;
+    state_write(&model->pool, model->stream, at, session->slot, m);
+    save(session, path);
+    restore(other, path);
+    at = find_tensor(&plain->pool, "m");
+    assert_int_equal(state_read(&plain->pool, plain->stream, at, other->slot, m), XLSTM_OK);
+    assert_true(!isnan(m[0]) && isnan(m[1]) && !isnan(m[2]));
     xlstm_session_free(session);
     xlstm_session_free(other);
     xlstm_model_free(model);
@@ -346,6 +394,8 @@ int main(void) {
         cmocka_unit_test(test_going_on),
         cmocka_unit_test(test_other_settings),
         cmocka_unit_test(test_rewind),
+        cmocka_unit_test(test_rewind_convolution),
+        cmocka_unit_test(test_fold_nan),
         cmocka_unit_test(test_options),
         cmocka_unit_test(test_too_large_for_f16),
     };

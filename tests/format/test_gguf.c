@@ -118,6 +118,9 @@ static void refuses_what_is_wrong(void **state) {
          "f: header: 18446744073709551612 values do not fit into a file of 224 bytes"},
         {{.more_tensors = UINT64_MAX - 4},
          "f: header: 18446744073709551613 tensors do not fit into a file of 224 bytes"},
+        {{.more_values = 14},
+         "f: header: 15 values do not fit into a file of 224 bytes"}, /* of 14 bytes each */
+        {{.more_tensors = 7}, "f: header: 9 tensors do not fit into a file of 224 bytes"},
         {{.more_values = 1}, "~f: tensor 0: the file is cut short: "},
         {{.more_tensors = 1}, "~f: tensor 2: its name has 0 bytes"},
         {{VALUE("\0\0\0\0\0\0\0\0"
