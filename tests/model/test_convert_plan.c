@@ -8,6 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "model/init.h"
 #include "support/models.h"
 #include "support/support.h"
@@ -134,10 +135,118 @@ static void test_tied_head(void **state) {
     xlstm_model_free(model);
 }
 
+/* Changes the one place in a file that has these bytes. */
+static void replace(const char *path, const void *bytes, const void *with, size_t size) {
+    buffer file = {0};
+    char *place = NULL;
+    assert_int_equal(file_read(path, 1 << 24, &file), XLSTM_OK);
+    for (size_t at = 0; at + size <= file.size; at++)
+        if (memcmp(file.data + at, bytes, size) == 0) {
+            assert_null(place);
+            place = file.data + at;
+        }
+    assert_non_null(place);
+    memcpy(place, with, size);
+    test_write_file(path, file.data, file.size);
+    buffer_free(&file);
+}
+
+static const stored_tensor *tensor_of(const xlstm_model *model, const char *name) {
+    const stored_tensor *t = stored_find(&model->files, name);
+    assert_non_null(t);
+    return t;
+}
+
+static xlstm_model *open_again(const char *name) {
+    xlstm_model *model;
+    if (model_open(test_path(name), NULL, &model) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+    return model;
+}
+
+/* A head that is stored although the config says that it is the embedding. */
+static void test_stored_tied_head(void **state) {
+    (void)state;
+    xlstm_model *model = open_model("stored", "", DTYPE_F32);
+    const stored_tensor *head = tensor_of(model, "lm_head.weight");
+    replace(test_path("stored/model.safetensors"), head->data,
+            tensor_of(model, "backbone.embeddings.weight")->data, head->size);
+    static const char untied[] = "\"tie_word_embeddings\": false",
+                      tied[] = "\"tie_word_embeddings\":  true";
+    replace(test_path("stored/config.json"), untied, tied, sizeof tied - 1);
+    xlstm_model_free(model);
+    model = open_again("stored");
+    assert_int_equal(model->files.count, PARTS);
+    check_plan(
+        model,
+        &(convert_options){.type = DTYPE_Q4_0, .embedding = DTYPE_COUNT, .head = DTYPE_COUNT},
+        (const dtype[]){DTYPE_Q8_0, DTYPE_COUNT, DTYPE_Q4_0, DTYPE_F32, DTYPE_F32}, PARTS - 1);
+    xlstm_model_free(model);
+}
+
+/* Beside bf16, what is no matrix gets that type where it loses nothing, and else f32. */
+static void test_nothing_small_is_rounded(void **state) {
+    (void)state;
+    xlstm_model *model = open_model("exact", "", DTYPE_F32);
+    const float odd[] = {3.001f, 4.5f, 6};
+    const stored_tensor *bias = tensor_of(model, BLOCK "mlstm_layer.fgate_preact.bias");
+    assert_int_equal(bias->size, sizeof odd);
+    replace(test_path("exact/model.safetensors"), bias->data, odd, sizeof odd);
+    xlstm_model_free(model);
+    model = open_again("exact");
+    convert_plan plan;
+    convert_result result;
+    const convert_options options = {
+        .type = DTYPE_BF16, .embedding = DTYPE_COUNT, .head = DTYPE_COUNT};
+    int kept = 0, narrowed = 0;
+    assert_int_equal(convert_plan_make(model, &options, &plan, &result), XLSTM_OK);
+    for (size_t i = 0; i < plan.count; i++) {
+        const stored_tensor *t = plan.tensors[i].from;
+        if (part_of(t->name) != SMALL)
+            continue;
+        bool exact = true;
+        for (size_t at = 0; at < t->size; at += sizeof(float)) {
+            uint32_t bits;
+            memcpy(&bits, t->data + at, sizeof bits);
+            exact &= (bits & 0xFFFF) == 0;
+        }
+        if (plan.tensors[i].to != (exact ? DTYPE_BF16 : DTYPE_F32))
+            fail_msg("%s becomes %s", t->name, dtype_name(plan.tensors[i].to));
+        kept += !exact;
+        narrowed += exact;
+    }
+    assert_true(kept > 0 && narrowed > 0);
+    convert_plan_free(&plan);
+    xlstm_model_free(model);
+}
+
+/* What was in blocks before counts as rounded twice only in blocks of another type. */
+static void test_requantised(void **state) {
+    (void)state;
+    static const struct {
+        dtype type;
+        bool twice;
+    } cases[] = {{DTYPE_F32, false}, {DTYPE_Q8_0, false}, {DTYPE_Q4_0, true}};
+    xlstm_model *model;
+    if (model_open("models/demo/xlstm-17m-q8_0.gguf", NULL, &model) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        convert_plan plan;
+        convert_result result;
+        const convert_options options = {
+            .type = cases[i].type, .embedding = DTYPE_COUNT, .head = DTYPE_COUNT};
+        assert_int_equal(convert_plan_make(model, &options, &plan, &result), XLSTM_OK);
+        assert_int_equal(result.requantised > 0, cases[i].twice);
+        convert_plan_free(&plan);
+    }
+    xlstm_model_free(model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_tensor),
-        cmocka_unit_test(test_tied_head),
+        cmocka_unit_test(test_every_tensor),     cmocka_unit_test(test_tied_head),
+        cmocka_unit_test(test_stored_tied_head), cmocka_unit_test(test_nothing_small_is_rounded),
+        cmocka_unit_test(test_requantised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
