@@ -92,8 +92,8 @@ static double best_error(dtype type, const float *x, const float *importance) {
     int levels[256];
     levels_of(type, levels);
     double largest = 0, best = INFINITY;
-    for (int i = 0; i < 32; i++)
-        largest = fmax(largest, fabs((double)x[i]));
+    for (int i = 0; i < 32; i++) /* with fmax here, gcc 12 for arm64 fails */
+        largest = fabs((double)x[i]) > largest ? fabs((double)x[i]) : largest;
     double plain = largest / abs(levels[0]);
     for (uint16_t bits = float_to_f16((float)(plain / 3)); bits <= float_to_f16((float)plain * 2);
          bits++) {
