@@ -140,7 +140,7 @@ LARGE_SCRIPTS := $(sort $(wildcard tests/large/*.sh))
 # The thread sanitizer slows arithmetic down twentyfold. What computes long, on a pool that other tests put to the
 # proof, is left to the address sanitizer.
 ifneq ($(findstring thread,$(SANITIZE)),)
-LEFT_OUT := $(addprefix $(BUILD)/tests/,engine/test_machine kernels/test_compensated kernels/test_mlstm_extremes \
+LEFT_OUT := $(addprefix $(BUILD)/tests/,engine/test_machine kernels/test_compensated kernels/test_mlstm_extremes ops/test_two_float \
               text/test_tokenizer) \
             $(addprefix tests/e2e/,bench.sh convert.sh generate.sh neurips.sh)
 endif
