@@ -97,8 +97,8 @@ static float *compute_tile(const cpu_kernels *kernels, dtype type, const tile_sh
     memset(panel, 0xFF, tiles->panel_bytes);
     memset(block, 0xFF, tiles->block_bytes);
     tiles->begin();
-    for (int64_t from = 0; from < s->width; from += CPU_TILE_DEPTH) {
-        int64_t count = s->width - from < CPU_TILE_DEPTH ? s->width - from : CPU_TILE_DEPTH;
+    for (int64_t from = 0; from < s->width; from += tiles->depth) {
+        int64_t count = s->width - from < tiles->depth ? s->width - from : tiles->depth;
         tiles->pack(x + from, s->width, s->tokens, count, block);
         tiles->convert(&(cpu_tile_weights){.type = type,
                                            .rows = weights,
@@ -107,7 +107,8 @@ static float *compute_tile(const cpu_kernels *kernels, dtype type, const tile_sh
                                            .from = from,
                                            .count = count},
                        panel);
-        tiles->multiply(panel, block, s->tokens, count, from > 0, sums);
+        tiles->multiply(panel, block, s->tokens, count, from > 0,
+                        (cpu_tile_ahead){(const char *)panel, (const char *)panel, 64}, sums);
     }
     tiles->end();
     tiles->spread(sums, s->tokens, z, tiles->rows);

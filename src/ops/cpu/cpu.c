@@ -231,7 +231,7 @@ static void carve_all(carver *c, cpu_stream *s, int threads) {
         const cpu_tiles *tiles = s->kernels->tiles;
         s->packed =
             carve(c, tiles->block_bytes, (limits->tokens + tiles->tokens - 1) / tiles->tokens,
-                  (limits->width + CPU_TILE_DEPTH - 1) / CPU_TILE_DEPTH, 1);
+                  (limits->width + tiles->depth - 1) / tiles->depth, 1);
         s->quantised = carve(c, 1, cpu_quantised_size(limits->width), 1, 1);
     }
     s->norm_weight = carve(c, sizeof(float), limits->width, 1, 1);

@@ -39,31 +39,39 @@ typedef struct cpu_product {
 /* ---- Many tokens in the profile fast ----
  *
  * z [tokens][rows] is computed in tiles. Weights are laid out anew in panels of `rows` rows and
- * CPU_TILE_DEPTH columns, activations in blocks of `tokens` tokens and as many columns, both of them
+ * `depth` columns, activations in blocks of `tokens` tokens and as many columns, both of them
  * in what the instruction set multiplies: f32, or bf16 with AMX. Sums are f32, one a block of
  * columns, added up in the order of the columns: they depend neither on the other tokens and rows
  * nor on how the work is cut up. */
 enum {
-    CPU_TILE_DEPTH = 512,
-    CPU_TILE_UNIT = 32,  /* columns are filled up with zeros to a multiple of this */
-    CPU_TILE_ROWS = 32,  /* most rows of a tile */
-    CPU_TILE_TOKENS = 48 /* most tokens of a tile */
+    CPU_TILE_DEPTH = 512, /* most columns of a panel */
+    CPU_TILE_UNIT = 32,   /* columns are filled up with zeros to a multiple of this */
+    CPU_TILE_ROWS = 32,   /* most rows of a tile */
+    CPU_TILE_TOKENS = 48  /* most tokens of a tile */
 };
 
 /* Columns [from, from + count) of the rows of a matrix; `from` is a multiple of CPU_TILE_UNIT, count
- * <= CPU_TILE_DEPTH. */
+ * <= depth. */
 typedef struct cpu_tile_weights {
     dtype type;       /* any that a matrix may have */
     const char *rows; /* element-aligned at least */
     int64_t row_bytes;
     int count_rows; /* 1 to tiles->rows; what is missing repeats the last */
     int64_t from, count;
-    int64_t ahead; /* bytes from what is read to what is read next time; 0: not known */
+    int64_t ahead; /* bytes from what is read to what is asked for meanwhile; 0: nothing */
 } cpu_tile_weights;
+
+/* Two rows of weights that are laid out next: asked for while something else is multiplied, so that the
+ * memory is never idle. `step` is the bytes of CPU_TILE_UNIT columns, 0: nothing is asked for. */
+typedef struct cpu_tile_ahead {
+    const char *first, *second;
+    int64_t step;
+} cpu_tile_ahead;
 
 typedef struct cpu_tiles {
     bool bf16;        /* what is multiplied is rounded to it; else f32 */
     int rows, tokens; /* of a tile */
+    int depth;        /* columns of a panel: what the nearest cache holds of two operands */
     int least_tokens; /* below which cpu_product is faster */
     size_t panel_bytes, block_bytes;
     /* Before and after a thread multiplies: the state of AMX. */
@@ -74,7 +82,7 @@ typedef struct cpu_tiles {
     void (*convert)(const cpu_tile_weights *, void *panel);
     /* sums [rows * tokens], in an order of its own, = or with `add` += panel * block. */
     void (*multiply)(const void *panel, const void *block, int tokens, int64_t count, bool add,
-                     float *sums);
+                     cpu_tile_ahead, float *sums);
     /* z [tokens][rows] = sums. */
     void (*spread)(const float *sums, int tokens, float *z, int64_t z_stride);
 } cpu_tiles;

@@ -15,7 +15,9 @@ enum {
     ROWS = 2 * SIDE,   /* of a panel */
     TOKENS = 2 * SIDE, /* of a block */
     STEP = 32,         /* columns of a step */
-    LINE = 64,         /* bytes of a row of a tile */
+    DEPTH =
+        256,   /* of a panel: with a block of as many columns, 32 of the 48 KiB that are nearest */
+    LINE = 64, /* bytes of a row of a tile */
     TILE = SIDE * LINE /* bytes */
 };
 _Static_assert(ROWS <= (int)CPU_TILE_ROWS && TOKENS <= (int)CPU_TILE_TOKENS &&
@@ -94,9 +96,17 @@ static void convert(const cpu_tile_weights *w,
 
 /* ---- Products ---- */
 
+ALWAYS_INLINE void ask_for(cpu_tile_ahead *ahead) {
+    __builtin_prefetch(ahead->first, 0, 2);
+    __builtin_prefetch(ahead->second, 0, 2);
+    ahead->first += ahead->step;
+    ahead->second += ahead->step;
+}
+
 /* The tiles 0 to 3 are sums, row by row; 4 and 5 weights, 6 and 7 activations. */
 ALWAYS_INLINE
-    void multiply_wide(const char *weights, const char *x, int64_t steps, bool add, float *sums) {
+void multiply_wide(const char *weights, const char *x, int64_t steps, bool add,
+                   cpu_tile_ahead ahead, float *sums) {
     if (add) {
         _tile_loadd(0, sums, LINE);
         _tile_loadd(1, sums + SIDE * SIDE, LINE);
@@ -112,6 +122,7 @@ ALWAYS_INLINE
         /* The load of a tile waits for all its lines: what comes two steps on is asked for now. */
         for (int line = 0; line < 2 * TILE; line += LINE)
             __builtin_prefetch(x + 4 * TILE + line);
+        ask_for(&ahead);
         _tile_loadd(6, x, LINE);
         _tile_loadd(4, weights, LINE);
         _tile_dpbf16ps(0, 4, 6);
@@ -129,7 +140,7 @@ ALWAYS_INLINE
 
 /* Up to 16 tokens: only the first of every two tiles of activations and sums. */
 ALWAYS_INLINE void multiply_narrow(const char *weights, const char *x, int64_t steps, bool add,
-                                   float *sums) {
+                                   cpu_tile_ahead ahead, float *sums) {
     if (add) {
         _tile_loadd(0, sums, LINE);
         _tile_loadd(2, sums + 2 * SIDE * SIDE, LINE);
@@ -140,6 +151,7 @@ ALWAYS_INLINE void multiply_narrow(const char *weights, const char *x, int64_t s
     for (int64_t i = 0; i < steps; i++, weights += 2 * TILE, x += 2 * TILE) {
         for (int line = 0; line < TILE; line += LINE)
             __builtin_prefetch(x + 4 * TILE + line);
+        ask_for(&ahead);
         _tile_loadd(6, x, LINE);
         _tile_loadd(4, weights, LINE);
         _tile_dpbf16ps(0, 4, 6);
@@ -151,14 +163,14 @@ ALWAYS_INLINE void multiply_narrow(const char *weights, const char *x, int64_t s
 }
 
 static void multiply(const void *panel, const void *block, int tokens, int64_t count, bool add,
-                     float *sums) {
+                     cpu_tile_ahead ahead, float *sums) {
     int64_t steps = (count + STEP - 1) / STEP;
     /* What lies in memory is to be there: the loads of tiles do not say what they read. */
     __asm__ volatile("" : : : "memory");
     if (tokens > SIDE)
-        multiply_wide(panel, block, steps, add, sums);
+        multiply_wide(panel, block, steps, add, ahead, sums);
     else
-        multiply_narrow(panel, block, steps, add, sums);
+        multiply_narrow(panel, block, steps, add, ahead, sums);
 }
 
 static void spread(const float *sums, int tokens, float *z, int64_t z_stride) {
@@ -180,9 +192,10 @@ const cpu_tiles PER_ISA(cpu_tiles) = {
     .bf16 = true,
     .rows = ROWS,
     .tokens = TOKENS,
+    .depth = DEPTH,
     .least_tokens = 4,
-    .panel_bytes = (size_t)ROWS * CPU_TILE_DEPTH * 2,
-    .block_bytes = (size_t)TOKENS * CPU_TILE_DEPTH * 2,
+    .panel_bytes = (size_t)ROWS * DEPTH * 2,
+    .block_bytes = (size_t)TOKENS * DEPTH * 2,
     .begin = begin,
     .end = end,
     .pack = pack,

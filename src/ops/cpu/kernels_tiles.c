@@ -106,7 +106,13 @@ ALWAYS_INLINE void multiply_vectors(const int vectors, const float *weights, con
 }
 
 static void multiply(const void *panel, const void *block, int tokens, int64_t count, bool add,
-                     float *sums) {
+                     cpu_tile_ahead ahead, float *sums) {
+    for (int64_t i = 0; i < count && ahead.step > 0; i += CPU_TILE_UNIT) {
+        __builtin_prefetch(ahead.first, 0, 2);
+        __builtin_prefetch(ahead.second, 0, 2);
+        ahead.first += ahead.step;
+        ahead.second += ahead.step;
+    }
     if (tokens > 2 * LANES)
         multiply_vectors(3, panel, block, count, add, sums);
     else if (tokens > LANES)
@@ -124,6 +130,7 @@ static void spread(const float *sums, int tokens, float *z, int64_t z_stride) {
 const cpu_tiles PER_ISA(cpu_tiles) = {
     .rows = ROWS,
     .tokens = TOKENS,
+    .depth = CPU_TILE_DEPTH,
     .least_tokens = 12,
     .panel_bytes = (size_t)ROWS * PANEL_STRIDE * sizeof(float),
     .block_bytes = (size_t)TOKENS * CPU_TILE_DEPTH * sizeof(float),

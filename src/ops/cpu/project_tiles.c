@@ -43,9 +43,10 @@ static void pack_task(void *context, int64_t block, int worker) {
     const project_job *of = job->of;
     const int64_t token = block * job->tiles->tokens;
     const int tokens = (int)least(job->tiles->tokens, of->tokens - token);
-    for (int64_t from = 0, slice = 0; from < of->width; from += CPU_TILE_DEPTH, slice++)
+    const int64_t depth = job->tiles->depth;
+    for (int64_t from = 0, slice = 0; from < of->width; from += depth, slice++)
         job->tiles->pack(of->x.rows + token * of->x.stride + from, of->x.stride, tokens,
-                         least(CPU_TILE_DEPTH, of->width - from), packed_block(job, slice, block));
+                         least(depth, of->width - from), packed_block(job, slice, block));
 }
 
 /* ---- Products ---- */
@@ -63,52 +64,64 @@ static float *sums_of(const tile_job *job, const pass *p, float *sums, int64_t p
     return sums + (panel * p->blocks + block) * job->tiles->rows * job->tiles->tokens;
 }
 
-static void convert_panel(const tile_job *job, const pass *p, const ops_tensor *weight,
-                          int64_t panel, int64_t from, void *target) {
-    const cpu_tiles *tiles = job->tiles;
-    const int64_t row = p->row + panel * tiles->rows, row_bytes = ops_row_bytes(weight);
-    const int64_t next = from + CPU_TILE_DEPTH;
-    cpu_tile_weights w = {.type = weight->dtype,
-                          .rows = (const char *)ops_data(weight) + row * row_bytes,
-                          .row_bytes = row_bytes,
-                          .count_rows = (int)least(tiles->rows, p->row + p->rows - row),
-                          .from = from,
-                          .count = least(CPU_TILE_DEPTH, job->of->width - from)};
-    /* What this thread reads next: the next slice, or from the last the first of the next rows. */
-    if (next < job->of->width)
-        w.ahead = dtype_bytes(weight->dtype, CPU_TILE_DEPTH);
-    else if (panel + 1 < p->panels)
-        w.ahead = tiles->rows * row_bytes - dtype_bytes(weight->dtype, from);
-    tiles->convert(&w, target);
+/* Columns from `from` on of the panel's rows. */
+static cpu_tile_weights weights_of(const tile_job *job, const pass *p, const ops_tensor *weight,
+                                   int64_t panel, int64_t from) {
+    const int64_t row = p->row + panel * job->tiles->rows, row_bytes = ops_row_bytes(weight);
+    return (cpu_tile_weights){
+        .type = weight->dtype,
+        .rows = (const char *)ops_data(weight) + row * row_bytes,
+        .row_bytes = row_bytes,
+        .count_rows = (int)least(job->tiles->rows, p->row + p->rows - row),
+        .from = from,
+        .count = least(job->tiles->depth, job->of->width - from),
+    };
 }
 
-/* One panel, one slice of columns, all tokens of the pass. */
-static void multiply_panel(const tile_job *job, const pass *p, const ops_tensor *weight,
-                           int64_t panel, int64_t from, float *sums) {
+/* Rows 2 i and 2 i + 1 of the weights. */
+static cpu_tile_ahead rows_ahead(const cpu_tile_weights *w, int64_t i) {
+    const char *rows = w->rows + dtype_bytes(w->type, w->from);
+    const int64_t first = least(2 * i, w->count_rows - 1),
+                  second = least(2 * i + 1, w->count_rows - 1);
+    return (cpu_tile_ahead){rows + first * w->row_bytes, rows + second * w->row_bytes,
+                            dtype_bytes(w->type, CPU_TILE_UNIT)};
+}
+
+/* One panel, one slice of columns, all tokens of the pass. `next` is what this thread lays out then: with
+ * many tokens it is asked for while these are multiplied, else while this is laid out; NULL: nothing. */
+static void multiply_panel(const tile_job *job, const pass *p, cpu_tile_weights w, int64_t panel,
+                           const cpu_tile_weights *next, float *sums) {
     const cpu_tiles *tiles = job->tiles;
-    void *weights = job->of->s->workers[p->worker].panel;
-    convert_panel(job, p, weight, panel, from, weights);
+    void *target = job->of->s->workers[p->worker].panel;
+    const bool while_multiplying = next && 2 * p->blocks >= tiles->rows;
+    if (next && !while_multiplying)
+        w.ahead =
+            next->rows - w.rows + dtype_bytes(w.type, next->from) - dtype_bytes(w.type, w.from);
+    tiles->convert(&w, target);
     for (int64_t b = 0; b < p->blocks; b++) {
-        int64_t block = p->first_block + b;
-        tiles->multiply(weights, packed_block(job, from / CPU_TILE_DEPTH, block),
-                        (int)least(tiles->tokens, job->of->tokens - block * tiles->tokens),
-                        least(CPU_TILE_DEPTH, job->of->width - from), from > 0,
-                        sums_of(job, p, sums, panel, b));
+        const int64_t block = p->first_block + b;
+        const void *x = packed_block(job, w.from / tiles->depth, block);
+        tiles->multiply(
+            target, x, (int)least(tiles->tokens, job->of->tokens - block * tiles->tokens), w.count,
+            w.from > 0, while_multiplying ? rows_ahead(next, b) : (cpu_tile_ahead){x, x, 0},
+            sums_of(job, p, sums, panel, b));
     }
 }
 
+/* Slice by slice all panels; for few tokens panel by panel all slices. */
 static void multiply_pass(const tile_job *job, const pass *p, const ops_tensor *weight,
                           float *sums) {
-    const int64_t width = job->of->width;
-    if (job->of->tokens <= FEW_TOKENS) {
-        for (int64_t panel = 0; panel < p->panels; panel++)
-            for (int64_t from = 0; from < width; from += CPU_TILE_DEPTH)
-                multiply_panel(job, p, weight, panel, from, sums);
-        return;
+    const int64_t depth = job->tiles->depth, slices = (job->of->width + depth - 1) / depth;
+    const bool few = job->of->tokens <= FEW_TOKENS;
+    const int64_t inner = few ? slices : p->panels, count = slices * p->panels;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t panel = few ? i / inner : i % inner, slice = few ? i % inner : i / inner;
+        const int64_t then = i + 1 < count ? i + 1 : i;
+        const cpu_tile_weights next = weights_of(job, p, weight, few ? then / inner : then % inner,
+                                                 (few ? then % inner : then / inner) * depth);
+        multiply_panel(job, p, weights_of(job, p, weight, panel, slice * depth), panel,
+                       then > i ? &next : NULL, sums);
     }
-    for (int64_t from = 0; from < width; from += CPU_TILE_DEPTH)
-        for (int64_t panel = 0; panel < p->panels; panel++)
-            multiply_panel(job, p, weight, panel, from, sums);
 }
 
 static void spread_block(const tile_job *job, const pass *p, float *sums, int64_t block, int tokens,
