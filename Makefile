@@ -63,7 +63,7 @@ DOT_ISAS := avx2vnni avx512vnni
 TILE_ISAS := amx
 else ifneq ($(filter aarch64 arm64,$(ARCH)),)
 KERNEL_ISAS := neon
-DOT_ISAS := neon_dotprod
+DOT_ISAS := neon_dotprod neon_i8mm
 else
 KERNEL_ISAS := generic
 endif
@@ -89,6 +89,7 @@ KERNEL_FLAGS_amx = $(KERNEL_FLAGS_avx512vnni) -mavx512bf16 -mamx-tile -mamx-bf16
 KERNEL_FLAGS_avx2vnni := $(KERNEL_FLAGS_avx2) -mavxvnni
 KERNEL_FLAGS_avx512vnni := $(KERNEL_FLAGS_avx512) -mavx512vnni -mavx512vbmi -mgfni
 KERNEL_FLAGS_neon_dotprod := -march=armv8.2-a+dotprod
+KERNEL_FLAGS_neon_i8mm := -march=armv8.2-a+dotprod+i8mm
 # Instrumented vector code is slow to run without optimisation, takes gcc minutes beyond -O1 and clang at -O1. For fuzzing, where
 # no parser is in these files, it is not optimised.
 OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0,-O1),-O3)

@@ -75,16 +75,32 @@ static bool has_avx512_bytes(void) {
 
 #if defined(__aarch64__)
 extern const cpu_kernels cpu_kernels_neon;
-extern const cpu_dot cpu_dot_neon_dotprod;
-static cpu_kernels neon_dotprod;
+extern const cpu_dot cpu_dot_neon_dotprod, cpu_dot_neon_i8mm;
+static cpu_kernels neon_dotprod, neon_i8mm;
+
+#if defined(__APPLE__)
+static bool has_feature(const char *name) {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, NULL, 0) == 0 && value != 0;
+}
+#endif
 
 static bool has_dotprod(void) {
 #if defined(__linux__)
     return getauxval(AT_HWCAP) & 1u << 20;
 #elif defined(__APPLE__)
-    int value = 0;
-    size_t size = sizeof value;
-    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, NULL, 0) == 0 && value != 0;
+    return has_feature("hw.optional.arm.FEAT_DotProd");
+#else
+    return false;
+#endif
+}
+
+static bool has_i8mm(void) {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP2) & 1u << 13;
+#elif defined(__APPLE__)
+    return has_feature("hw.optional.arm.FEAT_I8MM");
 #else
     return false;
 #endif
@@ -137,6 +153,10 @@ static void list_choices(void) {
     neon_dotprod = cpu_kernels_neon;
     neon_dotprod.name = "neon_dotprod";
     neon_dotprod.dot = &cpu_dot_neon_dotprod;
+    neon_i8mm = cpu_kernels_neon;
+    neon_i8mm.name = "neon_i8mm";
+    neon_i8mm.dot = &cpu_dot_neon_i8mm;
+    add_choice(&neon_i8mm, has_dotprod() && has_i8mm());
     add_choice(&neon_dotprod, has_dotprod());
     add_choice(&cpu_kernels_neon, true);
 #else

@@ -215,15 +215,26 @@ ALWAYS_INLINE void dot_streams(dtype type, const int streams, const int tokens,
         dot_rows(type, streams, tokens, a, row, step);
 }
 
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#include "ops/cpu/dot_pairs.h"
+#endif
+
 /* Fewer rows at once where there are more tokens: their sums are to stay in registers. */
 ALWAYS_INLINE void dot_all(dtype type, const cpu_dot_product *a) {
     enum { SOME = MOST_ROWS / 2 };
     if (a->tokens == 1)
         dot_streams(type, MOST_ROWS, 1, a);
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    else if (a->tokens == 2)
+        dot_pairs(type, 1, a);
+    else
+        dot_pairs(type, TOKENS / 2, a);
+#else
     else if (a->tokens == 2)
         dot_streams(type, SOME, 2, a);
     else
         dot_streams(type, SOME, TOKENS, a);
+#endif
 }
 
 static void multiply(const cpu_dot_product *a) {
