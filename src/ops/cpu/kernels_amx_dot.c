@@ -142,19 +142,19 @@ ALWAYS_INLINE void multiply_tile(const int b, const integers u, const group *g) 
     }
 }
 
-ALWAYS_INLINE void store_tile(const int b, products z) {
+ALWAYS_INLINE void store_tile(const int b, int32_t (*z)[TOKENS]) {
     switch (b) {
     case 0:
-        _tile_stored(0, z[0], LINE);
+        _tile_stored(0, z, LINE);
         break;
     case 1:
-        _tile_stored(1, z[1], LINE);
+        _tile_stored(1, z, LINE);
         break;
     case 2:
-        _tile_stored(2, z[2], LINE);
+        _tile_stored(2, z, LINE);
         break;
     default:
-        _tile_stored(3, z[3], LINE);
+        _tile_stored(3, z, LINE);
     }
     __asm__ volatile("" : : : "memory");
 }
@@ -215,7 +215,7 @@ ALWAYS_INLINE void sixteen_rows(dtype type, const cpu_dot_product *a, const int 
             if (at + 1 < parts)
                 unpack(type, &next, b * GROUP, all.u[(at + 1) & 1], &all.scales[(at + 1) & 3]);
             if (at >= 0 && at < parts)
-                store_tile(b, all.z[at & 1]);
+                store_tile(b, all.z[at & 1][b]);
         }
     }
     for (int r = 0; r < ROWS && first + r * step < a->rows; r++)
