@@ -15,9 +15,8 @@ enum {
     ROWS = 2 * SIDE,   /* of a panel */
     TOKENS = 2 * SIDE, /* of a block */
     STEP = 32,         /* columns of a step */
-    DEPTH =
-        256,   /* of a panel: with a block of as many columns, 32 of the 48 KiB that are nearest */
-    LINE = 64, /* bytes of a row of a tile */
+    DEPTH = 320,       /* of a panel: two operands take 40 of the nearest 48 KiB */
+    LINE = 64,         /* bytes of a row of a tile */
     TILE = SIDE * LINE /* bytes */
 };
 _Static_assert(ROWS <= (int)CPU_TILE_ROWS && TOKENS <= (int)CPU_TILE_TOKENS &&
