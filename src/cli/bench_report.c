@@ -54,9 +54,8 @@ void bench_print_row(const bench_row *row, buffer *out) {
                  format_bytes(row->weight_bytes / (double)row->size, read),
                  format_bytes(row->state_bytes / (double)row->size, state), row->percent);
     if (row->decode)
-        buffer_print(out, "%.1f (weights %.1f), %.1f GB/s%s\n", row->limit[MACHINE_READ] / 1e9,
-                     row->limit[MACHINE_WEIGHTS] / 1e9, row->limit[MACHINE_UPDATE] / 1e9,
-                     row->percent > 100 ? " (caches)" : "");
+        buffer_print(out, "%.1f, %.1f GB/s%s\n", row->limit[MACHINE_WEIGHTS] / 1e9,
+                     row->limit[MACHINE_UPDATE] / 1e9, row->percent > 100 ? " (caches)" : "");
     else
         buffer_print(out, "%s %.0f GFLOP/s\n", kinds[row->bound].name,
                      row->limit[row->bound] / 1e9);
