@@ -57,7 +57,8 @@ static bool load(const calibrate_window *w, double *h) {
         }
         trace += h[j * n + j];
     }
-    double extra = trace > 0 ? trace / (double)n / 100 : 1;
+    double mean = trace / (double)n;
+    double extra = mean > 1e-30 ? mean / 100 : 1; /* H becomes float, and must not vanish */
     for (int64_t j = 0; j < n; j++)
         h[j * n + j] += extra;
     return isfinite(trace);

@@ -47,8 +47,8 @@ static bool has_avx_vnni(void) {
 #endif
 
 #if defined(HAS_avx512)
-/* Tiles of bf16 and of bytes, and the processor's own rounding to bf16. Linux lets a process use the tiles only
- * after it has asked; it refuses where a thread's stack for signals would not hold them. */
+/* Tiles of bf16 and of bytes, and the processor's own rounding to bf16. Linux lets a process use the
+ * tiles only after it has asked; it refuses where a thread's stack for signals would not hold them. */
 static bool has_amx(void) {
 #if defined(__linux__)
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };

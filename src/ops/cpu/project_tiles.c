@@ -1,7 +1,7 @@
 /* Projections of many tokens in the profile fast: products in tiles (cpu_tiles).
  *
  * Activations are packed once. Then a task takes some rows of a matrix for all tokens, in groups of
- * at most PASS_TOKENS: for every slice of columns it lays out its weights anew in panels, which stay
+ * at most CPU_PASS_TOKENS: for every slice of columns it lays out its weights anew in panels, which stay
  * in the nearest caches while the packed activations of the slice, which lie in the next, pass by. A
  * task of many rows reads these less often; for few tokens a task of few rows keeps the order in
  * which weights come from memory. */
