@@ -95,9 +95,9 @@ static bench_row decode_row(const bench *b, int batch) {
 
 /* The seconds that it takes at these limits. Weights that lie on another device are not sampled. */
 static double least_seconds(const bench_row *row, const double *limit) {
-    const double weights =
+    const double reading =
         limit[MACHINE_WEIGHTS] > 0 ? limit[MACHINE_WEIGHTS] : limit[MACHINE_READ];
-    return row->decode ? row->weight_bytes / weights +
+    return row->decode ? row->weight_bytes / reading +
                              (row->state_bytes - row->updated_bytes) / limit[MACHINE_READ] +
                              row->updated_bytes / limit[MACHINE_UPDATE]
                        : row->flops / limit[row->bound];

@@ -1,6 +1,6 @@
 /* Which instruction set runs: the widest that this processor and this build have, or the one that
- * XLSTM_CPU_ISA names. Some sets differ from another in one part, products of bytes or tiles: their tables are copies
- * of the other's with that part replaced. */
+ * XLSTM_CPU_ISA names. Some sets differ from another in one part, products of bytes or tiles: their
+ * tables are copies of the other's with that part replaced. */
 #include "ops/cpu/kernels.h"
 
 #include "base/error.h"
