@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/median.h"
 #include "base/threads.h"
 #include "engine/machine.h"
 #include "xlstm_kernels.h"
@@ -95,16 +96,6 @@ static double seconds_of(const call *c) {
     if (xlstm_kernel_run(c->name, &c->options, c->arguments, c->count) != XLSTM_OK)
         fail(xlstm_last_error());
     return clock_seconds() - start;
-}
-
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, compare);
-    return values[count / 2];
 }
 
 /* As the machine's read-modify-write is measured: a run that does not count, then the median of three. */

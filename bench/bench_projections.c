@@ -16,6 +16,7 @@
 #include "base/blocks.h"
 #include "base/clock.h"
 #include "base/dtype.h"
+#include "base/median.h"
 #include "engine/machine.h"
 #include "ops/cpu/cpu.h"
 #include "xlstm.h"
@@ -71,16 +72,6 @@ static void fill(ops_tensor *t) {
         if (minimum)
             memcpy(data + at + 2, &least, sizeof least);
     }
-}
-
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, compare);
-    return values[count / 2];
 }
 
 /* Seconds of one pass over all matrices. */

@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/median.h"
 #include "cli/commands.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
@@ -104,16 +105,6 @@ static double least_seconds(const bench_row *row, const double *limit) {
 }
 
 /* ---- Samples of the limits ---- */
-
-static int compare_doubles(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, compare_doubles);
-    return count > 0 ? values[count / 2] : 0;
-}
 
 static bool is_sampled(const bench_row *row, int kind) {
     return row->decode ? kind == MACHINE_READ || kind == MACHINE_WEIGHTS || kind == MACHINE_UPDATE

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/median.h"
 #include "base/threads.h"
 #include "engine/machine_kernels.h"
 
@@ -199,11 +200,6 @@ xlstm_status machine_create(int threads, bool pin, machine_meter **result) {
 
 /* ---- All at once ---- */
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The median of samples until `seconds` have passed, at least three after one that does not count.
  */
 static double measure(machine_meter *m, machine_kind kind, double seconds) {
@@ -215,8 +211,7 @@ static double measure(machine_meter *m, machine_kind kind, double seconds) {
     double start = clock_seconds();
     while (runs < MOST_RUNS && (runs < 3 || clock_seconds() - start < seconds))
         rates[runs++] = machine_sample(m, kind);
-    qsort(rates, (size_t)runs, sizeof *rates, compare_doubles);
-    return rates[runs / 2];
+    return median(rates, runs);
 }
 
 void machine_measure_all(machine_meter *m, double seconds, machine_limits *limits) {

@@ -13,6 +13,7 @@
 
 #include "base/blocks.h"
 #include "base/normal.h"
+#include "support/support.h"
 
 enum { COUNT = 160, WINDOW = 96, ROWS = 48, SAMPLES = 400 }; /* the last window is shorter */
 
@@ -56,22 +57,6 @@ static void make_order(problem *p) {
         p->order[j] = blocks[j / 32] * 32 + (j % 32 * 11 + 5) % 32;
 }
 
-/* x with A x = b, by elimination; A [n][n] and b are destroyed. */
-static void solve(double *a, double *b, int n) {
-    for (int k = 0; k < n; k++)
-        for (int i = k + 1; i < n; i++) {
-            double part = a[i * n + k] / a[k * n + k];
-            for (int j = k; j < n; j++)
-                a[i * n + j] -= part * a[k * n + j];
-            b[i] -= part * b[k];
-        }
-    for (int i = n - 1; i >= 0; i--) {
-        for (int j = i + 1; j < n; j++)
-            b[i] -= a[i * n + j] * b[j];
-        b[i] /= a[i * n + i];
-    }
-}
-
 /* With column j off by e (value - rounded), the errors of those after it are best -e H_FF^-1 H_Fj:
  * their values rise by as much as that is negative. */
 static void make_carry_of(problem *p, int j) {
@@ -82,7 +67,7 @@ static void make_carry_of(problem *p, int j) {
         for (int k = 0; k < n; k++)
             a[i * n + k] = p->h[p->order[j + 1 + i]][p->order[j + 1 + k]];
     }
-    solve(a, b, n);
+    test_solve(a, b, n);
     double left = p->h[p->order[j]][p->order[j]];
     for (int i = 0; i < n; i++) {
         left -= b[i] * p->h[p->order[j]][p->order[j + 1 + i]];

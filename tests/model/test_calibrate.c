@@ -67,22 +67,6 @@ static void add_input(const xlstm_model *model, int32_t id, double *h) {
             h[i * WIDTH + j] += x[i] * x[j] / TOKENS;
 }
 
-/* x with A x = b, by elimination; both are destroyed. */
-static void solve(double *a, double *b, int n) {
-    for (int k = 0; k < n; k++)
-        for (int i = k + 1; i < n; i++) {
-            double part = a[i * n + k] / a[k * n + k];
-            for (int j = k; j < n; j++)
-                a[i * n + j] -= part * a[k * n + j];
-            b[i] -= part * b[k];
-        }
-    for (int i = n - 1; i >= 0; i--) {
-        for (int j = i + 1; j < n; j++)
-            b[i] -= a[i * n + j] * b[j];
-        b[i] /= a[i * n + i];
-    }
-}
-
 /* Column j of `order` within a window of n: what the later ones make good, and what is left. H is
  * that of the window, damped. */
 static void check_column(const double *h, const int32_t *order, int n, int j, const float *carry,
@@ -97,7 +81,7 @@ static void check_column(const double *h, const int32_t *order, int n, int j, co
         for (int k = 0; k < rest; k++)
             a[i * rest + k] = h[order[j + 1 + i] * WIDTH + order[j + 1 + k]] + (i == k ? extra : 0);
     }
-    solve(a, b, rest);
+    test_solve(a, b, rest);
     left = h[order[j] * WIDTH + order[j]] + extra;
     for (int i = 0; i < rest; i++)
         left -= b[i] * h[order[j] * WIDTH + order[j + 1 + i]];

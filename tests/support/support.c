@@ -148,3 +148,18 @@ double test_error_f32_f64(const float *out, const double *reference, int64_t cou
     }
     return ratio(difference, norm);
 }
+
+void test_solve(double *a, double *b, int n) {
+    for (int k = 0; k < n; k++)
+        for (int i = k + 1; i < n; i++) {
+            double part = a[i * n + k] / a[k * n + k];
+            for (int j = k; j < n; j++)
+                a[i * n + j] -= part * a[k * n + j];
+            b[i] -= part * b[k];
+        }
+    for (int i = n - 1; i >= 0; i--) {
+        for (int j = i + 1; j < n; j++)
+            b[i] -= a[i * n + j] * b[j];
+        b[i] /= a[i * n + i];
+    }
+}

@@ -35,4 +35,7 @@ double test_error_f32(const float *out, const float *reference, int64_t count);
 double test_error_f64(const double *out, const double *reference, int64_t count);
 double test_error_f32_f64(const float *out, const double *reference, int64_t count);
 
+/* x with A x = b, by elimination, in b; A [n][n] is destroyed. */
+void test_solve(double *a, double *b, int n);
+
 #endif

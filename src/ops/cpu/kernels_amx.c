@@ -7,6 +7,7 @@
  * a tile); activations, packed once for all weights, are the one that has pairs of columns side by
  * side. Every tile is 1 KiB of its own: rows at distances of a power of two would share the sets of
  * the nearest cache. */
+#include "ops/cpu/vector_amx.h"
 #include "ops/cpu/vector_bf16.h"
 #include "ops/cpu/vector_transpose.h"
 
@@ -24,18 +25,9 @@ _Static_assert(ROWS <= (int)CPU_TILE_ROWS && TOKENS <= (int)CPU_TILE_TOKENS &&
                "as kernels.h says");
 
 static void begin(void) {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t line_bytes[16];
-        uint8_t rows[16];
-    } __attribute__((aligned(64))) config = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        config.line_bytes[i] = LINE;
-        config.rows[i] = SIDE;
-    }
-    /* gcc 12 believes that only the first bytes are read. */
-    __asm__ volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
+    static const uint8_t rows[AMX_TILES] = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE};
+    static const uint16_t lines[AMX_TILES] = {LINE, LINE, LINE, LINE, LINE, LINE, LINE, LINE};
+    configure_tiles(rows, lines);
 }
 
 static void end(void) {

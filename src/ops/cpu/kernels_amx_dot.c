@@ -6,6 +6,7 @@
  * activations, and their product in integers times the scales of both is what a block adds to 16 x
  * 16 sums, which stay in registers. While tiles are multiplied, the products before them are scaled
  * and the weights after them unpacked. */
+#include "ops/cpu/vector_amx.h"
 #include "ops/cpu/vector_dot.h"
 
 enum {
@@ -38,19 +39,12 @@ typedef struct panels {
     scales scales[4];
 } __attribute__((aligned(64))) panels;
 
+/* Tiles 0 to 3 are products, 4 and 5 weights, 6 and 7 activations. */
 static void begin(void) {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t line_bytes[16];
-        uint8_t rows[16];
-    } __attribute__((aligned(64))) config = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        config.line_bytes[i] = i == 4 || i == 5 ? BLOCK_ELEMENTS : LINE; /* weights */
-        config.rows[i] = i >= 6 ? QUADS : ROWS;                          /* activations */
-    }
-    /* gcc 12 believes that only the first bytes are read. */
-    __asm__ volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
+    static const uint8_t rows[AMX_TILES] = {ROWS, ROWS, ROWS, ROWS, ROWS, ROWS, QUADS, QUADS};
+    static const uint16_t lines[AMX_TILES] = {LINE,           LINE,           LINE, LINE,
+                                              BLOCK_ELEMENTS, BLOCK_ELEMENTS, LINE, LINE};
+    configure_tiles(rows, lines);
 }
 
 static void quantise(const float *x, int64_t width, int token, void *quantised) {
