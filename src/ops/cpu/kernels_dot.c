@@ -184,7 +184,7 @@ ALWAYS_INLINE void dot_rows(dtype type, const int rows, const int tokens, const 
             p[r] = row[r] + at * bytes;
             UNROLL
             for (int64_t line = 0; line < bytes; line += LINE)
-                __builtin_prefetch(p[r] + ahead + line);
+                __builtin_prefetch(p[r] + ahead + line, 0, 2); /* into the second cache */
         }
         UNROLL
         for (int r = 0; r < rows; r += GROUP)
