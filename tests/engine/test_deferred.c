@@ -323,6 +323,52 @@ static void test_fold_nan(void **state) {
     xlstm_model_free(plain);
 }
 
+/* What is folded in is weighed by m as a float holds it, and that is rounded up: large maxima, whose
+ * floats are far apart, show the one, and a number of heads the other. */
+static void test_fold_large_maxima(void **state) {
+    (void)state;
+    enum { HEADS = 3, WAITING = 5, D_QK = 8 };
+    const char *path = test_path("large.state");
+    xlstm_model *model = load("cpu", NULL, RING, 1), *plain = load("cpu", NULL, 0, 1);
+    xlstm_session *session = test_session(model), *other = test_session(plain);
+    int m_at = find_tensor(&model->pool, "m"), n_at = find_tensor(&model->pool, "n");
+    int f_at = find_tensor(&model->pool, "ring_f"), rounded_up = 0;
+    float before[HEADS], after[HEADS], f[HEADS][RING], n[HEADS][D_QK], folded[HEADS][D_QK];
+    test_feed(session, text, RING, NULL);
+    test_feed(session, text + RING, WAITING, NULL);
+    assert_int_equal(model->pool.tensors[n_at].slot_size, sizeof n);
+    for (int trial = 0; trial < 8; trial++) {
+        for (int head = 0; head < HEADS; head++)
+            before[head] = 5000.1f + 777.7f * (float)(trial * HEADS + head);
+        state_write(&model->pool, model->stream, m_at, session->slot, before);
+        assert_int_equal(state_read(&model->pool, model->stream, n_at, session->slot, n), XLSTM_OK);
+        assert_int_equal(state_read(&model->pool, model->stream, f_at, session->slot, f), XLSTM_OK);
+        save(session, path);
+        restore(other, path);
+        int to = find_tensor(&plain->pool, "m");
+        assert_int_equal(state_read(&plain->pool, plain->stream, to, other->slot, after), XLSTM_OK);
+        to = find_tensor(&plain->pool, "n");
+        assert_int_equal(state_read(&plain->pool, plain->stream, to, other->slot, folded),
+                         XLSTM_OK);
+        for (int head = 0; head < HEADS; head++) { /* next to this, the tokens count nothing */
+            double m = (double)before[head];
+            for (int l = 0; l < WAITING; l++)
+                m -= log1p(exp(-(double)f[head][l]));
+            assert_true((double)after[head] >= m);
+            rounded_up += (float)m < after[head];
+            for (int d = 0; d < D_QK; d++) {
+                double expected = (double)n[head][d] * exp(m - (double)after[head]);
+                assert_true(fabs((double)folded[head][d] - expected) <= 1e-6 * fabs(expected));
+            }
+        }
+    }
+    assert_in_range(rounded_up, 1, 8 * HEADS - 1);
+    xlstm_session_free(session);
+    xlstm_session_free(other);
+    xlstm_model_free(model);
+    xlstm_model_free(plain);
+}
+
 /* ---- Options ---- */
 
 static void expect_refused(xlstm_model_options options, xlstm_status status, const char *part) {
@@ -396,6 +442,7 @@ int main(void) {
         cmocka_unit_test(test_rewind),
         cmocka_unit_test(test_rewind_convolution),
         cmocka_unit_test(test_fold_nan),
+        cmocka_unit_test(test_fold_large_maxima),
         cmocka_unit_test(test_options),
         cmocka_unit_test(test_too_large_for_f16),
     };
