@@ -90,8 +90,8 @@ static float float_of(uint32_t bits) {
 
 uint16_t float_to_bf16(float value) {
     uint32_t bits = bits_of(value);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u)
-        return (uint16_t)(bits >> 16 | 0x0040u); /* quiet, so that a cut payload stays a NaN */
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) /* a payload that is cut to 0 must not be infinity */
+        return (uint16_t)(bits >> 16 | (bits & 0x007F0000u ? 0 : 0x0040u));
     bits += 0x7FFFu + (bits >> 16 & 1u);
     return (uint16_t)(bits >> 16);
 }
@@ -100,7 +100,7 @@ float f16_to_float(uint16_t half) {
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
     uint32_t exponent = half >> 10 & 31u, fraction = half & 0x3FFu;
     if (exponent == 31)
-        return float_of(sign | 0x7F800000u | fraction << 13 | (fraction ? 0x00400000u : 0u));
+        return float_of(sign | 0x7F800000u | fraction << 13);
     if (exponent == 0) { /* zero or subnormal: fraction * 2^-24, exact in a float */
         float magnitude = (float)fraction * 0x1p-24f;
         return sign ? -magnitude : magnitude;
@@ -112,7 +112,7 @@ uint16_t float_to_f16(float value) {
     uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u;
     bits &= 0x7FFFFFFFu;
     if (bits > 0x7F800000u)
-        return (uint16_t)(sign | 0x7E00u | (bits >> 13 & 0x3FFu));
+        return (uint16_t)(sign | 0x7C00u | (bits & 0x007FE000u ? bits >> 13 & 0x3FFu : 0x200u));
     if (bits >= 0x477FF000u) /* 65520, halfway between the largest f16 and 2^16, rounds up */
         return (uint16_t)(sign | 0x7C00u);
     if (bits <
