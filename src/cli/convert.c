@@ -93,7 +93,8 @@ static int check_usage(const options *o, const convert_options *wanted, const ch
                               "--type same keeps every tensor as it is: %s has no "
                               "meaning with it",
                               text ? "--calibrate" : "a type of embedding or head");
-    if (text && dtype_block(wanted->type) == 1)
+    bool head = wanted->head != DTYPE_COUNT && dtype_block(wanted->head) > 1;
+    if (text && dtype_block(wanted->type) == 1 && !head)
         return cli_fail_usage("convert",
                               "--calibrate is for quantised types: with --type %s nothing would be "
                               "rounded with its help",

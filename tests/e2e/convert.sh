@@ -79,6 +79,11 @@ for file in calibrated plain; do
 done
 close_enough "$work/calibrated" "$work/plain" $((30 * times))e-2 || bad 'calibrated' 'is far from what it is without'
 
+# The head alone in blocks is rounded with its help, too.
+convert "$work/head.gguf" -m "$subject" --type bf16 --head-type q4_0
+convert "$work/calibrated-head.gguf" -m "$subject" --type bf16 --head-type q4_0 --calibrate "$work/text.txt"
+cmp -s "$work/calibrated-head.gguf" "$work/head.gguf" && bad 'calibration of the head' 'changed nothing'
+
 # Other layouts: NeurIPS, official and fused ones, with rows that are no whole blocks.
 for tiny in tests/golden/neurips-*/ ; do
     [ -f "$tiny/model.safetensors" ] || continue
