@@ -166,6 +166,127 @@ static void test_known_inputs(void **state) {
     xlstm_model_free(model);
 }
 
+/* ---- Inputs behind the mixer ---- */
+
+/* Overwrites a tensor of the checkpoint with a multiple of the identity, or a vector's first element. */
+static void overwrite(const char *folder, const char *name, float diagonal) {
+    xlstm_model *model;
+    assert_int_equal(model_open(folder, NULL, &model), XLSTM_OK);
+    const stored_tensor *t = find(model, name);
+    long offset = (long)(t->data - model->files.maps[0].data);
+    float *values = calloc(t->size / sizeof *values, sizeof *values);
+    assert_non_null(values);
+    if (t->rank == 1)
+        memcpy(values, t->data, t->size);
+    for (int64_t i = 0; i < (t->rank == 1 ? 1 : t->shape[0]); i++)
+        values[i * (t->rank == 1 ? 1 : t->shape[1] + 1)] = diagonal;
+    FILE *file = fopen(model->files.files[0], "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, offset, SEEK_SET), 0);
+    assert_int_equal(fwrite(values, 1, t->size, file), t->size);
+    assert_int_equal(fclose(file), 0);
+    free(values);
+    xlstm_model_free(model);
+}
+
+/* One block whose output projection and head are the identity and whose feed-forward adds nothing:
+ * logits are the normed sum of the embedding and of what the mixer's output projection is given. The
+ * first channel of the latter is 0, which tells what the norm has divided by. */
+static const char *make_transparent(void) {
+    static const char text[] =
+        "{\"model_type\": \"xlstm\", \"embedding_dim\": 96, \"num_heads\": 3, "
+        "\"num_blocks\": 1, \"vocab_size\": 96, "
+        "\"ffn_round_up_to_multiple_of\": 32}";
+    json_t *value;
+    model_config config;
+    const char *folder = test_path("transparent");
+    assert_int_equal(json_parse(text, sizeof text - 1, "small", &value), XLSTM_OK);
+    assert_int_equal(config_from_json(value, "small", false, &config), XLSTM_OK);
+    assert_int_equal(
+        init_checkpoint(&config, folder, &(init_options){.dtype = DTYPE_F32, .seed = 4}), XLSTM_OK);
+    config_free(&config);
+    json_decref(value);
+    overwrite(folder, "backbone.blocks.0.mlstm_layer.out_proj.weight", 1);
+    overwrite(folder, "backbone.blocks.0.mlstm_layer.multihead_norm.weight", 0);
+    overwrite(folder, "backbone.blocks.0.ffn.proj_down.weight", 0);
+    overwrite(folder, "lm_head.weight", 1);
+    return folder;
+}
+
+typedef struct behind {
+    const xlstm_model *model;
+    const int32_t *ids;
+    double out[WIDTH * WIDTH], normed[WIDTH * WIDTH]; /* H */
+} behind;
+
+static bool add_behind(void *context, int64_t first, int64_t count, const float *logits) {
+    behind *b = context;
+    const stored_tensor *embedding = find(b->model, "backbone.embeddings.weight");
+    for (int64_t t = 0; t < count; t++, logits += WIDTH) {
+        int64_t row = b->ids[first + t] * (int64_t)WIDTH;
+        double normed[WIDTH], x[WIDTH], sum[WIDTH], squares = 0;
+        for (int i = 0; i < WIDTH; i++)
+            normed[i] = 30 * atanh((double)logits[i] / 30);
+        double rms = (double)element(embedding, row) / normed[0];
+        for (int i = 0; i < WIDTH; i++) {
+            sum[i] = normed[i] * rms;
+            x[i] = sum[i] - (double)element(embedding, row + i);
+            squares += sum[i] * sum[i];
+        }
+        assert_true(fabs(squares / WIDTH / (rms * rms) - 1) < 1e-3); /* as it should be */
+        for (int i = 0; i < WIDTH; i++)
+            for (int j = 0; j < WIDTH; j++) {
+                b->out[i * WIDTH + j] += x[i] * x[j] / TOKENS;
+                b->normed[i * WIDTH + j] += normed[i] * normed[j] / TOKENS; /* the same norm */
+            }
+    }
+    return true;
+}
+
+/* What is kept of H itself, in the order of rounding. */
+static void check_kept(const double *h, const quantise_columns *c) {
+    double extra = 0, difference = 0, size = 0;
+    assert_non_null(c);
+    for (int i = 0; i < WIDTH; i++)
+        extra += h[i * WIDTH + i] / WIDTH / 100;
+    for (int j = 0; j < WIDTH; j++)
+        for (int k = 0; k <= j; k++) {
+            double own = h[c->order[j] * WIDTH + c->order[k]] + (j == k ? extra : 0);
+            difference += pow((double)c->h[j * WIDTH + k] - own, 2);
+            size += own * own;
+        }
+    assert_true(sqrt(difference / size) < 1e-3);
+}
+
+/* The gated output of the mixer, and the feed-forward's and the head's normed inputs. */
+static void test_inputs_behind_the_mixer(void **state) {
+    (void)state;
+    static behind b;
+    int32_t ids[TOKENS];
+    calibration *c;
+    xlstm_model *model =
+        test_model(make_transparent(),
+                   &(xlstm_model_options){
+                       .device = "cpu", .profile = "exact", .threads = 2, .max_batch_tokens = 32});
+    xlstm_session *session = test_session(model);
+    for (int t = 0; t < TOKENS; t++)
+        ids[t] = (int32_t)(random_bits(5, 3, (uint64_t)t) % VOCAB);
+    b.model = model, b.ids = ids;
+    assert_int_equal(xlstm_eval_all(session, ids, TOKENS, add_behind, &b), XLSTM_OK);
+    xlstm_session_free(session);
+    assert_int_equal(calibration_run(model, ids, TOKENS, CALIBRATION_MEMORY, NULL, NULL, &c),
+                     XLSTM_OK);
+    check_kept(b.out,
+               calibration_find(c, find(model, "backbone.blocks.0.mlstm_layer.out_proj.weight")));
+    static const char *const normed[] = {"backbone.blocks.0.ffn.proj_up.weight",
+                                         "backbone.blocks.0.ffn.proj_up_gate.weight",
+                                         "lm_head.weight"};
+    for (int i = 0; i < 3; i++)
+        check_kept(b.normed, calibration_find(c, find(model, normed[i])));
+    calibration_free(c);
+    xlstm_model_free(model);
+}
+
 /* Every piece of the text begins with a fresh state: the same piece twice says what it says once,
  * also of what is behind the first recurrence. */
 static void test_pieces_begin_afresh(void **state) {
@@ -220,6 +341,7 @@ static void test_not_finite(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_known_inputs),
+        cmocka_unit_test(test_inputs_behind_the_mixer),
         cmocka_unit_test(test_pieces_begin_afresh),
         cmocka_unit_test(test_not_finite),
     };
