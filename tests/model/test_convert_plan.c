@@ -5,10 +5,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "model/convert.h"
 #include "model/init.h"
 #include "support/models.h"
 #include "support/support.h"
@@ -242,11 +244,43 @@ static void test_requantised(void **state) {
     xlstm_model_free(model);
 }
 
+/* A value that the type cannot hold is named, and no file appears. */
+static void test_what_a_type_cannot_hold(void **state) {
+    (void)state;
+    const char *const output = "huge.gguf";
+    xlstm_model *model = open_model("huge", "", DTYPE_F32);
+    const stored_tensor *q = tensor_of(model, BLOCK "mlstm_layer.q.weight");
+    float *values = malloc(q->size);
+    assert_non_null(values);
+    memcpy(values, q->data, q->size);
+    values[5 * 96 + 17] = -1e7f;
+    replace(test_path("huge/model.safetensors"), q->data, values, q->size);
+    free(values);
+    xlstm_model_free(model);
+    model = open_again("huge");
+    int entries = test_count_entries(test_folder());
+    static const dtype narrow[] = {DTYPE_F16, DTYPE_Q8_0, DTYPE_Q4_1};
+    for (int i = 0; i < 3; i++) {
+        convert_result result;
+        char part[160];
+        snprintf(part, sizeof part, "q.weight, row 5, column 17: %s cannot hold the value -1e+07",
+                 dtype_name(narrow[i]));
+        test_expect_error(convert_model(model, test_path(output),
+                                        &(convert_options){.type = narrow[i],
+                                                           .embedding = DTYPE_COUNT,
+                                                           .head = DTYPE_COUNT},
+                                        &result),
+                          XLSTM_FORMAT_ERROR, part);
+        assert_int_equal(test_count_entries(test_folder()), entries);
+    }
+    xlstm_model_free(model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_tensor),     cmocka_unit_test(test_tied_head),
         cmocka_unit_test(test_stored_tied_head), cmocka_unit_test(test_nothing_small_is_rounded),
-        cmocka_unit_test(test_requantised),
+        cmocka_unit_test(test_requantised),      cmocka_unit_test(test_what_a_type_cannot_hold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
