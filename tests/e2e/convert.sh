@@ -144,7 +144,8 @@ same 'stopped: status' 130 $status
 same 'stopped: nothing is left' '' "$(ls -A "$work/stop")"
 # A full disk.
 if [ -w /dev/full ]; then
-    run convert -m $model -o /dev/full --type f32
-    [ "$status" = 1 ] || bad '/dev/full' "$(show)"
+    ln -s /dev/full "$work/full.gguf"
+    refuses 1 'No space left' convert -m $model -o "$work/full.gguf" --type bf16 --force
+    rm "$work/full.gguf"
 fi
 finish
