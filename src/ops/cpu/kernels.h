@@ -82,9 +82,11 @@ typedef struct cpu_tiles {
     void (*convert)(const cpu_tile_weights *, void *panel);
     /* sums [rows * tokens], in an order of its own, = or with `add` += panel * block. */
     void (*multiply)(const void *panel, const void *block, int tokens, int64_t count, bool add,
-                     cpu_tile_ahead, float *sums);
+                     const cpu_tile_ahead *, float *sums);
     /* z [tokens][rows] = sums. */
     void (*spread)(const float *sums, int tokens, float *z, int64_t z_stride);
+    /* to [count] = from, past the caches where that is possible; done when `end` returns. */
+    void (*put)(const float *from, int64_t count, float *to);
 } cpu_tiles;
 
 /* ---- Few tokens in the profile fast ---- */

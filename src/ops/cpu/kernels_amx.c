@@ -16,7 +16,8 @@ enum {
     ROWS = 2 * SIDE,   /* of a panel */
     TOKENS = 2 * SIDE, /* of a block */
     STEP = 32,         /* columns of a step */
-    DEPTH = 320,       /* of a panel: two operands take 40 of the nearest 48 KiB */
+    DEPTH =
+        256, /* of a panel: two operands take 32 of the nearest 48 KiB, of which a neighbour may use some */
     LINE = 64,         /* bytes of a row of a tile */
     TILE = SIDE * LINE /* bytes */
 };
@@ -31,6 +32,7 @@ static void begin(void) {
 }
 
 static void end(void) {
+    _mm_sfence();
     _tile_release();
 }
 
@@ -94,6 +96,13 @@ ALWAYS_INLINE void ask_for(cpu_tile_ahead *ahead) {
     ahead->second += ahead->step;
 }
 
+/* Without a loop, whose end would be guessed wrongly at every step. */
+ALWAYS_INLINE void ask_for_half_tile(const char *p) {
+    UNROLL
+    for (int line = 0; line < TILE / 2; line += LINE)
+        __builtin_prefetch(p + line);
+}
+
 /* The tiles 0 to 3 are sums, row by row; 4 and 5 weights, 6 and 7 activations. */
 ALWAYS_INLINE
 void multiply_wide(const char *weights, const char *x, int64_t steps, bool add,
@@ -111,16 +120,18 @@ void multiply_wide(const char *weights, const char *x, int64_t steps, bool add,
     }
     for (int64_t i = 0; i < steps; i++, weights += 2 * TILE, x += 2 * TILE) {
         /* The load of a tile waits for all its lines: what comes two steps on is asked for now. */
-        for (int line = 0; line < 2 * TILE; line += LINE)
-            __builtin_prefetch(x + 4 * TILE + line);
+        ask_for_half_tile(x + 4 * TILE);
         ask_for(&ahead);
         _tile_loadd(6, x, LINE);
         _tile_loadd(4, weights, LINE);
         _tile_dpbf16ps(0, 4, 6);
+        ask_for_half_tile(x + 4 * TILE + TILE / 2);
         _tile_loadd(7, x + TILE, LINE);
         _tile_dpbf16ps(1, 4, 7);
+        ask_for_half_tile(x + 5 * TILE);
         _tile_loadd(5, weights + TILE, LINE);
         _tile_dpbf16ps(2, 5, 6);
+        ask_for_half_tile(x + 5 * TILE + TILE / 2);
         _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, sums, LINE);
@@ -140,12 +151,12 @@ ALWAYS_INLINE void multiply_narrow(const char *weights, const char *x, int64_t s
         _tile_zero(2);
     }
     for (int64_t i = 0; i < steps; i++, weights += 2 * TILE, x += 2 * TILE) {
-        for (int line = 0; line < TILE; line += LINE)
-            __builtin_prefetch(x + 4 * TILE + line);
+        ask_for_half_tile(x + 4 * TILE);
         ask_for(&ahead);
         _tile_loadd(6, x, LINE);
         _tile_loadd(4, weights, LINE);
         _tile_dpbf16ps(0, 4, 6);
+        ask_for_half_tile(x + 4 * TILE + TILE / 2);
         _tile_loadd(5, weights + TILE, LINE);
         _tile_dpbf16ps(2, 5, 6);
     }
@@ -154,14 +165,14 @@ ALWAYS_INLINE void multiply_narrow(const char *weights, const char *x, int64_t s
 }
 
 static void multiply(const void *panel, const void *block, int tokens, int64_t count, bool add,
-                     cpu_tile_ahead ahead, float *sums) {
+                     const cpu_tile_ahead *ahead, float *sums) {
     int64_t steps = (count + STEP - 1) / STEP;
     /* What lies in memory is to be there: the loads of tiles do not say what they read. */
     __asm__ volatile("" : : : "memory");
     if (tokens > SIDE)
-        multiply_wide(panel, block, steps, add, ahead, sums);
+        multiply_wide(panel, block, steps, add, *ahead, sums);
     else
-        multiply_narrow(panel, block, steps, add, ahead, sums);
+        multiply_narrow(panel, block, steps, add, *ahead, sums);
 }
 
 static void spread(const float *sums, int tokens, float *z, int64_t z_stride) {
@@ -179,6 +190,17 @@ static void spread(const float *sums, int tokens, float *z, int64_t z_stride) {
     }
 }
 
+/* Lines that are written in part, at the ends, are read first and stay in the caches. */
+static void put(const float *from, int64_t count, float *to) {
+    int64_t i = 0, aligned = (int64_t)(-(uintptr_t)to / sizeof(float) % LANES);
+    for (; i < count && i < aligned; i++)
+        to[i] = from[i];
+    for (; i + LANES <= count; i += LANES)
+        _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
+    for (; i < count; i++)
+        to[i] = from[i];
+}
+
 const cpu_tiles PER_ISA(cpu_tiles) = {
     .bf16 = true,
     .rows = ROWS,
@@ -193,4 +215,5 @@ const cpu_tiles PER_ISA(cpu_tiles) = {
     .convert = convert,
     .multiply = multiply,
     .spread = spread,
+    .put = put,
 };

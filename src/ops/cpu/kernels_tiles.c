@@ -106,12 +106,11 @@ ALWAYS_INLINE void multiply_vectors(const int vectors, const float *weights, con
 }
 
 static void multiply(const void *panel, const void *block, int tokens, int64_t count, bool add,
-                     cpu_tile_ahead ahead, float *sums) {
-    for (int64_t i = 0; i < count && ahead.step > 0; i += CPU_TILE_UNIT) {
-        __builtin_prefetch(ahead.first, 0, 2);
-        __builtin_prefetch(ahead.second, 0, 2);
-        ahead.first += ahead.step;
-        ahead.second += ahead.step;
+                     const cpu_tile_ahead *ahead, float *sums) {
+    const int64_t step = ahead->step;
+    for (int64_t i = 0, at = 0; i < count && step > 0; i += CPU_TILE_UNIT, at += step) {
+        __builtin_prefetch(ahead->first + at, 0, 2);
+        __builtin_prefetch(ahead->second + at, 0, 2);
     }
     if (tokens > 2 * LANES)
         multiply_vectors(3, panel, block, count, add, sums);
@@ -127,6 +126,10 @@ static void spread(const float *sums, int tokens, float *z, int64_t z_stride) {
             z[t * z_stride + r] = sums[r * TOKENS + t];
 }
 
+static void put(const float *from, int64_t count, float *to) {
+    memcpy(to, from, (size_t)count * sizeof *to);
+}
+
 const cpu_tiles PER_ISA(cpu_tiles) = {
     .rows = ROWS,
     .tokens = TOKENS,
@@ -140,4 +143,5 @@ const cpu_tiles PER_ISA(cpu_tiles) = {
     .convert = convert,
     .multiply = multiply,
     .spread = spread,
+    .put = put,
 };

@@ -62,9 +62,8 @@ const float *project_bias(const project_job *job, const ops_tensor *bias, int64_
 
 void project_finish(const project_job *job, const project_part *p, const float *bias,
                     const float *up_bias, int64_t row, int rows, int64_t token, const float *z,
-                    const float *z_up) {
+                    const float *z_up, float *out) {
     const cpu_kernels *kernels = job->s->kernels;
-    float *out = cpu_row(p->out, token) + row;
     switch (p->ending) {
     case END_CAP:
         kernels->cap(z, bias, p->soft_cap, rows, out);
@@ -110,7 +109,7 @@ static void project_panel(void *context, int64_t task, int worker) {
             multiply(job, p->up_weight, row, rows, token, tokens, w->z_up, w->product);
         for (int t = 0; t < tokens; t++)
             project_finish(job, p, bias, up_bias, row, rows, token + t, w->z + t * CPU_PANEL_ROWS,
-                           w->z_up + t * CPU_PANEL_ROWS);
+                           w->z_up + t * CPU_PANEL_ROWS, cpu_row(p->out, token + t) + row);
     }
 }
 

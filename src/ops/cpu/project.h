@@ -33,10 +33,11 @@ typedef struct project_job {
 /* Rows [row, row + rows) of a bias as floats in `scratch` [rows], or NULL. */
 const float *project_bias(const project_job *job, const ops_tensor *bias, int64_t row, int rows,
                           float *scratch);
-/* From the sums of a token, z [rows] (of a gated projection z_up too), to the output. */
+/* From the sums of a token, z [rows] (of a gated projection z_up too), to the output's values, out [rows],
+ * which may be z. */
 void project_finish(const project_job *job, const project_part *p, const float *bias,
                     const float *up_bias, int64_t row, int rows, int64_t token, const float *z,
-                    const float *z_up);
+                    const float *z_up, float *out);
 
 /* Many tokens (project_tiles.c): whether a part of this job goes this way, and a job of such parts. */
 bool project_is_for_tiles(const project_job *job, const project_part *p);

@@ -78,13 +78,12 @@ static cpu_tile_weights weights_of(const tile_job *job, const pass *p, const ops
     };
 }
 
-/* Rows 2 i and 2 i + 1 of the weights. */
-static cpu_tile_ahead rows_ahead(const cpu_tile_weights *w, int64_t i) {
-    const char *rows = w->rows + dtype_bytes(w->type, w->from);
+/* Rows 2 i and 2 i + 1 of the weights, which begin at `rows`. */
+static cpu_tile_ahead rows_ahead(const cpu_tile_weights *w, const char *rows, int64_t step,
+                                 int64_t i) {
     const int64_t first = least(2 * i, w->count_rows - 1),
                   second = least(2 * i + 1, w->count_rows - 1);
-    return (cpu_tile_ahead){rows + first * w->row_bytes, rows + second * w->row_bytes,
-                            dtype_bytes(w->type, CPU_TILE_UNIT)};
+    return (cpu_tile_ahead){rows + first * w->row_bytes, rows + second * w->row_bytes, step};
 }
 
 /* One panel, one slice of columns, all tokens of the pass. `next` is what this thread lays out then: with
@@ -94,17 +93,19 @@ static void multiply_panel(const tile_job *job, const pass *p, cpu_tile_weights 
     const cpu_tiles *tiles = job->tiles;
     void *target = job->of->s->workers[p->worker].panel;
     const bool while_multiplying = next && 2 * p->blocks >= tiles->rows;
+    const char *next_rows = next ? next->rows + dtype_bytes(w.type, next->from) : NULL;
+    const int64_t step = dtype_bytes(w.type, CPU_TILE_UNIT), slice = w.from / tiles->depth;
     if (next && !while_multiplying)
-        w.ahead =
-            next->rows - w.rows + dtype_bytes(w.type, next->from) - dtype_bytes(w.type, w.from);
+        w.ahead = next_rows - (w.rows + dtype_bytes(w.type, w.from));
     tiles->convert(&w, target);
     for (int64_t b = 0; b < p->blocks; b++) {
         const int64_t block = p->first_block + b;
-        const void *x = packed_block(job, w.from / tiles->depth, block);
-        tiles->multiply(
-            target, x, (int)least(tiles->tokens, job->of->tokens - block * tiles->tokens), w.count,
-            w.from > 0, while_multiplying ? rows_ahead(next, b) : (cpu_tile_ahead){x, x, 0},
-            sums_of(job, p, sums, panel, b));
+        const void *x = packed_block(job, slice, block);
+        const cpu_tile_ahead ahead =
+            while_multiplying ? rows_ahead(next, next_rows, step, b) : (cpu_tile_ahead){x, x, 0};
+        tiles->multiply(target, x,
+                        (int)least(tiles->tokens, job->of->tokens - block * tiles->tokens), w.count,
+                        w.from > 0, &ahead, sums_of(job, p, sums, panel, b));
     }
 }
 
@@ -136,6 +137,8 @@ static void finish_pass(const tile_job *job, const pass *p) {
     const cpu_worker *w = &of->s->workers[p->worker];
     const int rows = (int)p->rows;
     const bool gated = p->part->ending == END_GATED;
+    /* The outputs of many tokens are more than the caches keep: reading them first would only cost. */
+    const bool past_caches = of->tokens > FEW_TOKENS;
     const float *bias = project_bias(of, p->part->bias, p->row, rows, w->tile_bias),
                 *up_bias = NULL;
     if (gated)
@@ -146,9 +149,14 @@ static void finish_pass(const tile_job *job, const pass *p) {
         spread_block(job, p, w->sums, b, tokens, w->tile_z);
         if (gated)
             spread_block(job, p, w->sums_up, b, tokens, w->tile_z_up);
-        for (int t = 0; t < tokens; t++)
-            project_finish(of, p->part, bias, up_bias, p->row, rows, token + t,
-                           w->tile_z + t * CPU_TASK_ROWS, w->tile_z_up + t * CPU_TASK_ROWS);
+        for (int t = 0; t < tokens; t++) {
+            float *z = w->tile_z + t * CPU_TASK_ROWS,
+                  *out = cpu_row(p->part->out, token + t) + p->row;
+            project_finish(of, p->part, bias, up_bias, p->row, rows, token + t, z,
+                           w->tile_z_up + t * CPU_TASK_ROWS, past_caches ? z : out);
+            if (past_caches)
+                job->tiles->put(z, rows, out);
+        }
     }
 }
 
