@@ -100,9 +100,9 @@ OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0,-O1),
 REAL_SOURCES := $(wildcard src/ops/cpu/real_*.c)
 AMX_SOURCES := $(wildcard src/ops/cpu/kernels_amx*.c)
 KERNEL_SOURCES := $(filter-out $(AMX_SOURCES),$(wildcard src/ops/cpu/kernels*.c)) $(REAL_SOURCES)
-LIBRARY_SOURCES := $(filter-out src/cli/% $(AMX_SOURCES) $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
+LIBRARY_SOURCES := $(filter-out src/cli/% src/ops/metal/% $(AMX_SOURCES) $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
 CLI_SOURCES := $(wildcard src/cli/*.c)
-DEVICES := $(filter-out %.h %.c,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard src/ops/*/*.c))))))
+DEVICES := $(filter-out %.h %.c metal,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard src/ops/*/*.c))))))
 
 object = $(patsubst %.c,$(BUILD)/%.o,$(1))
 KERNEL_OBJECTS := $(foreach isa,$(KERNEL_ISAS),$(KERNEL_SOURCES:%.c=$(BUILD)/%_$(isa).o) \
