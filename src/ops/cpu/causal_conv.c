@@ -73,28 +73,28 @@ static void conv_task(void *context, int64_t task, int worker) {
 
 static bool check(cpu_stream *s, const struct ops_causal_conv *op) {
     const char *name = "causal_conv";
-    if (!cpu_expect2(s, name, "x", &op->x, CPU_F32, op->batch.tokens, -1))
+    if (!ops_expect2(&s->check, name, "x", &op->x, OPS_F32, op->batch.tokens, -1))
         return false;
     int64_t tokens = op->x.shape[0], width = op->x.shape[1];
-    if (!cpu_expect2(s, name, "the weight", &op->weight, CPU_FLOATS, width, -1) ||
-        !cpu_expect_optional(s, name, "the bias", &op->bias, width) ||
-        !cpu_expect2(s, name, "out", &op->out, CPU_F32, tokens, width) ||
-        !cpu_expect_activation(s, name, op->activation))
+    if (!ops_expect2(&s->check, name, "the weight", &op->weight, OPS_FLOATS, width, -1) ||
+        !ops_expect_optional(&s->check, name, "the bias", &op->bias, width) ||
+        !ops_expect2(&s->check, name, "out", &op->out, OPS_F32, tokens, width) ||
+        !ops_expect_activation(&s->check, name, op->activation))
         return false;
     int64_t taps = op->weight.shape[1];
     if (taps > OPS_MAX_TAPS)
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %lld taps, must be 1 to %d", name,
+        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: %lld taps, must be 1 to %d", name,
                         (long long)taps, OPS_MAX_TAPS);
     if (taps == 1) /* no state; slots need only be numbers */
-        return cpu_expect_batch(s, name, &op->batch, INT32_MAX);
-    return cpu_expect(s, name, "the state", &op->state, CPU_F32, 3,
+        return ops_expect_batch(&s->check, name, &op->batch, INT32_MAX);
+    return ops_expect(&s->check, name, "the state", &op->state, OPS_F32, 3,
                       (int64_t[]){-1, taps - 1, width}) &&
-           cpu_expect_batch(s, name, &op->batch, op->state.shape[0]);
+           ops_expect_batch(&s->check, name, &op->batch, op->state.shape[0]);
 }
 
 void cpu_causal_conv(ops_stream *stream, const struct ops_causal_conv *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (cpu_failed(s) || !check(s, op))
+    if (ops_failed(&s->check) || !check(s, op))
         return;
     conv_job job = {.s = s, .op = op, .blocks = (op->x.shape[1] + CHANNELS - 1) / CHANNELS};
     thread_pool_run(s->pool, op->batch.sequences * job.blocks, conv_task, &job);

@@ -3,111 +3,14 @@
 #include "ops/cpu/cpu.h"
 
 #include "base/error.h"
-#include "base/shape.h"
 #include "ops/cpu/internal.h"
 #include "ops/cpu/mlstm_core.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { ALIGNMENT = 64 };
-
-/* ---- Failures and checks ---- */
-
-bool cpu_fail(cpu_stream *s, xlstm_status status, const char *format, ...) {
-    if (s->status == XLSTM_OK) {
-        va_list arguments;
-        va_start(arguments, format);
-        vsnprintf(s->message, sizeof s->message, format, arguments);
-        va_end(arguments);
-        s->status = status;
-    }
-    return false;
-}
-
-bool cpu_expect(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
-                int rank, const int64_t *shape) {
-    if (!ops_present(t))
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %s is missing", op, name);
-    if (!(types >> t->dtype & 1))
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
-                        "%s: %s is %s, which the cpu device does not take", op, name,
-                        dtype_name(t->dtype));
-    bool right = t->rank == rank;
-    for (int i = 0; right && i < rank; i++)
-        right = t->shape[i] >= 1 && (shape[i] < 0 || t->shape[i] == shape[i]);
-    if (!right) {
-        char is[128], must[128];
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %s is %s, must be %s", op, name,
-                        shape_text(t->rank, t->shape, is, sizeof is),
-                        shape_text(rank, shape, must, sizeof must));
-    }
-    if (t->stride[rank - 1] != 1)
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: the innermost stride of %s must be 1", op,
-                        name);
-    if (!ops_tensor_fits(t))
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
-                        "%s: %s does not lie within its buffer, or its rows are not whole blocks",
-                        op, name);
-    return true;
-}
-
-bool cpu_expect1(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
-                 int64_t size) {
-    return cpu_expect(s, op, name, t, types, 1, &size);
-}
-
-bool cpu_expect2(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
-                 int64_t rows, int64_t columns) {
-    return cpu_expect(s, op, name, t, types, 2, (int64_t[]){rows, columns});
-}
-
-bool cpu_expect_optional(cpu_stream *s, const char *op, const char *name, const ops_tensor *t,
-                         int64_t size) {
-    return !ops_present(t) || cpu_expect1(s, op, name, t, CPU_FLOATS, size);
-}
-
-bool cpu_expect_limits(cpu_stream *s, const char *op, int64_t tokens, int64_t width) {
-    const ops_limits *limits = &s->base.options.limits;
-    if (tokens > limits->tokens || width > limits->width)
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
-                        "%s: %lld tokens of width %lld are more than the stream was created for "
-                        "(%lld of width %lld)",
-                        op, (long long)tokens, (long long)width, (long long)limits->tokens,
-                        (long long)limits->width);
-    return true;
-}
-
-bool cpu_expect_batch(cpu_stream *s, const char *op, const ops_batch *batch, int64_t slots) {
-    int most = s->base.options.limits.sequences;
-    if (batch->sequences < 1 || batch->sequences > most)
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %d sequences, must be 1 to %d", op,
-                        batch->sequences, most);
-    if (!cpu_expect1(s, op, "the batch's slots", &batch->slot, CPU_I32, batch->sequences) ||
-        !cpu_expect1(s, op, "the batch's starts", &batch->start, CPU_I32, batch->sequences + 1) ||
-        !cpu_expect1(s, op, "the batch's positions", &batch->position, CPU_I64, batch->sequences))
-        return false;
-    const char *fault = ops_batch_fault(batch, slots);
-    return !fault || cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: wrong batch: %s", op, fault);
-}
-
-bool cpu_expect_activation(cpu_stream *s, const char *op, enum ops_activation activation) {
-    return (activation >= OPS_SILU && activation <= OPS_IDENTITY) ||
-           cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: no activation has number %d", op,
-                    (int)activation);
-}
-
-bool cpu_expect_norm(cpu_stream *s, const char *op, const ops_norm *norm, int64_t width) {
-    if (norm->kind == OPS_NORM_NONE)
-        return true;
-    if (norm->groups < 1 || width % norm->groups != 0)
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: a norm of %lld values in %d groups", op,
-                        (long long)width, norm->groups);
-    return cpu_expect1(s, op, "the norm's weight", &norm->weight, CPU_FLOATS, width) &&
-           cpu_expect_optional(s, op, "the norm's bias", &norm->bias, width);
-}
 
 /* ---- Memory ---- */
 
@@ -139,7 +42,7 @@ static bool in_buffer(cpu_stream *s, const char *what, const ops_buffer *buffer,
                       size_t size) {
     if (offset <= buffer->size && size <= buffer->size - offset)
         return true;
-    return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+    return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
                     "%s: %zu bytes at %zu do not lie within a buffer of %zu bytes", what, size,
                     offset, buffer->size);
 }
@@ -147,35 +50,32 @@ static bool in_buffer(cpu_stream *s, const char *what, const ops_buffer *buffer,
 static void write_bytes(ops_stream *stream, ops_buffer *buffer, size_t offset, const void *source,
                         size_t size) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (!cpu_failed(s) && in_buffer(s, "write", buffer, offset, size))
+    if (!ops_failed(&s->check) && in_buffer(s, "write", buffer, offset, size))
         memcpy((char *)buffer->host + offset, source, size);
 }
 
 static void copy_bytes(ops_stream *stream, ops_buffer *to, size_t to_offset, const ops_buffer *from,
                        size_t from_offset, size_t size) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (!cpu_failed(s) && in_buffer(s, "copy", to, to_offset, size) &&
+    if (!ops_failed(&s->check) && in_buffer(s, "copy", to, to_offset, size) &&
         in_buffer(s, "copy", from, from_offset, size))
         memmove((char *)to->host + to_offset, (const char *)from->host + from_offset, size);
 }
 
 static void zero_bytes(ops_stream *stream, ops_buffer *buffer, size_t offset, size_t size) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (!cpu_failed(s) && in_buffer(s, "zero", buffer, offset, size))
+    if (!ops_failed(&s->check) && in_buffer(s, "zero", buffer, offset, size))
         memset((char *)buffer->host + offset, 0, size);
 }
 
 static xlstm_status wait_all(ops_stream *stream) {
-    cpu_stream *s = (cpu_stream *)stream;
-    xlstm_status status = s->status;
-    s->status = XLSTM_OK;
-    return status == XLSTM_OK ? XLSTM_OK : error_set(status, "%s", s->message);
+    return ops_check_take(&((cpu_stream *)stream)->check);
 }
 
 static xlstm_status read_bytes(ops_stream *stream, const ops_buffer *buffer, size_t offset,
                                void *target, size_t size) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (!cpu_failed(s) && in_buffer(s, "read", buffer, offset, size))
+    if (!ops_failed(&s->check) && in_buffer(s, "read", buffer, offset, size))
         memcpy(target, (const char *)buffer->host + offset, size);
     return wait_all(stream);
 }
@@ -314,6 +214,7 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
     if (!s)
         return error_memory(sizeof *s, "a stream");
     s->base = (ops_stream){.device = self, .options = *options};
+    s->check.stream = &s->base;
     s->kernels = kernels;
     int threads = options->threads > 0 ? options->threads : threads_available();
     status = options->pin ? thread_pool_create_pinned(threads, &s->pool)

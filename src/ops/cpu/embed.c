@@ -22,16 +22,16 @@ static bool indices_fit(cpu_stream *s, const char *op, const ops_tensor *index, 
     const int32_t *values = ops_data(index);
     for (int64_t i = 0; i < index->shape[0]; i++)
         if (values[i] < 0 || values[i] >= rows)
-            return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: index %d is not in 0 … %lld", op,
-                            values[i], (long long)rows - 1);
+            return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: index %d is not in 0 … %lld",
+                            op, values[i], (long long)rows - 1);
     return true;
 }
 
 static void take(cpu_stream *s, const char *op, const ops_tensor *source, int types,
                  const ops_tensor *index, const ops_tensor *out) {
-    if (cpu_failed(s) || !cpu_expect2(s, op, "the source", source, types, -1, -1) ||
-        !cpu_expect1(s, op, "the index", index, CPU_I32, -1) ||
-        !cpu_expect2(s, op, "out", out, CPU_F32, index->shape[0], source->shape[1]) ||
+    if (ops_failed(&s->check) || !ops_expect2(&s->check, op, "the source", source, types, -1, -1) ||
+        !ops_expect1(&s->check, op, "the index", index, OPS_I32, -1) ||
+        !ops_expect2(&s->check, op, "out", out, OPS_F32, index->shape[0], source->shape[1]) ||
         !indices_fit(s, op, index, source->shape[0]))
         return;
     rows_job job = {.s = s, .source = source, .index = index, .out = out};
@@ -39,11 +39,11 @@ static void take(cpu_stream *s, const char *op, const ops_tensor *source, int ty
 }
 
 void cpu_embed(ops_stream *stream, const struct ops_embed *op) {
-    take((cpu_stream *)stream, "embed", &op->table, CPU_MATRICES, &op->ids, &op->out);
+    take((cpu_stream *)stream, "embed", &op->table, OPS_MATRICES, &op->ids, &op->out);
 }
 
 void cpu_take_rows(ops_stream *stream, const struct ops_take_rows *op) {
-    take((cpu_stream *)stream, "take_rows", &op->x, CPU_F32, &op->rows, &op->out);
+    take((cpu_stream *)stream, "take_rows", &op->x, OPS_F32, &op->rows, &op->out);
 }
 
 static void sum_row(void *context, int64_t row, int worker) {
@@ -68,15 +68,15 @@ static void sum_row(void *context, int64_t row, int worker) {
 
 void cpu_sum(ops_stream *stream, const struct ops_sum *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (cpu_failed(s) || !cpu_expect2(s, "sum", "out", &op->out, CPU_F32, -1, -1))
+    if (ops_failed(&s->check) || !ops_expect2(&s->check, "sum", "out", &op->out, OPS_F32, -1, -1))
         return;
     if (op->count < 1 || op->count > OPS_MAX_TERMS) {
-        cpu_fail(s, XLSTM_INVALID_ARGUMENT, "sum: %d terms, 1 to %d are possible", op->count,
-                 OPS_MAX_TERMS);
+        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "sum: %d terms, 1 to %d are possible",
+                 op->count, OPS_MAX_TERMS);
         return;
     }
     for (int i = 0; i < op->count; i++)
-        if (!cpu_expect2(s, "sum", "an input", &op->input[i], CPU_F32, op->out.shape[0],
+        if (!ops_expect2(&s->check, "sum", "an input", &op->input[i], OPS_F32, op->out.shape[0],
                          op->out.shape[1]))
             return;
     rows_job job = {.s = s, .sum = op};

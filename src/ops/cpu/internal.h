@@ -10,6 +10,7 @@
 
 #include "base/threads.h"
 #include "ops/cpu/kernels.h"
+#include "ops/expect.h"
 #include "ops/kernels.h"
 #include "ops/ops.h"
 
@@ -47,8 +48,7 @@ typedef struct cpu_stream {
     ops_stream base;
     const cpu_kernels *kernels;
     thread_pool *pool;
-    xlstm_status status; /* the first failure since the last wait */
-    char message[512];
+    ops_check check; /* the first failure since the last wait */
     void *arena;
     float *rows;     /* [tokens][cpu_row_stride(width)]: the input of the current projection */
     void *packed;    /* the same for tiles, in the profile fast */
@@ -77,38 +77,6 @@ static inline int64_t cpu_padded(int64_t count) {
 static inline float cpu_to_float(double value) {
     return value > 3.4028234663852886e38 ? INFINITY : (float)value;
 }
-
-/* Records the first failure; false, so that checks can return it. */
-bool cpu_fail(cpu_stream *s, xlstm_status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static inline bool cpu_failed(const cpu_stream *s) {
-    return s->status != XLSTM_OK;
-}
-
-/* Whether `t` has one of `types`, this rank and shape (-1: any) and lies within its buffer,
- * innermost stride 1; else the stream fails with a message that names op and tensor. */
-enum { CPU_F32 = 1 << DTYPE_F32, CPU_I32 = 1 << DTYPE_I32, CPU_I64 = 1 << DTYPE_I64 };
-enum { CPU_FLOATS = 1 << DTYPE_F64 | 1 << DTYPE_F32 | 1 << DTYPE_BF16 | 1 << DTYPE_F16 };
-/* What a matrix of weights may be stored in. */
-enum {
-    CPU_MATRICES = CPU_FLOATS | 1 << DTYPE_Q8_0 | 1 << DTYPE_Q5_0 | 1 << DTYPE_Q5_1 |
-                   1 << DTYPE_Q4_0 | 1 << DTYPE_Q4_1 | 1 << DTYPE_IQ4_NL
-};
-bool cpu_expect(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
-                int rank, const int64_t *shape);
-/* The same for one and two dimensions, and for a tensor that may be absent. */
-bool cpu_expect1(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
-                 int64_t size);
-bool cpu_expect2(cpu_stream *s, const char *op, const char *name, const ops_tensor *t, int types,
-                 int64_t rows, int64_t columns);
-bool cpu_expect_optional(cpu_stream *s, const char *op, const char *name, const ops_tensor *t,
-                         int64_t size);
-/* Whether a batch of this size fits in the scratch memory. */
-bool cpu_expect_limits(cpu_stream *s, const char *op, int64_t tokens, int64_t width);
-/* Whether the batch is as ops_batch says, for states of `slots` slots. */
-bool cpu_expect_batch(cpu_stream *s, const char *op, const ops_batch *batch, int64_t slots);
-bool cpu_expect_activation(cpu_stream *s, const char *op, enum ops_activation activation);
-bool cpu_expect_norm(cpu_stream *s, const char *op, const ops_norm *norm, int64_t width);
 
 static inline float *cpu_row(const ops_tensor *t, int64_t row) {
     return (float *)ops_data(t) + row * t->stride[0];

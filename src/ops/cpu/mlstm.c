@@ -10,28 +10,32 @@ enum { CPU_STATES = 1 << DTYPE_F32 | 1 << DTYPE_BF16 | 1 << DTYPE_F16 };
 static bool check_shapes(cpu_stream *s, const struct ops_mlstm *op) {
     const char *name = "mlstm";
     const ops_limits *limits = &s->base.options.limits;
-    if (!cpu_expect(s, name, "q", &op->q, CPU_F32, 3, (int64_t[]){op->batch.tokens, -1, -1}))
+    if (!ops_expect(&s->check, name, "q", &op->q, OPS_F32, 3,
+                    (int64_t[]){op->batch.tokens, -1, -1}))
         return false;
     int64_t tokens = op->q.shape[0], heads = op->q.shape[1], d_qk = op->q.shape[2];
-    if (!cpu_expect(s, name, "v", &op->v, CPU_F32, 3, (int64_t[]){tokens, heads, -1}))
+    if (!ops_expect(&s->check, name, "v", &op->v, OPS_F32, 3, (int64_t[]){tokens, heads, -1}))
         return false;
     int64_t d_v = op->v.shape[2];
     if (tokens > limits->tokens || heads > limits->heads || d_qk > limits->head_dim_qk ||
         d_v > limits->head_dim_v)
-        return cpu_fail(
-            s, XLSTM_INVALID_ARGUMENT,
+        return ops_fail(
+            &s->check, XLSTM_INVALID_ARGUMENT,
             "mlstm: %lld tokens, %lld heads of %lld and %lld are more than the stream was "
             "created for",
             (long long)tokens, (long long)heads, (long long)d_qk, (long long)d_v);
     const int64_t keys[] = {tokens, heads, d_qk}, values[] = {tokens, heads, d_v};
-    return cpu_expect(s, name, "k", &op->k, CPU_F32, 3, keys) &&
-           cpu_expect(s, name, "h", &op->h, CPU_F32, 3, values) &&
-           cpu_expect2(s, name, "the input gate", &op->input_gate, CPU_F32, tokens, heads) &&
-           cpu_expect2(s, name, "the forget gate", &op->forget_gate, CPU_F32, tokens, heads) &&
-           cpu_expect(s, name, "c", &op->c, CPU_STATES, 4, (int64_t[]){-1, heads, d_qk, d_v}) &&
-           cpu_expect(s, name, "n", &op->n, 1 << op->c.dtype, 3,
+    return ops_expect(&s->check, name, "k", &op->k, OPS_F32, 3, keys) &&
+           ops_expect(&s->check, name, "h", &op->h, OPS_F32, 3, values) &&
+           ops_expect2(&s->check, name, "the input gate", &op->input_gate, OPS_F32, tokens,
+                       heads) &&
+           ops_expect2(&s->check, name, "the forget gate", &op->forget_gate, OPS_F32, tokens,
+                       heads) &&
+           ops_expect(&s->check, name, "c", &op->c, CPU_STATES, 4,
+                      (int64_t[]){-1, heads, d_qk, d_v}) &&
+           ops_expect(&s->check, name, "n", &op->n, 1 << op->c.dtype, 3,
                       (int64_t[]){op->c.shape[0], heads, d_qk}) &&
-           cpu_expect2(s, name, "m", &op->m, CPU_F32, op->c.shape[0], heads);
+           ops_expect2(&s->check, name, "m", &op->m, OPS_F32, op->c.shape[0], heads);
 }
 
 static bool check_ring(cpu_stream *s, const struct ops_mlstm *op) {
@@ -39,26 +43,26 @@ static bool check_ring(cpu_stream *s, const struct ops_mlstm *op) {
     int most = s->base.options.limits.deferred;
     int64_t slots = op->c.shape[0], heads = op->q.shape[1], ring = op->deferred;
     if (ring != 0 && ring != most)
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
                         "mlstm: %d deferred tokens; the stream was created for %d", op->deferred,
                         most);
     const int64_t keys[] = {slots, heads, ring, op->q.shape[2]};
     const int64_t values[] = {slots, heads, ring, op->v.shape[2]};
-    return ring == 0 || (cpu_expect(s, name, "ring_k", &op->ring_k, CPU_F32, 4, keys) &&
-                         cpu_expect(s, name, "ring_v", &op->ring_v, CPU_F32, 4, values) &&
-                         cpu_expect(s, name, "ring_i", &op->ring_i, CPU_F32, 3, keys) &&
-                         cpu_expect(s, name, "ring_f", &op->ring_f, CPU_F32, 3, keys));
+    return ring == 0 || (ops_expect(&s->check, name, "ring_k", &op->ring_k, OPS_F32, 4, keys) &&
+                         ops_expect(&s->check, name, "ring_v", &op->ring_v, OPS_F32, 4, values) &&
+                         ops_expect(&s->check, name, "ring_i", &op->ring_i, OPS_F32, 3, keys) &&
+                         ops_expect(&s->check, name, "ring_f", &op->ring_f, OPS_F32, 3, keys));
 }
 
 static bool check(cpu_stream *s, const struct ops_mlstm *op) {
     int length = op->chunk_size;
     if (length < 0 || (length > 1 && (length % 16 != 0 || length > CPU_LONGEST_CHUNK)))
-        return cpu_fail(
-            s, XLSTM_INVALID_ARGUMENT,
+        return ops_fail(
+            &s->check, XLSTM_INVALID_ARGUMENT,
             "mlstm: chunks of %d tokens; 0, 1 and multiples of 16 up to %d are possible", length,
             CPU_LONGEST_CHUNK);
     return check_shapes(s, op) && check_ring(s, op) &&
-           cpu_expect_batch(s, "mlstm", &op->batch, op->c.shape[0]);
+           ops_expect_batch(&s->check, "mlstm", &op->batch, op->c.shape[0]);
 }
 
 /* Rows of a tensor [T][heads][width] or [T][heads]: sequences follow each other. */
@@ -114,7 +118,7 @@ int64_t cpu_mlstm_scratch(const cpu_library *library, const ops_limits *limits, 
 
 void cpu_mlstm(ops_stream *stream, const struct ops_mlstm *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (cpu_failed(s) || !check(s, op))
+    if (ops_failed(&s->check) || !check(s, op))
         return;
     cpu_mlstm_call call = {.pool = s->pool,
                            .threads = thread_pool_size(s->pool),

@@ -71,10 +71,12 @@ cpu_input cpu_gated(cpu_stream *s, const struct ops_mlstm_output *op, int64_t wi
 
 void cpu_normalize(ops_stream *stream, const struct ops_normalize *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (cpu_failed(s) || !cpu_expect2(s, "normalize", "x", &op->x, CPU_F32, -1, -1) ||
-        !cpu_expect2(s, "normalize", "out", &op->out, CPU_F32, op->x.shape[0], op->x.shape[1]) ||
-        !cpu_expect_limits(s, "normalize", 1, op->x.shape[1]) ||
-        !cpu_expect_norm(s, "normalize", &op->norm, op->x.shape[1]))
+    if (ops_failed(&s->check) ||
+        !ops_expect2(&s->check, "normalize", "x", &op->x, OPS_F32, -1, -1) ||
+        !ops_expect2(&s->check, "normalize", "out", &op->out, OPS_F32, op->x.shape[0],
+                     op->x.shape[1]) ||
+        !ops_expect_limits(&s->check, "normalize", 1, op->x.shape[1]) ||
+        !ops_expect_norm(&s->check, "normalize", &op->norm, op->x.shape[1]))
         return;
     int64_t width = op->x.shape[1];
     norm_job job = {.s = s,

@@ -192,22 +192,23 @@ static void run_job(const project_job *job) {
 static bool check_matrix(cpu_stream *s, const char *op, const ops_tensor *weight,
                          const ops_tensor *bias, int64_t tokens, int64_t rows, int64_t width,
                          const ops_tensor *out) {
-    return cpu_expect2(s, op, "a weight", weight, CPU_MATRICES, rows, width) &&
-           cpu_expect_optional(s, op, "a bias", bias, weight->shape[0]) &&
-           cpu_expect2(s, op, "out", out, CPU_F32, tokens, weight->shape[0]);
+    return ops_expect2(&s->check, op, "a weight", weight, OPS_MATRICES, rows, width) &&
+           ops_expect_optional(&s->check, op, "a bias", bias, weight->shape[0]) &&
+           ops_expect2(&s->check, op, "out", out, OPS_F32, tokens, weight->shape[0]);
 }
 
 void cpu_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
     cpu_stream *s = (cpu_stream *)stream;
     const char *name = "norm_project";
-    if (cpu_failed(s) || !cpu_expect2(s, name, "x", &op->x, CPU_F32, -1, -1))
+    if (ops_failed(&s->check) || !ops_expect2(&s->check, name, "x", &op->x, OPS_F32, -1, -1))
         return;
     int64_t tokens = op->x.shape[0], width = op->x.shape[1];
-    if (!cpu_expect_limits(s, name, tokens, width) || !cpu_expect_norm(s, name, &op->norm, width))
+    if (!ops_expect_limits(&s->check, name, tokens, width) ||
+        !ops_expect_norm(&s->check, name, &op->norm, width))
         return;
     if (op->count < 1 || op->count > OPS_MAX_PROJECTIONS) {
-        cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: %d projections, 1 to %d are possible", name,
-                 op->count, OPS_MAX_PROJECTIONS);
+        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: %d projections, 1 to %d are possible",
+                 name, op->count, OPS_MAX_PROJECTIONS);
         return;
     }
     project_job job = {.s = s, .tokens = tokens, .width = width, .count = op->count};
@@ -228,11 +229,12 @@ void cpu_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
 void cpu_norm_project_gated(ops_stream *stream, const struct ops_norm_project_gated *op) {
     cpu_stream *s = (cpu_stream *)stream;
     const char *name = "norm_project_gated";
-    if (cpu_failed(s) || !cpu_expect2(s, name, "x", &op->x, CPU_F32, -1, -1))
+    if (ops_failed(&s->check) || !ops_expect2(&s->check, name, "x", &op->x, OPS_F32, -1, -1))
         return;
     int64_t tokens = op->x.shape[0], width = op->x.shape[1];
-    if (!cpu_expect_limits(s, name, tokens, width) || !cpu_expect_norm(s, name, &op->norm, width) ||
-        !cpu_expect_activation(s, name, op->activation) ||
+    if (!ops_expect_limits(&s->check, name, tokens, width) ||
+        !ops_expect_norm(&s->check, name, &op->norm, width) ||
+        !ops_expect_activation(&s->check, name, op->activation) ||
         !check_matrix(s, name, &op->gate_weight, &op->gate_bias, tokens, -1, width, &op->out) ||
         !check_matrix(s, name, &op->up_weight, &op->up_bias, tokens, op->gate_weight.shape[0],
                       width, &op->out))
@@ -253,10 +255,10 @@ void cpu_norm_project_gated(ops_stream *stream, const struct ops_norm_project_ga
 static bool prepare_add(cpu_stream *s, const char *name, project_job *job, const ops_tensor *weight,
                         const ops_tensor *bias, const ops_tensor *residual, int sign,
                         const ops_tensor *out) {
-    if (!cpu_expect_limits(s, name, job->tokens, job->width) ||
+    if (!ops_expect_limits(&s->check, name, job->tokens, job->width) ||
         !check_matrix(s, name, weight, bias, job->tokens, -1, job->width, out) ||
-        (ops_present(residual) &&
-         !cpu_expect2(s, name, "the residual", residual, CPU_F32, job->tokens, weight->shape[0])))
+        (ops_present(residual) && !ops_expect2(&s->check, name, "the residual", residual, OPS_F32,
+                                               job->tokens, weight->shape[0])))
         return false;
     job->s = s;
     job->count = 1;
@@ -271,7 +273,8 @@ static bool prepare_add(cpu_stream *s, const char *name, project_job *job, const
 
 void cpu_project_add(ops_stream *stream, const struct ops_project_add *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (cpu_failed(s) || !cpu_expect2(s, "project_add", "x", &op->x, CPU_F32, -1, -1))
+    if (ops_failed(&s->check) ||
+        !ops_expect2(&s->check, "project_add", "x", &op->x, OPS_F32, -1, -1))
         return;
     project_job job = {.tokens = op->x.shape[0], .width = op->x.shape[1]};
     if (!prepare_add(s, "project_add", &job, &op->weight, &op->bias, &op->residual, op->sign,
@@ -285,30 +288,34 @@ static bool check_skip(cpu_stream *s, const struct ops_mlstm_output *op, int64_t
                        int64_t width) {
     const char *name = "mlstm_output";
     if (ops_present(&op->skip) != ops_present(&op->skip_input))
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: skip and skip_input go together", name);
+        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: skip and skip_input go together",
+                        name);
     return !ops_present(&op->skip) ||
-           (cpu_expect1(s, name, "skip", &op->skip, CPU_F32, width) &&
-            cpu_expect2(s, name, "skip_input", &op->skip_input, CPU_F32, tokens, width));
+           (ops_expect1(&s->check, name, "skip", &op->skip, OPS_F32, width) &&
+            ops_expect2(&s->check, name, "skip_input", &op->skip_input, OPS_F32, tokens, width));
 }
 
 void cpu_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
     cpu_stream *s = (cpu_stream *)stream;
     const char *name = "mlstm_output";
-    if (cpu_failed(s) || !cpu_expect(s, name, "h", &op->h, CPU_F32, 3, (int64_t[]){-1, -1, -1}))
+    if (ops_failed(&s->check) ||
+        !ops_expect(&s->check, name, "h", &op->h, OPS_F32, 3, (int64_t[]){-1, -1, -1}))
         return;
     project_job job = {.tokens = op->h.shape[0], .width = op->h.shape[1] * op->h.shape[2]};
     if (op->h.stride[1] != op->h.shape[2]) {
-        cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: the heads of h must follow each other", name);
+        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: the heads of h must follow each other",
+                 name);
         return;
     }
     if (op->activation != OPS_SIGMOID && op->activation != OPS_SILU) {
-        cpu_fail(s, XLSTM_INVALID_ARGUMENT, "%s: the activation must be sigmoid or SiLU", name);
+        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: the activation must be sigmoid or SiLU",
+                 name);
         return;
     }
     if (!check_skip(s, op, job.tokens, job.width) ||
-        !cpu_expect2(s, name, "the output gate", &op->output_gate, CPU_F32, job.tokens,
+        !ops_expect2(&s->check, name, "the output gate", &op->output_gate, OPS_F32, job.tokens,
                      job.width) ||
-        !cpu_expect_norm(s, name, &op->norm, job.width) ||
+        !ops_expect_norm(&s->check, name, &op->norm, job.width) ||
         !prepare_add(s, name, &job, &op->weight, &op->bias, &op->residual, op->sign, &op->out))
         return;
     job.x = cpu_gated(s, op, job.width);

@@ -141,12 +141,12 @@ static void sample_row(void *context, int64_t row, int worker) {
 static bool check_rule(cpu_stream *s, const struct ops_sample *op, int64_t row) {
     const struct ops_sample_row *rule = &op->rows[row];
     if (rule->limit < 1 || rule->limit > op->logits.shape[1])
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
                         "sample: row %lld is limited to %d ids, must be 1 to %lld", (long long)row,
                         rule->limit, (long long)op->logits.shape[1]);
     if (!(rule->uniform >= 0 && rule->uniform < 1) || !isfinite(rule->temperature) ||
         !(rule->penalty >= 0) || !isfinite(rule->penalty))
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
                         "sample: row %lld: uniform %g must be in [0, 1), temperature %g finite, "
                         "penalty %g finite and not negative",
                         (long long)row, rule->uniform, (double)rule->temperature,
@@ -154,7 +154,7 @@ static bool check_rule(cpu_stream *s, const struct ops_sample *op, int64_t row) 
     if (rule->penalised_count > 0 &&
         (rule->penalised_first < 0 || !ops_present(&op->penalised) ||
          (int64_t)rule->penalised_first + rule->penalised_count > op->penalised.shape[0]))
-        return cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
                         "sample: row %lld: its penalised ids are not all there", (long long)row);
     return true;
 }
@@ -164,28 +164,30 @@ static bool check_logits(cpu_stream *s, const struct ops_sample *op, int64_t row
     bool any = false;
     for (int32_t id = 0; id < op->rows[row].limit; id++) {
         if (isnan(logits[id]) || logits[id] == INFINITY)
-            return cpu_fail(s, XLSTM_DEVICE_ERROR, "sample: the logit of id %d in row %lld is %g",
-                            id, (long long)row, (double)logits[id]);
+            return ops_fail(&s->check, XLSTM_DEVICE_ERROR,
+                            "sample: the logit of id %d in row %lld is %g", id, (long long)row,
+                            (double)logits[id]);
         any = any || logits[id] > -INFINITY;
     }
-    return any ||
-           cpu_fail(s, XLSTM_DEVICE_ERROR, "sample: row %lld has no finite logit", (long long)row);
+    return any || ops_fail(&s->check, XLSTM_DEVICE_ERROR, "sample: row %lld has no finite logit",
+                           (long long)row);
 }
 
 void cpu_sample(ops_stream *stream, const struct ops_sample *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (cpu_failed(s) || !cpu_expect2(s, "sample", "logits", &op->logits, CPU_F32, -1, -1))
+    if (ops_failed(&s->check) ||
+        !ops_expect2(&s->check, "sample", "logits", &op->logits, OPS_F32, -1, -1))
         return;
     int64_t rows = op->logits.shape[0], vocab = s->base.options.limits.vocab;
     if (op->logits.shape[1] > vocab) {
-        cpu_fail(s, XLSTM_INVALID_ARGUMENT,
+        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
                  "sample: %lld logits a row are more than the stream was created for (%lld)",
                  (long long)op->logits.shape[1], (long long)vocab);
         return;
     }
-    if (!cpu_expect1(s, "sample", "out", &op->out, CPU_I32, rows) ||
+    if (!ops_expect1(&s->check, "sample", "out", &op->out, OPS_I32, rows) ||
         (ops_present(&op->penalised) &&
-         !cpu_expect1(s, "sample", "the penalised ids", &op->penalised, CPU_I32, -1)))
+         !ops_expect1(&s->check, "sample", "the penalised ids", &op->penalised, OPS_I32, -1)))
         return;
     for (int64_t row = 0; row < rows; row++)
         if (!check_rule(s, op, row) || !check_logits(s, op, row))

@@ -10,6 +10,7 @@
 #ifndef OPS_METAL_INTERNAL_H
 #define OPS_METAL_INTERNAL_H
 
+#include "ops/expect.h"
 #include "ops/metal/host.h"
 #include "ops/ops.h"
 
@@ -48,20 +49,13 @@ typedef struct metal_scratch {
 typedef struct metal_stream {
     ops_stream base;
     metal_commands *commands;
-    xlstm_status status; /* the first failure since the last wait */
-    char message[512];
+    ops_check check; /* the first failure since the last wait */
     ops_buffer arena;
     metal_scratch scratch;
     struct metal_hazards *hazards;
 } metal_stream;
 
-/* Records the first failure; false, so that checks can return it. */
-bool metal_fail(metal_stream *s, xlstm_status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static inline bool metal_failed(const metal_stream *s) {
-    return s->status != XLSTM_OK;
-}
-
+/* Does nothing on a stream that has failed (ops_failed(&s->check)). */
 void metal_run(metal_stream *s, const metal_dispatch *d);
 /* Elements (of blocks: bytes) from the address that is bound to the tensor's first. */
 uint32_t metal_first(const ops_tensor *t);
