@@ -44,6 +44,8 @@ typedef struct metal_scratch {
     ops_tensor mlstm_gates, mlstm_states; /* tables and chunk states of the chunkwise mLSTM */
     ops_tensor mlstm_sums;                /* what the steps' parts leave for each other */
     ops_tensor sample;
+    ops_tensor
+        faults; /* what kernels found wrong (faults.h); not scratch: it lasts to the next wait */
 } metal_scratch;
 
 typedef struct metal_stream {
@@ -72,6 +74,9 @@ ops_tensor metal_carve(metal_carver *c, dtype type, int rank, const int64_t *sha
 void metal_place_project(metal_carver *c, const ops_stream_options *o, metal_scratch *s);
 void metal_place_mlstm(metal_carver *c, const ops_stream_options *o, metal_scratch *s);
 void metal_place_sample(metal_carver *c, const ops_stream_options *o, metal_scratch *s);
+void metal_place_faults(metal_carver *c, metal_scratch *s);
+/* Once the stream's commands are done: what they found wrong fails the stream, and is forgotten. */
+void metal_take_faults(metal_stream *s);
 
 /* The ops. */
 void metal_embed(ops_stream *, const struct ops_embed *);
