@@ -1,4 +1,4 @@
-/* Shapes in messages. */
+/* Shapes: their elements, and how messages write them. */
 #include "base/shape.h"
 
 #include <stdio.h>
@@ -12,4 +12,16 @@ const char *shape_text(int rank, const int64_t *shape, char *text, size_t size) 
     if (used < size)
         snprintf(text + used, size - used, "]");
     return text;
+}
+
+bool shape_elements(int rank, const int64_t *shape, int64_t *elements) {
+    int64_t product = 1;
+    bool empty = false;
+    for (int i = 0; i < rank; i++) {
+        empty |= shape[i] == 0;
+        if (shape[i] != 0 && __builtin_mul_overflow(product, shape[i], &product))
+            return false;
+    }
+    *elements = empty ? 0 : product;
+    return true;
 }

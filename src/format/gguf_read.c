@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/shape.h"
 #include "format/gguf_types.h"
 #include "format/printable.h"
 
@@ -248,7 +249,8 @@ static void fault(reader *r, const char *format, ...) {
 /* The size in bytes follows from type and shape; false after a fault. */
 static bool measure(reader *r, stored_tensor *tensor, uint32_t type) {
     const char *name;
-    uint64_t elements = 1, size;
+    int64_t elements;
+    uint64_t size;
     if (!gguf_tensor_dtype(type, &tensor->dtype, &name)) {
         fault(r,
               "type %" PRIu32 "%s%s is not supported; F32, F16, BF16, F64, signed integers, Q8_0, "
@@ -256,11 +258,12 @@ static bool measure(reader *r, stored_tensor *tensor, uint32_t type) {
               type, name ? " " : "", name ? name : "");
         return false;
     }
-    for (int i = 0; i < tensor->rank; i++) {
-        if (tensor->shape[i] < 0 || __builtin_mul_overflow(elements, tensor->shape[i], &elements)) {
-            fault(r, "its shape overflows: the dimensions multiply to more than 64 bits");
-            return false;
-        }
+    bool representable = true;
+    for (int i = 0; i < tensor->rank; i++)
+        representable &= tensor->shape[i] >= 0;
+    if (!representable || !shape_elements(tensor->rank, tensor->shape, &elements)) {
+        fault(r, "its shape overflows: the dimensions multiply to more than 63 bits");
+        return false;
     }
     int64_t block = dtype_block(tensor->dtype);
     if (block > 1 && (tensor->rank == 0 || tensor->shape[tensor->rank - 1] % block != 0)) {
@@ -268,7 +271,7 @@ static bool measure(reader *r, stored_tensor *tensor, uint32_t type) {
               tensor->rank > 0 ? tensor->shape[tensor->rank - 1] : 1, dtype_name(tensor->dtype));
         return false;
     }
-    if (__builtin_mul_overflow(elements / (uint64_t)block, dtype_size(tensor->dtype), &size) ||
+    if (__builtin_mul_overflow(elements / block, dtype_size(tensor->dtype), &size) ||
         size > SIZE_MAX) {
         fault(r, "its shape overflows: its size in bytes exceeds 64 bits");
         return false;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/shape.h"
 #include "format/json.h"
 #include "format/printable.h"
 #include "format/safetensors_load.h"
@@ -98,7 +99,7 @@ static bool read_type(reader *r, const char *name, const json_t *entry, dtype *t
 }
 
 /* *count: the product of the dimensions. */
-static bool read_shape(reader *r, const json_t *entry, stored_tensor *tensor, uint64_t *count) {
+static bool read_shape(reader *r, const json_t *entry, stored_tensor *tensor, int64_t *count) {
     const json_t *shape = json_object_get(entry, "shape");
     if (!json_is_array(shape)) {
         fault(r, tensor->name, "shape is missing or no array");
@@ -109,7 +110,6 @@ static bool read_shape(reader *r, const json_t *entry, stored_tensor *tensor, ui
               json_array_size(shape), STORED_MAX_RANK);
         return false;
     }
-    *count = 1;
     tensor->rank = (int)json_array_size(shape);
     for (int i = 0; i < tensor->rank; i++) {
         const json_t *value = json_array_get(shape, (size_t)i);
@@ -118,10 +118,10 @@ static bool read_shape(reader *r, const json_t *entry, stored_tensor *tensor, ui
             return false;
         }
         tensor->shape[i] = json_integer_value(value);
-        if (__builtin_mul_overflow(*count, tensor->shape[i], count)) {
-            fault(r, tensor->name, "shape overflows: its dimensions multiply to more than 64 bits");
-            return false;
-        }
+    }
+    if (!shape_elements(tensor->rank, tensor->shape, count)) {
+        fault(r, tensor->name, "shape overflows: its dimensions multiply to more than 63 bits");
+        return false;
     }
     return true;
 }
@@ -146,7 +146,8 @@ static bool read_offsets(reader *r, const json_t *entry, const char *name, range
 /* Everything that can be said of one tensor alone. */
 static void read_entry(reader *r, const json_t *entry, stored_tensor *tensor) {
     range place;
-    uint64_t count = 0, size = 0;
+    int64_t count = 0;
+    uint64_t size = 0;
     if (!json_is_object(entry)) {
         fault(r, tensor->name, "its entry is no object with dtype, shape and data_offsets");
         r->all_placed = false;

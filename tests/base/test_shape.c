@@ -1,4 +1,4 @@
-/* Shapes in messages: every rank, and texts that do not fit. */
+/* Shapes: products that overflow, and in messages every rank, and texts that do not fit. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -29,8 +29,26 @@ static void test_short_of_room(void **state) {
     }
 }
 
+static void test_elements(void **state) {
+    (void)state;
+    int64_t elements = -1;
+    assert_true(shape_elements(0, NULL, &elements));
+    assert_int_equal(elements, 1);
+    assert_true(shape_elements(3, (int64_t[]){7, 1, 11}, &elements));
+    assert_int_equal(elements, 77);
+    assert_true(shape_elements(2, (int64_t[]){INT64_MAX, 1}, &elements));
+    assert_true(elements == INT64_MAX);
+    assert_true(shape_elements(2, (int64_t[]){INT64_MAX, 0}, &elements));
+    assert_int_equal(elements, 0);
+    assert_false(shape_elements(2, (int64_t[]){INT64_MAX, 2}, &elements));
+    /* Within 64 bits without a sign, and nothing is left of it: still too large on the way. */
+    assert_false(shape_elements(3, (int64_t[]){2768240640, 4294967300, 0}, &elements));
+    assert_false(shape_elements(3, (int64_t[]){0, 2768240640, 4294967300}, &elements));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_elements),
         cmocka_unit_test(test_texts),
         cmocka_unit_test(test_short_of_room),
     };

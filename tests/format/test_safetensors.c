@@ -77,7 +77,7 @@ static void refuses_what_is_wrong(void **state) {
         {ONE("\"F32\"", "[1,1,1,1,1,1,1,1,1]", "[0, 4]"), 4,
          "f: tensor a: shape has 9 dimensions; at most 8 are supported"},
         {ONE("\"F32\"", "[4294967296, 4294967296]", "[0, 4]"), 4,
-         "f: tensor a: shape overflows: its dimensions multiply to more than 64 bits"},
+         "f: tensor a: shape overflows: its dimensions multiply to more than 63 bits"},
         {ONE("\"F32\"", "[4611686018427387904]", "[0, 0]"), 0,
          "f: tensor a: shape overflows: its size in bytes exceeds 64 bits"},
         {ONE("\"F32\"", "[9223372036854775808]", "[0, 0]"), 0, "~too big integer"},

@@ -108,7 +108,7 @@ static float *compute_tile(const cpu_kernels *kernels, dtype type, const tile_sh
                                            .count = count},
                        panel);
         tiles->multiply(panel, block, s->tokens, count, from > 0,
-                        (cpu_tile_ahead){(const char *)panel, (const char *)panel, 64}, sums);
+                        &(cpu_tile_ahead){(const char *)panel, (const char *)panel, 64}, sums);
     }
     tiles->end();
     tiles->spread(sums, s->tokens, z, tiles->rows);
@@ -306,10 +306,34 @@ static void test_ops(void **state) {
     for_each_set(check_ops);
 }
 
+/* Any place and length, and nothing around it. */
+static void check_put(const cpu_kernels *kernels) {
+    enum { MOST = 100, ROOM = MOST + 64 };
+    float from[MOST], *to = take(ROOM * sizeof(float));
+    for (int i = 0; i < MOST; i++)
+        from[i] = (float)(i + 1);
+    for (int first = 16; first < 33; first++)
+        for (int count = 0; count <= MOST; count++) {
+            memset(to, 0, ROOM * sizeof *to);
+            kernels->tiles->begin();
+            kernels->tiles->put(from, count, to + first);
+            kernels->tiles->end();
+            for (int i = 0; i < ROOM; i++)
+                assert_true(to[i] == (i >= first && i < first + count ? from[i - first] : 0));
+        }
+    free(to);
+}
+
+static void test_put(void **state) {
+    (void)state;
+    for_each_set(check_put);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiles),
         cmocka_unit_test(test_ops),
+        cmocka_unit_test(test_put),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
