@@ -42,12 +42,12 @@ struct f16_values {
     }
 };
 
-static inline float from_bf16(ushort bits) {
+inline float from_bf16(ushort bits) {
     return as_type<float>(uint(bits) << 16);
 }
 
 /* To the nearest, ties to even; NaN stays NaN. */
-static inline ushort to_bf16(float x) {
+inline ushort to_bf16(float x) {
     uint bits = as_type<uint>(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u)
         return ushort(bits >> 16 | 0x40u);
@@ -70,7 +70,7 @@ struct bf16_values {
 
 /* Element i of an array of METAL_F32, METAL_F16 or METAL_BF16: for the small ones (biases, norm weights)
  * that are not worth a kernel a type. */
-static inline float load_as(device const uchar *p, uint type, ulong i) {
+inline float load_as(device const uchar *p, uint type, ulong i) {
     if (type == METAL_F32)
         return ((device const float *)p)[i];
     if (type == METAL_F16)
@@ -78,21 +78,30 @@ static inline float load_as(device const uchar *p, uint type, ulong i) {
     return from_bf16(((device const ushort *)p)[i]);
 }
 
+/* Elements i to i + 3 of such an array. */
+inline float4 load4_as(device const uchar *p, uint type, ulong i) {
+    if (type == METAL_F32)
+        return f32_values::load4((device const float *)p, i);
+    if (type == METAL_F16)
+        return f16_values::load4((device const half *)p, i);
+    return bf16_values::load4((device const ushort *)p, i);
+}
+
 /* ---- Functions ---- */
 
-static inline bool is_nan(float x) {
+inline bool is_nan(float x) {
     return (as_type<uint>(x) & 0x7fffffffu) > 0x7f800000u;
 }
 /* Neither infinite nor NaN. */
-static inline bool is_finite(float x) {
+inline bool is_finite(float x) {
     return (as_type<uint>(x) & 0x7f800000u) != 0x7f800000u;
 }
-static inline bool is_negative_infinity(float x) {
+inline bool is_negative_infinity(float x) {
     return as_type<uint>(x) == 0xff800000u;
 }
 
 /* log(1 + x) for x in [0, 1]: 2 atanh(s) with s = x / (2 + x) <= 1/3, as a series. */
-static inline float log_one_plus(float x) {
+inline float log_one_plus(float x) {
     float s = x / (2.0f + x), square = s * s;
     float p = 1.0f / 15.0f;
     p = fma(p, square, 1.0f / 13.0f);
@@ -106,18 +115,18 @@ static inline float log_one_plus(float x) {
 }
 
 /* log(sigmoid(z)); +inf gives 0, -inf gives -inf, NaN gives NaN. */
-static inline float log_sigmoid(float z) {
+inline float log_sigmoid(float z) {
     float smaller = z < 0.0f ? z : 0.0f;
     return smaller - log_one_plus(exp(-fabs(z)));
 }
 
-static inline float sigmoid(float z) {
+inline float sigmoid(float z) {
     float e = exp(-fabs(z));
     return (z < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
 /* tanh, exact near 0 too: an odd polynomial there (Cephes tanhf), else through exp. */
-static inline float hyperbolic_tangent(float z) {
+inline float hyperbolic_tangent(float z) {
     float magnitude = fabs(z), square = z * z;
     float p = -5.70498872745e-3f;
     p = fma(p, square, 2.06390887954e-2f);
@@ -131,12 +140,12 @@ static inline float hyperbolic_tangent(float z) {
 }
 
 /* c tanh(z / c); c = 0: z. */
-static inline float soft_cap(float z, float c) {
+inline float soft_cap(float z, float c) {
     return c == 0.0f ? z : c * hyperbolic_tangent(z / c);
 }
 
 /* exp(z) - 1 for z <= 0. */
-static inline float exp_minus_one(float z) {
+inline float exp_minus_one(float z) {
     if (z < -0.5f)
         return exp(z) - 1.0f;
     float p = 1.0f / 40320.0f;
@@ -153,7 +162,7 @@ static inline float exp_minus_one(float z) {
  *   x < 2:  erf(x) = 2/sqrt(pi) x exp(-x^2) sum over n of (2 x^2)^n / (1 3 5 .. (2n + 1))
  *   else:  erfc(x) = exp(-x^2)/sqrt(pi) / (x + (1/2) / (x + 1 / (x + (3/2) / (x + ..))))
  * (Abramowitz and Stegun, 7.1.6 and 7.1.14). */
-static inline float normal_distribution(float z) {
+inline float normal_distribution(float z) {
     float x = fabs(z) * 0.70710678118654752f, bell = exp(-x * x) * 0.56418958354775629f;
     if (x < 2.0f) {
         float term = 1.0f, sum = 1.0f;
@@ -172,7 +181,7 @@ static inline float normal_distribution(float z) {
 }
 
 /* One of enum metal_activation. */
-static inline float activate(uint activation, float z) {
+inline float activate(uint activation, float z) {
     switch (activation) {
     case METAL_SILU:
         return z * sigmoid(z);
@@ -195,8 +204,8 @@ static inline float activate(uint activation, float z) {
 
 /* The sum over all threads of a threadgroup, known to all of them; in a fixed order. `parts` has
  * MOST_SIMD_GROUPS floats, and is free again when this returns. All threads must come here. */
-static inline float threadgroup_sum(float x, threadgroup float *parts, uint simd_group,
-                                    uint simd_groups, uint lane) {
+inline float threadgroup_sum(float x, threadgroup float *parts, uint simd_group, uint simd_groups,
+                             uint lane) {
     x = simd_sum(x);
     if (lane == 0)
         parts[simd_group] = x;
