@@ -14,7 +14,7 @@
 #include "ops/metal/host.h"
 #include "ops/ops.h"
 
-enum { METAL_MOST_OPERANDS = 24, METAL_SIMD = 32 /* lanes of a SIMD-group, checked at start */ };
+enum { METAL_MOST_OPERANDS = 30, METAL_SIMD = 32 /* lanes of a SIMD-group, checked at start */ };
 
 typedef struct metal_operand {
     const ops_tensor *tensor; /* absent: a buffer that the kernel must not touch is bound */
@@ -39,8 +39,9 @@ typedef struct metal_dispatch {
 /* Scratch tensors of a stream, placed once (metal_place_*). They are shared by all ops: what stands in
  * them does not outlive an op. */
 typedef struct metal_scratch {
-    ops_tensor rows;   /* the normalised input of a projection of many tokens */
-    ops_tensor output; /* [tokens][width]: the input of an output projection of many tokens */
+    ops_tensor rows;    /* [tokens][width]: the input of a projection of several tokens */
+    ops_tensor halves;  /* f16, the same for tiles, each row times a power of two */
+    ops_tensor factors; /* [tokens]: what undoes it */
     ops_tensor mlstm_gates, mlstm_states; /* tables and chunk states of the chunkwise mLSTM */
     ops_tensor mlstm_sums;                /* what the steps' parts leave for each other */
     ops_tensor sample;
