@@ -105,3 +105,34 @@ bool ops_expect_norm(ops_check *c, const char *op, const ops_norm *norm, int64_t
     return ops_expect1(c, op, "the norm's weight", &norm->weight, OPS_FLOATS, width) &&
            ops_expect_optional(c, op, "the norm's bias", &norm->bias, width);
 }
+
+bool ops_expect_span(ops_check *c, const char *what, const ops_buffer *buffer, size_t offset,
+                     size_t size) {
+    if (offset <= buffer->size && size <= buffer->size - offset)
+        return true;
+    return ops_fail(c, XLSTM_INVALID_ARGUMENT,
+                    "%s: %zu bytes at %zu do not lie within a buffer of %zu bytes", what, size,
+                    offset, buffer->size);
+}
+
+xlstm_status ops_check_options(const ops_device *device, const ops_stream_options *options) {
+    const ops_limits *l = &options->limits;
+    if (l->activation != DTYPE_F32)
+        return error_set(XLSTM_UNSUPPORTED, "the %s device computes in f32, not in %s",
+                         device->name, dtype_name(l->activation));
+    const int64_t most = INT32_MAX;
+    const int64_t sizes[] = {l->tokens,      l->sequences,  l->width, l->heads,
+                             l->head_dim_qk, l->head_dim_v, l->vocab};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i] < 1 || sizes[i] > most)
+            return error_set(XLSTM_INVALID_ARGUMENT,
+                             "a limit of a stream is %lld: 1 to %lld are possible",
+                             (long long)sizes[i], (long long)most);
+    if (l->deferred < 0 || l->deferred > OPS_MAX_DEFERRED)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%d deferred tokens: 0 to %d are possible",
+                         l->deferred, OPS_MAX_DEFERRED);
+    if (options->threads < 0)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%d threads are not possible: 0 means all",
+                         options->threads);
+    return XLSTM_OK;
+}

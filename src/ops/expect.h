@@ -45,5 +45,11 @@ bool ops_expect_limits(ops_check *c, const char *op, int64_t tokens, int64_t wid
 bool ops_expect_batch(ops_check *c, const char *op, const ops_batch *batch, int64_t slots);
 bool ops_expect_activation(ops_check *c, const char *op, enum ops_activation activation);
 bool ops_expect_norm(ops_check *c, const char *op, const ops_norm *norm, int64_t width);
+/* Whether these bytes lie within the buffer. */
+bool ops_expect_span(ops_check *c, const char *what, const ops_buffer *buffer, size_t offset,
+                     size_t size);
+
+/* Whether a stream of a device that computes in f32 can have these options. */
+xlstm_status ops_check_options(const ops_device *device, const ops_stream_options *options);
 
 #endif

@@ -7,6 +7,9 @@
 #include "base/error.h"
 #include "ops/cpu/cpu.h"
 #include "ops/reference/reference.h"
+#ifdef XLSTM_METAL
+#include "ops/metal/metal.h"
+#endif
 
 /* ---- Tensors ---- */
 
@@ -80,7 +83,13 @@ const char *ops_batch_fault(const ops_batch *batch, int64_t slots) {
 
 /* ---- Devices ---- */
 
-static ops_device *(*const devices[])(void) = {cpu_device, reference_device};
+static ops_device *(*const devices[])(void) = {
+    cpu_device,
+#ifdef XLSTM_METAL
+    metal_device,
+#endif
+    reference_device,
+};
 enum { DEVICE_COUNT = sizeof devices / sizeof *devices };
 
 ops_device *ops_device_at(int index) {
@@ -96,7 +105,8 @@ ops_device *ops_device_find(const char *name) {
     for (int i = 0; i < DEVICE_COUNT && used < sizeof names; i++)
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "",
                                  devices[i]()->name);
-    error_set(XLSTM_UNSUPPORTED, "no device \"%s\" in this build; it has: %s", name, names);
+    error_set(XLSTM_UNSUPPORTED, "no device \"%s\" in this build%s; it has: %s", name,
+              strcmp(name, "metal") == 0 ? ", as Metal is part of builds on macOS" : "", names);
     return NULL;
 }
 

@@ -38,33 +38,24 @@ static void buffer_free(ops_buffer *buffer) {
     *buffer = (ops_buffer){0};
 }
 
-static bool in_buffer(cpu_stream *s, const char *what, const ops_buffer *buffer, size_t offset,
-                      size_t size) {
-    if (offset <= buffer->size && size <= buffer->size - offset)
-        return true;
-    return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
-                    "%s: %zu bytes at %zu do not lie within a buffer of %zu bytes", what, size,
-                    offset, buffer->size);
-}
-
 static void write_bytes(ops_stream *stream, ops_buffer *buffer, size_t offset, const void *source,
                         size_t size) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (!ops_failed(&s->check) && in_buffer(s, "write", buffer, offset, size))
+    if (!ops_failed(&s->check) && ops_expect_span(&s->check, "write", buffer, offset, size))
         memcpy((char *)buffer->host + offset, source, size);
 }
 
 static void copy_bytes(ops_stream *stream, ops_buffer *to, size_t to_offset, const ops_buffer *from,
                        size_t from_offset, size_t size) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (!ops_failed(&s->check) && in_buffer(s, "copy", to, to_offset, size) &&
-        in_buffer(s, "copy", from, from_offset, size))
+    if (!ops_failed(&s->check) && ops_expect_span(&s->check, "copy", to, to_offset, size) &&
+        ops_expect_span(&s->check, "copy", from, from_offset, size))
         memmove((char *)to->host + to_offset, (const char *)from->host + from_offset, size);
 }
 
 static void zero_bytes(ops_stream *stream, ops_buffer *buffer, size_t offset, size_t size) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (!ops_failed(&s->check) && in_buffer(s, "zero", buffer, offset, size))
+    if (!ops_failed(&s->check) && ops_expect_span(&s->check, "zero", buffer, offset, size))
         memset((char *)buffer->host + offset, 0, size);
 }
 
@@ -75,7 +66,7 @@ static xlstm_status wait_all(ops_stream *stream) {
 static xlstm_status read_bytes(ops_stream *stream, const ops_buffer *buffer, size_t offset,
                                void *target, size_t size) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (!ops_failed(&s->check) && in_buffer(s, "read", buffer, offset, size))
+    if (!ops_failed(&s->check) && ops_expect_span(&s->check, "read", buffer, offset, size))
         memcpy(target, (const char *)buffer->host + offset, size);
     return wait_all(stream);
 }
@@ -147,28 +138,6 @@ static void carve_all(carver *c, cpu_stream *s, int threads) {
     }
 }
 
-static xlstm_status check_options(const ops_stream_options *options) {
-    const ops_limits *l = &options->limits;
-    if (l->activation != DTYPE_F32)
-        return error_set(XLSTM_UNSUPPORTED, "the cpu device computes in f32, not in %s",
-                         dtype_name(l->activation));
-    const int64_t most = INT32_MAX;
-    const int64_t sizes[] = {l->tokens,      l->sequences,  l->width, l->heads,
-                             l->head_dim_qk, l->head_dim_v, l->vocab};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        if (sizes[i] < 1 || sizes[i] > most)
-            return error_set(XLSTM_INVALID_ARGUMENT,
-                             "a limit of a stream is %lld: 1 to %lld are possible",
-                             (long long)sizes[i], (long long)most);
-    if (l->deferred < 0 || l->deferred > OPS_MAX_DEFERRED)
-        return error_set(XLSTM_INVALID_ARGUMENT, "%d deferred tokens: 0 to %d are possible",
-                         l->deferred, OPS_MAX_DEFERRED);
-    if (options->threads < 0)
-        return error_set(XLSTM_INVALID_ARGUMENT, "%d threads are not possible: 0 means all",
-                         options->threads);
-    return XLSTM_OK;
-}
-
 static int64_t scratch_size(ops_device *self, const ops_stream_options *options) {
     const cpu_kernels *kernels = cpu_kernels_choose();
     if (!kernels)
@@ -204,7 +173,7 @@ static void stream_free(ops_stream *stream) {
 static xlstm_status stream_create(ops_device *self, const ops_stream_options *options,
                                   ops_stream **stream) {
     *stream = NULL;
-    xlstm_status status = check_options(options);
+    xlstm_status status = ops_check_options(self, options);
     if (status != XLSTM_OK)
         return status;
     const cpu_kernels *kernels = cpu_kernels_choose();

@@ -58,6 +58,8 @@ typedef struct metal_stream {
     struct metal_hazards *hazards;
 } metal_stream;
 
+/* Waits for everything that was enqueued; false where something failed, which the stream then has. */
+bool metal_finish(metal_stream *s);
 /* Does nothing on a stream that has failed (ops_failed(&s->check)). */
 void metal_run(metal_stream *s, const metal_dispatch *d);
 /* Elements (of blocks: bytes) from the address that is bound to the tensor's first. */
