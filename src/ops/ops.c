@@ -105,8 +105,10 @@ ops_device *ops_device_find(const char *name) {
     for (int i = 0; i < DEVICE_COUNT && used < sizeof names; i++)
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "",
                                  devices[i]()->name);
-    error_set(XLSTM_UNSUPPORTED, "no device \"%s\" in this build%s; it has: %s", name,
-              strcmp(name, "metal") == 0 ? ", as Metal is part of builds on macOS" : "", names);
+    error_set(XLSTM_UNSUPPORTED, "no device \"%s\" in this build; it has: %s%s", name, names,
+              strcmp(name, "metal") == 0
+                  ? ". Metal needs macOS 14 on Apple silicon, where every build has it"
+                  : "");
     return NULL;
 }
 
