@@ -248,6 +248,12 @@ lint: ## clang-format and cppcheck, changing nothing
 clean: ## removes build/
 	rm -rf build
 
+# ---- Metal's kernels, for the test device --------------------------------------------------------
+
+include tests/metal_device/rules.mk
+
+test-programs: $(METAL_MODULES)
+
 # ---- Compiling -----------------------------------------------------------------------------------
 
 quiet = $(if $(V),,@printf '  %-5s %s\n' $(1) '$(2)';)
@@ -302,7 +308,8 @@ $(BUILD)/src/cli/%.o: src/cli/%.c $(BUILD)/flags
 
 $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call quiet,CC,$<)$(COMPILE) -Itests -DTEST_SANITIZE='"$(SANITIZE)"' $(CMOCKA_CFLAGS) \
+	$(call quiet,CC,$<)$(COMPILE) -Itests -DTEST_SANITIZE='"$(SANITIZE)"' -DTEST_METAL='"$(METAL)"' \
+	  -DTEST_METAL_MISSING='"$(strip $(METAL_MISSING))"' $(CMOCKA_CFLAGS) \
 	  -MMD -MP -c $< -o $@
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
