@@ -1,0 +1,41 @@
+/* What the files of norms and projections share: input rows, and how they become arguments of kernels. */
+#ifndef OPS_METAL_PROJECT_H
+#define OPS_METAL_PROJECT_H
+
+#include "ops/metal/internal.h"
+#include "ops/metal/project_arguments.h"
+
+/* The rows of a projection before its matrix: norm(x), or act(gate) (norm(x) + skip skip_input). */
+typedef struct metal_input {
+    ops_tensor x; /* [tokens][width] */
+    ops_norm norm;
+    ops_tensor gate, skip, skip_input; /* absent: none */
+    enum ops_activation activation;
+} metal_input;
+
+enum { METAL_PROJECT_THREADS = PROJECT_SIMD_GROUPS * METAL_SIMD };
+
+static inline uint32_t metal_tokens(const metal_input *in) {
+    return (uint32_t)in->x.shape[0];
+}
+static inline uint32_t metal_width(const metal_input *in) {
+    return (uint32_t)in->x.shape[1];
+}
+
+/* One of enum metal_type; METAL_TYPES: the device has none for it. */
+enum metal_type metal_type_of(dtype type);
+/* Whether a tensor that may be absent has a type, and numbers that the kernels can count. */
+bool metal_expect_type(metal_stream *s, const char *op, const char *name, const ops_tensor *t);
+/* Checks a norm, also that its types are those of the device. */
+bool metal_expect_norm(metal_stream *s, const char *op, const ops_norm *norm, int64_t width);
+
+struct input_arguments metal_input_arguments(const metal_input *in);
+/* Adds the operands x, norm weight and bias; and those of the gate. */
+void metal_bind(metal_dispatch *d, const ops_tensor *t, bool written);
+void metal_bind_input(metal_dispatch *d, const metal_input *in);
+void metal_bind_gate(metal_dispatch *d, const metal_input *in);
+
+/* out [tokens][width] = the rows. */
+void metal_lay_rows(metal_stream *s, const metal_input *in, const ops_tensor *out);
+
+#endif
