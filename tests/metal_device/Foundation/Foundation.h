@@ -5,6 +5,7 @@
 #ifndef METAL_DEVICE_FOUNDATION_H
 #define METAL_DEVICE_FOUNDATION_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -112,8 +113,6 @@ typedef NS_ENUM(NSUInteger, NSStringEncoding) {
 @interface NSString : NSObject <NSCopying>
 + (instancetype)string;
 + (nullable instancetype)stringWithUTF8String:(const char *)text;
-+ (instancetype)stringWithFormat:(NSString *)format,
-                                 ... __attribute__((format(__NSString__, 1, 2)));
 - (nullable instancetype)initWithUTF8String:(const char *)text;
 - (nullable instancetype)initWithBytes:(const void *)bytes
                                 length:(NSUInteger)length
@@ -212,6 +211,8 @@ extern NSErrorUserInfoKey const NSUnderlyingErrorKey;
     id *pooled;
     NSUInteger pooledCount, pooledRoom;
 }
++ (void)addObject:(id)object;
+- (void)addObject:(id)object;
 - (void)drain;
 @end
 

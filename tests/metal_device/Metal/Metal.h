@@ -361,7 +361,6 @@ typedef void (^MTLCommandBufferHandler)(id<MTLCommandBuffer>);
 @property(readonly) CFTimeInterval GPUEndTime;
 @property(readonly) MTLCommandBufferStatus status;
 @property(nullable, readonly) NSError *error;
-- (void)enqueue;
 - (void)commit;
 - (void)addScheduledHandler:(MTLCommandBufferHandler)block;
 - (void)addCompletedHandler:(MTLCommandBufferHandler)block;
