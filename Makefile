@@ -214,7 +214,7 @@ bench: $(COMMAND) $(BUILD)/bench/bench_kernels $(BUILD)/bench/bench_projections 
 	@$(BUILD)/bench/bench_kernels
 	@$(BUILD)/bench/bench_projections
 
-RUN_TESTS = XLSTM='$(COMMAND)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests
+RUN_TESTS = XLSTM='$(COMMAND)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests $(DEVICE_OBJC_TESTS)
 
 test: test-programs $(DEMO) ## all tests
 	@$(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS)
@@ -251,8 +251,9 @@ clean: ## removes build/
 # ---- Metal's kernels, for the test device --------------------------------------------------------
 
 include tests/metal_device/rules.mk
+include tests/metal_device/objc/rules.mk
 
-test-programs: $(METAL_MODULES)
+test-programs: $(METAL_MODULES) $(DEVICE_OBJC_TESTS)
 
 # ---- Compiling -----------------------------------------------------------------------------------
 
