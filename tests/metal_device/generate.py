@@ -347,8 +347,8 @@ class Generator:
                     binders.append(f"metal_device::position_argument<METAL_DEVICE_{attribute}, {scalar}>")
             signature = f"metal_device::signature<decltype(&{function})>::with<&{function}, {', '.join(binders)}>"
             out.write(
-                f"metal_device_kernel metal_device_kernel_{n} __attribute__((section(\"metal_kernels\"), used, "
-                f"visibility(\"hidden\"))) = {signature}::describe(\"{host_name}\", \"{kernel.token.file}\", "
+                f"static metal_device_kernel metal_device_kernel_{n} __attribute__((section(\"metal_kernels\"), used"
+                f")) = {signature}::describe(\"{host_name}\", \"{kernel.token.file}\", "
                 f"{kernel.token.line}, {kernel.most_threads});\n"
             )
         out.write("#endif\n")
