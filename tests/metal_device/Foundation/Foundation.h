@@ -78,7 +78,6 @@ NS_ASSUME_NONNULL_BEGIN
 @property(readonly) Class superclass;
 - (BOOL)isKindOfClass:(Class)aClass;
 - (BOOL)respondsToSelector:(SEL)aSelector;
-- (BOOL)conformsToProtocol:(Protocol *)aProtocol;
 - (instancetype)retain;
 - (oneway void)release;
 - (instancetype)autorelease;

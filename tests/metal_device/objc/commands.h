@@ -92,7 +92,7 @@ struct command {
     MTLDispatchType type;
     DevicePipeline *pipeline;
     struct {
-        DeviceBuffer *buffer;
+        device_memory *memory;
         NSUInteger offset, size;
         void *bytes;
     } bound[GPU_BUFFERS];

@@ -64,7 +64,9 @@
 @implementation DeviceComputeEncoder
 - (void)unbind:(NSUInteger)index {
     free(bound[index].bytes);
-    [bound[index].buffer release];
+    if (bound[index].memory != NULL) {
+        device_memory_drop(bound[index].memory);
+    }
     memset(&bound[index], 0, sizeof bound[index]);
 }
 - (void)dealloc {
@@ -124,13 +126,13 @@
     bound[index].size = length;
 }
 - (bool)offset:(NSUInteger)offset
-            in:(DeviceBuffer *)named
+            in:(const device_memory *)memory
          index:(NSUInteger)index
         method:(const char *)method {
-    if (offset % 4 != 0 || offset >= named->memory->length) {
+    if (offset % 4 != 0 || offset >= memory->length) {
         [buffer wrong:"%s at index %lu: offset %lu of buffer %s must be a multiple of 4 below its "
                       "length, %zu",
-                      method, index, offset, device_name(named), named->memory->length];
+                      method, index, offset, memory->label, memory->length];
         return false;
     }
     return true;
@@ -140,27 +142,33 @@
     if (![self slot:index method:method]) {
         return;
     }
-    DeviceBuffer *named = (DeviceBuffer *)resource;
-    if (named != nil && ![named isKindOfClass:[DeviceBuffer class]]) {
+    if (resource == nil) {
+        [self unbind:index];
+        return;
+    }
+    if (![resource isKindOfClass:[DeviceBuffer class]]) {
         [buffer wrong:"setBuffer: at index %lu: it is no buffer", index];
         return;
     }
-    if (named != nil && ![self offset:offset in:named index:index method:method]) {
+    device_memory *memory = ((DeviceBuffer *)resource)->memory;
+    if (![self offset:offset in:memory index:index method:method]) {
         return;
     }
-    [named retain];
     [self unbind:index];
-    bound[index].buffer = named;
+    bound[index].memory = device_memory_hold(memory);
     bound[index].offset = offset;
+    if (buffer->retaining) {
+        [buffer keep:resource];
+    }
 }
 - (void)setBufferOffset:(NSUInteger)offset atIndex:(NSUInteger)index {
     const char *method = "setBufferOffset:";
     if (![self slot:index method:method]) {
         return;
     }
-    if (bound[index].buffer == nil) {
+    if (bound[index].memory == NULL) {
         [buffer wrong:"setBufferOffset: at index %lu: no buffer is bound there", index];
-    } else if ([self offset:offset in:bound[index].buffer index:index method:method]) {
+    } else if ([self offset:offset in:bound[index].memory index:index method:method]) {
         bound[index].offset = offset;
     }
 }
@@ -219,7 +227,7 @@
         if (!gpu_kernel_uses(pipeline->kernel, (int)i, &writes)) {
             continue;
         }
-        if (bound[i].buffer == nil && bound[i].bytes == NULL) {
+        if (bound[i].memory == NULL && bound[i].bytes == NULL) {
             [buffer wrong:"dispatch of %s: nothing is bound to buffer(%lu)", pipeline->name, i];
             return false;
         }
@@ -279,14 +287,11 @@
             copy += (bound[i].size + 15) / 16 * 16;
             continue;
         }
-        device_memory *memory = bound[i].buffer->memory;
+        device_memory *memory = bound[i].memory;
         launch->buffer[i] =
             (gpu_bound){.base = memory->base, .length = memory->length, .offset = bound[i].offset};
         command->dispatch.memory[i] = device_memory_hold(memory);
         untracked = untracked || memory->untracked;
-        if (buffer->retaining) {
-            [buffer keep:bound[i].buffer];
-        }
         if (writes) {
             [self writes:memory];
         }

@@ -25,7 +25,7 @@ enum { DEAD_KEPT = 16384 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct header living = {&living, &living, Nil, 0};
-static uint64_t living_count;
+static uint64_t living_count, living_pools; /* pools of threads are nobody's leak */
 static struct header *dead[DEAD_KEPT];
 static size_t dead_next;
 
@@ -107,7 +107,7 @@ static void bury(id object) {
 
 uint64_t metal_device_live_objects(void) {
     pthread_mutex_lock(&lock);
-    uint64_t count = living_count;
+    uint64_t count = living_count - __atomic_load_n(&living_pools, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&lock);
     return count;
 }
@@ -196,14 +196,6 @@ void device_release(const void *object) {
 - (BOOL)respondsToSelector:(SEL)selector {
     return class_respondsToSelector(object_getClass(self), selector);
 }
-- (BOOL)conformsToProtocol:(Protocol *)protocol {
-    for (Class c = object_getClass(self); c != Nil; c = class_getSuperclass(c)) {
-        if (class_conformsToProtocol(c, protocol)) {
-            return YES;
-        }
-    }
-    return NO;
-}
 - (instancetype)retain {
     __atomic_fetch_add(&header_of(self)->references, 1, __ATOMIC_RELAXED);
     return self;
@@ -233,6 +225,7 @@ static _Thread_local NSAutoreleasePool *innermost;
 - (instancetype)init {
     outer = innermost;
     innermost = self;
+    device_count(&living_pools, 1);
     return self;
 }
 + (void)addObject:(id)object {
@@ -265,6 +258,7 @@ static _Thread_local NSAutoreleasePool *innermost;
     }
     free(pooled);
     innermost = outer;
+    device_count(&living_pools, -(uint64_t)1);
     [super dealloc];
 }
 - (instancetype)retain {

@@ -79,6 +79,7 @@ const char *device_name(id object) {
         abort();
     }
     memory->holders = 1;
+    strcpy(memory->label, device_name(self));
     memory->length = length;
     memory->in_place = base != NULL;
     memory->untracked = (choice & MTLResourceHazardTrackingModeUntracked) != 0;
@@ -111,9 +112,12 @@ const char *device_name(id object) {
         Block_release(deallocator);
     }
     memory->dead = true;
-    strncpy(memory->label, device_name(self), sizeof memory->label - 1);
     device_memory_drop(memory);
     [super dealloc];
+}
+- (void)setLabel:(NSString *)text {
+    [super setLabel:text];
+    snprintf(memory->label, sizeof memory->label, "%s", device_name(self));
 }
 - (NSUInteger)length {
     return memory->length;
