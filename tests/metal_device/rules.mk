@@ -19,7 +19,7 @@ METAL_MODULES := $(if $(strip $(METAL_MISSING)),,$(METAL_MODES:%=$(METAL)/kernel
 
 METAL_PREPROCESS = $(METAL_CXX) -E -x c++ -std=c++17 -nostdinc -D__METAL_VERSION__=310 -D__METAL__ \
                    -D__HAVE_BFLOAT__ -DMETAL_DEVICE_TEXT -isystem $(METAL_DEVICE)/include
-METAL_WARNINGS := -Wall -Wextra -Werror -Wno-unused-function -Wno-unknown-pragmas -Wno-c++17-extensions \
+METAL_WARNINGS := -Wall -Wextra -Wvla -Wc++17-extensions -Werror -Wno-unused-function -Wno-unknown-pragmas \
                   -Wno-unused-but-set-variable
 METAL_COMPILE = $(METAL_CXX) -x c++ -std=c++14 -nostdinc -D__METAL_VERSION__=310 -D__METAL__ \
                 -isystem $(METAL_DEVICE)/include $(METAL_WARNINGS) -Wno-user-defined-literals \

@@ -517,6 +517,9 @@ extern "C" void metal_device_position(int which, unsigned *out) {
 static void wait(fiber_status status, metal_device_combine *combine, unsigned flags,
                  const metal_device_site *site) {
     fiber *self = state.current;
+    if ((uintptr_t)__builtin_frame_address(0) - self->stack < 4096)
+        fail(0, 0, "private memory of a thread: more than %d bytes, in %s at %s:%d", STACK_BYTES,
+             site->what, site->file, site->line);
     self->status = status;
     self->site = *site;
     self->combine = combine;

@@ -262,7 +262,11 @@ static void refine(page *p, uint32_t shift) {
     p->shift = shift;
 }
 
-enum access { READ, WRITE, ATOMIC_READ, ATOMIC_WRITE };
+enum access { READ, WRITE, ATOMIC_READ, ATOMIC_WRITE, ATOMIC_CHANGE /* reads and writes */ };
+
+static inline bool writing(access kind) {
+    return kind == WRITE || kind >= ATOMIC_WRITE;
+}
 
 [[noreturn]] static void race(uintptr_t a, bool writes, const char *earlier, const stamp *s,
                               bool of_group, uintptr_t code) {
@@ -335,7 +339,7 @@ static void look(page *p, uintptr_t a, unsigned size, access kind, bool of_group
     }
     uint32_t t = state.current->thread, simd = t / GPU_SIMD;
     int memory = of_group ? 0 : 1;
-    bool atomic = kind >= ATOMIC_READ, writes = kind == WRITE || kind == ATOMIC_WRITE;
+    bool atomic = kind >= ATOMIC_READ, writes = writing(kind);
     observer o = {state.group * GPU_MOST_THREADS + t, simd,
                   of_group ? state.group_clock : state.dispatch_clock, state.group_visible[memory],
                   state.simd_visible[memory][simd]};
@@ -345,7 +349,7 @@ static void look(page *p, uintptr_t a, unsigned size, access kind, bool of_group
     for (; c <= end; c++) {
         if (!ordered(&c->write, &o) && !(atomic && (c->write.code & 1)))
             race(a, writes, "written", &c->write, of_group, code);
-        if (of_group && c->write.clock < o.since && !writes)
+        if (of_group && c->write.clock < o.since && kind != WRITE && kind != ATOMIC_WRITE)
             fail(code, 0, "reads threadgroup memory that nobody has written");
         if (!writes) {
             keep_read(c, &now, &o);
@@ -395,16 +399,16 @@ static void touch(uintptr_t a, unsigned size, access kind, uintptr_t code) {
             touch(a + here, size - here, kind, code);
             return;
         }
-        c = find(a, size, kind == WRITE || kind == ATOMIC_WRITE, code);
+        c = find(a, size, writing(kind), code);
     }
-    bool writes = kind == WRITE || kind == ATOMIC_WRITE;
+    bool writes = writing(kind);
     switch (c->kind) {
     case GROUP:
         look(c->known, a, size, kind, true, code);
         break;
     case BUFFER:
         mark(c->known, a, size, writes, code);
-        if (kind == ATOMIC_WRITE)
+        if (kind == ATOMIC_CHANGE)
             mark(c->known, a, size, false, code);
         look(c->known, a, size, kind, false, code);
         break;
@@ -478,7 +482,7 @@ using namespace metal_device;
 static void aligned(uintptr_t a, unsigned size, access kind, uintptr_t code) {
     if (a & (size - 1))
         fail(code, 0, "%s %u bytes at an address that is no multiple of %u",
-             kind == WRITE || kind == ATOMIC_WRITE ? "writes" : "reads", size, size);
+             writing(kind) ? "writes" : "reads", size, size);
     touch(a, size, kind, code);
 }
 
@@ -539,44 +543,44 @@ void *__tsan_memmove(void *to, const void *from, size_t size) {
         *a = x;                                                                                    \
     }                                                                                              \
     type __tsan_atomic##bits##_exchange(volatile type *a, type x, int) {                           \
-        aligned((uintptr_t)a, bits / 8, ATOMIC_WRITE, CODE);                                       \
+        aligned((uintptr_t)a, bits / 8, ATOMIC_CHANGE, CODE);                                      \
         type old = *a;                                                                             \
         *a = x;                                                                                    \
         return old;                                                                                \
     }                                                                                              \
     type __tsan_atomic##bits##_fetch_add(volatile type *a, type x, int) {                          \
-        aligned((uintptr_t)a, bits / 8, ATOMIC_WRITE, CODE);                                       \
+        aligned((uintptr_t)a, bits / 8, ATOMIC_CHANGE, CODE);                                      \
         type old = *a;                                                                             \
         *a = old + x;                                                                              \
         return old;                                                                                \
     }                                                                                              \
     type __tsan_atomic##bits##_fetch_sub(volatile type *a, type x, int) {                          \
-        aligned((uintptr_t)a, bits / 8, ATOMIC_WRITE, CODE);                                       \
+        aligned((uintptr_t)a, bits / 8, ATOMIC_CHANGE, CODE);                                      \
         type old = *a;                                                                             \
         *a = old - x;                                                                              \
         return old;                                                                                \
     }                                                                                              \
     type __tsan_atomic##bits##_fetch_and(volatile type *a, type x, int) {                          \
-        aligned((uintptr_t)a, bits / 8, ATOMIC_WRITE, CODE);                                       \
+        aligned((uintptr_t)a, bits / 8, ATOMIC_CHANGE, CODE);                                      \
         type old = *a;                                                                             \
         *a = old & x;                                                                              \
         return old;                                                                                \
     }                                                                                              \
     type __tsan_atomic##bits##_fetch_or(volatile type *a, type x, int) {                           \
-        aligned((uintptr_t)a, bits / 8, ATOMIC_WRITE, CODE);                                       \
+        aligned((uintptr_t)a, bits / 8, ATOMIC_CHANGE, CODE);                                      \
         type old = *a;                                                                             \
         *a = old | x;                                                                              \
         return old;                                                                                \
     }                                                                                              \
     type __tsan_atomic##bits##_fetch_xor(volatile type *a, type x, int) {                          \
-        aligned((uintptr_t)a, bits / 8, ATOMIC_WRITE, CODE);                                       \
+        aligned((uintptr_t)a, bits / 8, ATOMIC_CHANGE, CODE);                                      \
         type old = *a;                                                                             \
         *a = old ^ x;                                                                              \
         return old;                                                                                \
     }                                                                                              \
     type __tsan_atomic##bits##_compare_exchange_val(volatile type *a, type expected, type x, int,  \
                                                     int) {                                         \
-        aligned((uintptr_t)a, bits / 8, ATOMIC_WRITE, CODE);                                       \
+        aligned((uintptr_t)a, bits / 8, ATOMIC_CHANGE, CODE);                                      \
         type old = *a;                                                                             \
         if (old == expected)                                                                       \
             *a = x;                                                                                \
