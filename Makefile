@@ -253,7 +253,7 @@ clean: ## removes build/
 include tests/metal_device/rules.mk
 include tests/metal_device/objc/rules.mk
 
-test-programs: $(METAL_MODULES) $(DEVICE_OBJC_TESTS)
+test-programs: $(METAL_MODULES) $(METAL_PLANTS) $(DEVICE_OBJC_TESTS)
 
 # ---- Compiling -----------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ METAL_MODULES := $(if $(strip $(METAL_MISSING)),,$(METAL_MODES:%=$(METAL)/kernel
 METAL_PREPROCESS = $(METAL_CXX) -E -x c++ -std=c++17 -nostdinc -D__METAL_VERSION__=310 -D__METAL__ \
                    -D__HAVE_BFLOAT__ -DMETAL_DEVICE_TEXT -isystem $(METAL_DEVICE)/include
 METAL_WARNINGS := -Wall -Wextra -Wvla -Wc++17-extensions -Werror -Wno-unused-function -Wno-unknown-pragmas \
-                  -Wno-unused-but-set-variable
+                  -Wno-unused-but-set-variable -Wno-unused-parameter -flax-vector-conversions=none
 METAL_COMPILE = $(METAL_CXX) -x c++ -std=c++14 -nostdinc -D__METAL_VERSION__=310 -D__METAL__ \
                 -isystem $(METAL_DEVICE)/include $(METAL_WARNINGS) -Wno-user-defined-literals \
                 -Wno-reserved-user-defined-literal -fno-exceptions -fno-rtti -fPIC -fvisibility=hidden \
@@ -79,3 +79,28 @@ $(foreach mode,$(METAL_MODES),$(eval $(call metal_mode,$(mode))))
 
 .PHONY: metal-kernels
 metal-kernels: $(METAL_MODULES)
+
+# ---- Planted mistakes: kernels with and without them, and what must not compile ----
+
+METAL_PLANTED := $(METAL_DEVICE)/planted
+METAL_PLANTED_FLAGS_wrong := -DBUG
+METAL_PLANTED_FLAGS_right :=
+
+define metal_planted
+$(METAL)/planted-$(1)/running.cc: $(METAL_PLANTED)/running.metal $(METAL_GENERATOR)
+	@mkdir -p $$(@D)
+	@$$(METAL_PREPROCESS) $(METAL_PLANTED_FLAGS_$(1)) $$< | python3 $(METAL_DEVICE)/generate.py > $$@
+
+$(METAL)/planted-$(1)/kernels-checked.so: $(METAL)/planted-$(1)/running.cc $(METAL_LOOKALIKE) \
+    $(METAL_PARTS_checked:%=$(METAL)/checked/device_%.o)
+	$$(call quiet,METAL,$(METAL_PLANTED)/running.metal ($(1)))$$(METAL_COMPILE) $(METAL_FLAGS_checked) -c $$< -o $$(@D)/running.o && \
+	  $(METAL_CXX) -shared -nostdlib++ -Wl,-Bsymbolic -Wl,-z,defs -o $$@ $$(@D)/running.o $$(filter %.o,$$^) -lm
+endef
+$(foreach which,wrong right,$(eval $(call metal_planted,$(which))))
+
+$(METAL)/refused.txt: $(METAL_PLANTED)/refused.metal $(METAL_DEVICE)/refuse.py $(METAL_GENERATOR) $(METAL_LOOKALIKE)
+	@mkdir -p $(@D)
+	$(call quiet,REFUSE,$<)python3 $(METAL_DEVICE)/refuse.py $< '$(METAL_PREPROCESS)' 'python3 $(METAL_DEVICE)/generate.py' \
+	  '$(METAL_COMPILE) -DMETAL_DEVICE_TYPES -fsyntax-only -' > $@
+
+METAL_PLANTS := $(if $(METAL_MODULES),$(METAL)/planted-wrong/kernels-checked.so $(METAL)/planted-right/kernels-checked.so $(METAL)/refused.txt)
