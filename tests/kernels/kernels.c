@@ -229,8 +229,9 @@ static double error_of(double difference, double norm) {
     return sqrt(norm > 0 ? difference / norm : difference);
 }
 
-double case_error(const kernel_case *a, const char *name, const kernel_case *b,
-                  const char *other_name) {
+/* ||a - b|| / ||b||, which counts as `smallest` at least. */
+static double compare_arrays(const kernel_case *a, const char *name, const kernel_case *b,
+                             const char *other_name, double smallest) {
     const xlstm_array *x = &a->array[must_find(a, name)], *y = &b->array[must_find(b, other_name)];
     int64_t elements = elements_of(x);
     assert_int_equal(elements, elements_of(y));
@@ -238,7 +239,12 @@ double case_error(const kernel_case *a, const char *name, const kernel_case *b,
     for (int64_t i = 0; i < elements; i++)
         if (!add_error(element(x, i), element(y, i), &difference, &norm))
             return (double)INFINITY;
-    return error_of(difference, norm);
+    return error_of(difference, fmax(norm, smallest * smallest));
+}
+
+double case_error(const kernel_case *a, const char *name, const kernel_case *b,
+                  const char *other_name) {
+    return compare_arrays(a, name, b, other_name, 0);
 }
 
 double case_error_file(const kernel_case *a, const char *name, const char *path) {
@@ -254,11 +260,24 @@ double case_error_file(const kernel_case *a, const char *name, const char *path)
     return comparable ? error_of(difference, norm) : (double)INFINITY;
 }
 
-void case_compare(const kernel_case *a, const kernel_case *b, const char *name, double tolerance) {
-    double error = case_error(a, name, b, name);
+static void require(const kernel_case *a, const kernel_case *b, const char *name, double error,
+                    double tolerance) {
     if (!(error <= tolerance))
         fail_msg("%s of %s and %s: relative error %.3g, allowed %.3g", name, a->kernel->name,
                  b->kernel->name, error, tolerance);
+}
+
+void case_compare(const kernel_case *a, const kernel_case *b, const char *name, double tolerance) {
+    require(a, b, name, case_error(a, name, b, name), tolerance);
+}
+
+void case_compare_sums(const kernel_case *a, const kernel_case *b, const char *name,
+                       const char *terms, double tolerance) {
+    const xlstm_array *x = &b->array[must_find(b, terms)];
+    double norm = 0;
+    for (int64_t i = 0; i < elements_of(x); i++)
+        norm += element(x, i) * element(x, i);
+    require(a, b, name, compare_arrays(a, name, b, name, sqrt(norm)), tolerance);
 }
 
 /* ---- Finite differences ---- */

@@ -57,6 +57,10 @@ double case_error(const kernel_case *a, const char *name, const kernel_case *b,
 double case_error_file(const kernel_case *a, const char *name, const char *path);
 /* Fails unless case_error of the array, which has the same name in both, is at most `tolerance`. */
 void case_compare(const kernel_case *a, const kernel_case *b, const char *name, double tolerance);
+/* The same where the elements of `name` are sums of those of `terms`, each of which is in one: rounding follows what sums of
+ * terms of any sign usually are, which has the norm of `terms`, and not what is left of one that cancels. */
+void case_compare_sums(const kernel_case *a, const kernel_case *b, const char *name,
+                       const char *terms, double tolerance);
 
 /* Runs the exact backward in f64 and compares every gradient that is handed over, dX for the input
  * X, with finite differences of
