@@ -156,6 +156,10 @@ static const char *meaning(NSInteger code) {
     }
 }
 
+static bool has_come(const struct command *await) {
+    return await->event.event->value >= await->event.value;
+}
+
 /* Executes up to the end, a failure, or an event that has not come: false. Without the lock. */
 static bool execute(DeviceCommandBuffer *commands) {
     char error[1024] = "";
@@ -185,7 +189,7 @@ static bool execute(DeviceCommandBuffer *commands) {
             break;
         case COMMAND_AWAIT:
             pthread_mutex_lock(&lock);
-            bool came = command->event.event->value >= command->event.value;
+            bool came = has_come(command);
             pthread_mutex_unlock(&lock);
             if (!came) {
                 return false;
@@ -258,8 +262,7 @@ static DeviceCommandBuffer *choose(DeviceCommandBuffer **blocked) {
     *blocked = nil;
     for (DeviceCommandBuffer *c = committed; c != nil; c = c->next) {
         if (may_run(c)) {
-            const struct command *command = &c->commands[c->at];
-            if (c->blocked_since == 0 || command->event.event->value >= command->event.value) {
+            if (c->blocked_since == 0 || has_come(&c->commands[c->at])) {
                 return c;
             }
             *blocked =
