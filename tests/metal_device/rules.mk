@@ -26,10 +26,11 @@ METAL_COMPILE = $(METAL_CXX) -x c++ -std=c++14 -nostdinc -D__METAL_VERSION__=310
                 -Wno-reserved-user-defined-literal -fno-exceptions -fno-rtti -fPIC -fvisibility=hidden \
                 -ffreestanding -fno-math-errno -gline-tables-only -gdwarf-4 -fdebug-compilation-dir=. $(METAL_MACHINE)
 METAL_MACHINE := $(if $(shell grep -q ' avx2 .* bmi2 ' /proc/cpuinfo 2>/dev/null && echo 1),-march=x86-64-v3)
-METAL_FLAGS_checked := -O1 -fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0 -fno-vectorize \
+METAL_FLAGS_checked := -O1 -fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0 \
+                       -mllvm -tsan-instrument-read-before-write=1 -fno-vectorize \
                        -fno-slp-vectorize -ffp-contract=off -ftrivial-auto-var-init=pattern
 METAL_FLAGS_fast := -O2 -ffp-contract=off
-METAL_FLAGS_fastmath := -O2 -ffast-math -ffp-contract=fast
+METAL_FLAGS_fastmath := -O2 -ffast-math -ffp-contract=fast -Wno-nan-infinity-disabled
 METAL_RUNTIME = $(METAL_CXX) -std=c++17 -O2 -g1 -gdwarf-4 -Wall -Wextra -Wshadow -Wconversion -Werror -fPIC \
                 -fno-exceptions -fno-rtti -fvisibility=hidden -fno-math-errno
 METAL_PARTS_checked := runtime shadow
@@ -80,27 +81,29 @@ $(foreach mode,$(METAL_MODES),$(eval $(call metal_mode,$(mode))))
 .PHONY: metal-kernels
 metal-kernels: $(METAL_MODULES)
 
-# ---- Planted mistakes: kernels with and without them, and what must not compile ----
+# ---- Planted mistakes: kernels with and without them, and what must not compile; kernels of the device's own tests ----
 
 METAL_PLANTED := $(METAL_DEVICE)/planted
-METAL_PLANTED_FLAGS_wrong := -DBUG
-METAL_PLANTED_FLAGS_right :=
 
+# NAME, FILE, MODE, FLAGS: one file as the library $(METAL)/planted-NAME.
 define metal_planted
-$(METAL)/planted-$(1)/running.cc: $(METAL_PLANTED)/running.metal $(METAL_GENERATOR)
+$(METAL)/planted-$(1)/$(3).cc: $(METAL_PLANTED)/$(2).metal $(METAL_GENERATOR)
 	@mkdir -p $$(@D)
-	@$$(METAL_PREPROCESS) $(METAL_PLANTED_FLAGS_$(1)) $$< | python3 $(METAL_DEVICE)/generate.py > $$@
+	@$$(METAL_PREPROCESS) $(4) $$< | python3 $(METAL_DEVICE)/generate.py > $$@
 
-$(METAL)/planted-$(1)/kernels-checked.so: $(METAL)/planted-$(1)/running.cc $(METAL_LOOKALIKE) \
-    $(METAL_PARTS_checked:%=$(METAL)/checked/device_%.o)
-	$$(call quiet,METAL,$(METAL_PLANTED)/running.metal ($(1)))$$(METAL_COMPILE) $(METAL_FLAGS_checked) -c $$< -o $$(@D)/running.o && \
-	  $(METAL_CXX) -shared -nostdlib++ -Wl,-Bsymbolic -Wl,-z,defs -o $$@ $$(@D)/running.o $$(filter %.o,$$^) -lm
+$(METAL)/planted-$(1)/kernels-$(3).so: $(METAL)/planted-$(1)/$(3).cc $(METAL_LOOKALIKE) $(METAL_DEVICE)/rules.mk \
+    $(METAL_PARTS_$(3):%=$(METAL)/$(3)/device_%.o)
+	$$(call quiet,METAL,$(METAL_PLANTED)/$(2).metal ($(1) $(3)))$$(METAL_COMPILE) $(METAL_FLAGS_$(3)) -c $$< -o $$(@D)/$(3).o && \
+	  $(METAL_CXX) -shared -nostdlib++ -Wl,-Bsymbolic -Wl,-z,defs -o $$@ $$(@D)/$(3).o $$(filter %.o,$$^) -lm
 endef
-$(foreach which,wrong right,$(eval $(call metal_planted,$(which))))
+$(eval $(call metal_planted,wrong,running,checked,-DBUG))
+$(eval $(call metal_planted,right,running,checked,))
+$(foreach mode,$(METAL_MODES),$(eval $(call metal_planted,functions,functions,$(mode),)))
 
 $(METAL)/refused.txt: $(METAL_PLANTED)/refused.metal $(METAL_DEVICE)/refuse.py $(METAL_GENERATOR) $(METAL_LOOKALIKE)
 	@mkdir -p $(@D)
 	$(call quiet,REFUSE,$<)python3 $(METAL_DEVICE)/refuse.py $< '$(METAL_PREPROCESS)' 'python3 $(METAL_DEVICE)/generate.py' \
 	  '$(METAL_COMPILE) -DMETAL_DEVICE_TYPES -fsyntax-only -' > $@
 
-METAL_PLANTS := $(if $(METAL_MODULES),$(METAL)/planted-wrong/kernels-checked.so $(METAL)/planted-right/kernels-checked.so $(METAL)/refused.txt)
+METAL_PLANTS := $(if $(METAL_MODULES),$(foreach which,wrong right functions,$(METAL)/planted-$(which)/kernels-checked.so) \
+                $(METAL)/planted-functions/kernels-fast.so $(METAL)/planted-functions/kernels-fastmath.so $(METAL)/refused.txt)
