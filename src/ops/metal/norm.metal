@@ -68,7 +68,7 @@ kernel void rows_to_halves(constant normalize_arguments &a [[buffer(0)]],
                            uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float parts[PROJECT_SIMD_GROUPS];
     device const float *row = x + a.input.x_first + ulong(token) * a.input.x_stride;
-    device half *y = halves + ulong(token) * a.halves_stride;
+    device half *y = halves + a.out_first + ulong(token) * a.halves_stride;
     uint first = simd_group * SIMD_LANES + lane, step = PROJECT_SIMD_GROUPS * SIMD_LANES;
     float largest = 0.0f;
     for (uint i = first; i < a.input.width; i += step)

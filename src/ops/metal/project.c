@@ -26,7 +26,7 @@ static void name_kernel(char name[64], const char *op, const metal_input *in, co
     snprintf(name, 64, "%s_%s_%s", op, metal_tokens(in) == 1 ? "one" : "few", type);
 }
 
-static struct matrix_arguments matrix_arguments(const ops_tensor *weight, const ops_tensor *bias) {
+struct matrix_arguments metal_matrix_arguments(const ops_tensor *weight, const ops_tensor *bias) {
     uint32_t first = metal_first(weight);
     if (dtype_block(weight->dtype) == 1)
         first *= (uint32_t)dtype_size(weight->dtype);
@@ -80,7 +80,7 @@ static void run_parts(metal_stream *s, const metal_input *in, const ops_projecti
         if (is_block ? p->weight.dtype != type : !floats)
             continue;
         a.part[a.count++] = (struct part_arguments){
-            .matrix = matrix_arguments(&p->weight, &p->bias),
+            .matrix = metal_matrix_arguments(&p->weight, &p->bias),
             .first_block = (uint32_t)blocks,
             .out_first = metal_first(&p->out),
             .out_stride = (uint32_t)p->out.stride[0],
@@ -106,8 +106,8 @@ static bool is_first_of_its_type(const ops_projection *projection, int i) {
 }
 
 /* One dispatch a type of blocks; floating-point matrices go with the first. */
-static void run_projections(metal_stream *s, const metal_input *in,
-                            const ops_projection *projection, int count) {
+static void run_products(metal_stream *s, const metal_input *in, const ops_projection *projection,
+                         int count) {
     bool floats = true;
     for (int i = 0; i < count; i++) {
         dtype type = projection[i].weight.dtype;
@@ -118,6 +118,33 @@ static void run_projections(metal_stream *s, const metal_input *in,
     }
     if (floats)
         run_parts(s, in, projection, count, DTYPE_F32, true);
+}
+
+/* Tiles where that is the way, one after the other, and the rest together. */
+static void run_projections(metal_stream *s, const metal_input *in,
+                            const ops_projection *projection, int count) {
+    ops_projection rest[OPS_MAX_PROJECTIONS];
+    int left = 0;
+    bool laid = false;
+    for (int i = 0; i < count; i++) {
+        const ops_projection *p = &projection[i];
+        if (!metal_is_for_tiles(s, in, &p->weight)) {
+            rest[left++] = *p;
+            continue;
+        }
+        metal_tiles t = {.ending = TILE_CAP,
+                         .weight = &p->weight,
+                         .bias = &p->bias,
+                         .soft_cap = (float)p->soft_cap,
+                         .out = &p->out};
+        if (metal_tiles_need_halves(&t) && !laid) {
+            metal_lay_halves(s, in);
+            laid = true;
+        }
+        metal_run_tiles(s, in, &t);
+    }
+    if (left > 0)
+        run_products(s, in, rest, left);
 }
 
 static bool check_matrix(metal_stream *s, const char *op, const ops_tensor *weight,
@@ -162,6 +189,12 @@ void metal_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
 
 /* ---- One matrix ---- */
 
+static void run_tiles(metal_stream *s, const metal_input *in, const metal_tiles *t) {
+    if (metal_tiles_need_halves(t))
+        metal_lay_halves(s, in);
+    metal_run_tiles(s, in, t);
+}
+
 typedef struct addition {
     const ops_tensor *weight, *bias, *residual, *out;
     float sign;
@@ -170,9 +203,20 @@ typedef struct addition {
 } addition;
 
 static void run_addition(metal_stream *s, const metal_input *in, const addition *add) {
+    if (metal_is_for_tiles(s, in, add->weight)) {
+        run_tiles(s, in,
+                  &(metal_tiles){.ending = add->multiply ? TILE_MULTIPLY : TILE_ADD,
+                                 .weight = add->weight,
+                                 .bias = add->bias,
+                                 .residual = add->residual,
+                                 .sign = add->sign,
+                                 .activation = add->activation,
+                                 .out = add->out});
+        return;
+    }
     struct project_add_arguments a = {
         .input = metal_input_arguments(in),
-        .matrix = matrix_arguments(add->weight, add->bias),
+        .matrix = metal_matrix_arguments(add->weight, add->bias),
         .multiply = add->multiply,
         .activation = (uint32_t)add->activation,
         .sign = add->sign,
@@ -201,10 +245,21 @@ static void run_addition(metal_stream *s, const metal_input *in, const addition 
 
 static void run_gated(metal_stream *s, const metal_input *in,
                       const struct ops_norm_project_gated *op) {
+    if (metal_is_for_tiles(s, in, &op->gate_weight)) {
+        run_tiles(s, in,
+                  &(metal_tiles){.ending = TILE_GATED,
+                                 .weight = &op->gate_weight,
+                                 .bias = &op->gate_bias,
+                                 .up_weight = &op->up_weight,
+                                 .up_bias = &op->up_bias,
+                                 .activation = op->activation,
+                                 .out = &op->out});
+        return;
+    }
     struct project_gated_arguments a = {
         .input = metal_input_arguments(in),
-        .gate = matrix_arguments(&op->gate_weight, &op->gate_bias),
-        .up = matrix_arguments(&op->up_weight, &op->up_bias),
+        .gate = metal_matrix_arguments(&op->gate_weight, &op->gate_bias),
+        .up = metal_matrix_arguments(&op->up_weight, &op->up_bias),
         .activation = (uint32_t)op->activation,
         .out_first = metal_first(&op->out),
         .out_stride = (uint32_t)op->out.stride[0],
@@ -327,11 +382,4 @@ void metal_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
         return;
     metal_input rows = prepare(s, &in);
     run_addition(s, &rows, &add);
-}
-
-/* ---- Scratch ---- */
-
-void metal_place_project(metal_carver *c, const ops_stream_options *o, metal_scratch *s) {
-    const int64_t rows[] = {o->limits.tokens, o->limits.width};
-    s->rows = metal_carve(c, DTYPE_F32, 2, rows);
 }

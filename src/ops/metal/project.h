@@ -38,4 +38,24 @@ void metal_bind_gate(metal_dispatch *d, const metal_input *in);
 /* out [tokens][width] = the rows. */
 void metal_lay_rows(metal_stream *s, const metal_input *in, const ops_tensor *out);
 
+struct matrix_arguments metal_matrix_arguments(const ops_tensor *weight, const ops_tensor *bias);
+
+/* ---- Tiles ---- */
+
+typedef struct metal_tiles {
+    enum tile_ending ending;
+    const ops_tensor *weight, *bias, *up_weight, *up_bias; /* the last two with TILE_GATED */
+    const ops_tensor *residual;                            /* NULL: none */
+    enum ops_activation activation;
+    float soft_cap, sign;
+    const ops_tensor *out;
+} metal_tiles;
+
+/* Whether this product is to go through tiles. Their input has neither norm nor gate. */
+bool metal_is_for_tiles(const metal_stream *s, const metal_input *in, const ops_tensor *weight);
+/* Whether they take the input from scratch memory, where metal_lay_halves has laid it. */
+bool metal_tiles_need_halves(const metal_tiles *t);
+void metal_lay_halves(metal_stream *s, const metal_input *in);
+void metal_run_tiles(metal_stream *s, const metal_input *in, const metal_tiles *t);
+
 #endif

@@ -20,7 +20,8 @@ enum {
     /* Tiles for many tokens. */
     TILE_TOKENS = 64,
     TILE_ROWS = 64,
-    TILE_DEPTH = 32
+    TILE_DEPTH = 32,
+    TILE_STRIDE = TILE_DEPTH + 8 /* of a row of operands in threadgroup memory */
 };
 
 /* How input rows come about: y = x, or norm(x), or act(gate) (norm(x) + skip skip_input). */
@@ -80,6 +81,19 @@ struct project_add_arguments {
     float sign;
     uint32_t has_residual, residual_first, residual_stride;
     uint32_t out_first, out_stride;
+};
+
+/* A tile's rows are those of `low`, or with TILE_GATED half of them those of each. */
+enum tile_ending { TILE_CAP, TILE_GATED, TILE_ADD, TILE_MULTIPLY };
+
+struct tiles_arguments {
+    struct matrix_arguments low, high;
+    uint32_t tokens, width;
+    uint32_t x_first, x_stride;
+    uint32_t ending, activation;
+    float soft_cap, sign;
+    uint32_t has_residual, residual_first, residual_stride;
+    uint32_t out_first, out_stride, unused[3];
 };
 
 #endif
