@@ -64,6 +64,8 @@ bool metal_finish(metal_stream *s);
 void metal_run(metal_stream *s, const metal_dispatch *d);
 /* Elements (of blocks: bytes) from the address that is bound to the tensor's first. */
 uint32_t metal_first(const ops_tensor *t);
+/* enum metal_type (types.h); METAL_TYPES where the kernels do not have it. */
+uint32_t metal_type_of(dtype type);
 
 /* Hands out pieces of the arena; without a buffer it only counts. */
 typedef struct metal_carver {

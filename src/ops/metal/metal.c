@@ -122,8 +122,8 @@ static xlstm_status read_bytes(ops_stream *stream, const ops_buffer *buffer, siz
 /* ---- Streams ---- */
 
 static void carve_all(metal_carver *c, const ops_stream_options *options, metal_scratch *s) {
-    (void)options;
     metal_place_faults(c, s);
+    metal_place_sample(c, options, s);
 }
 
 static int64_t scratch_size(ops_device *self, const ops_stream_options *options) {
@@ -211,7 +211,13 @@ static ops_device device = {
     .name = "metal",
     .ops =
         {
-            .embed = NULL,
+            .embed = metal_embed,
+            .take_rows = metal_take_rows,
+            .sum = metal_sum,
+            .causal_conv = metal_causal_conv,
+            .headwise = metal_headwise,
+            .slstm = metal_slstm,
+            .sample = metal_sample,
         },
     .chunk_size = 64,
     .state_types = 1u << DTYPE_F32 | 1u << DTYPE_BF16 | 1u << DTYPE_F16,
