@@ -60,7 +60,7 @@ inline void rows_of_two(thread weight_rows &w, device const uchar *low,
 
 /* sum + piece . (y_low, y_high). The order is written out, so that it is the same in every kernel. */
 template <typename W>
-inline float add_product(float sum, thread const piece &p, float4 y_low, float4 y_high) {
+inline float add_product(float sum, thread const weight_piece &p, float4 y_low, float4 y_high) {
     float s = p.low.x * y_low.x;
     s = fma(p.low.y, y_low.y, s);
     s = fma(p.low.z, y_low.z, s);
@@ -80,7 +80,7 @@ inline float add_product(float sum, thread const piece &p, float4 y_low, float4 
 }
 
 /* This lane's part of the sums, [rows][tokens]; `last`: of the tokens that there are. */
-template <typename W, int tokens> struct product {
+template <typename W, int tokens> struct rows_product {
     static inline void run(thread float *sums, thread const weight_rows &w,
                            thread const input_row &input, constant input_arguments &a,
                            thread const norm_memory &m, uint last, uint simd_group, uint lane) {
@@ -88,7 +88,7 @@ template <typename W, int tokens> struct product {
         uint pieces = (a.width + PIECE - 1) / PIECE;
         for (uint i = simd_group * SIMD_LANES + lane; i < pieces;
              i += PROJECT_SIMD_GROUPS * SIMD_LANES) {
-            piece p[rows];
+            weight_piece p[rows];
             for (int r = 0; r < rows; r++)
                 load_piece<W>(row_of<rows>(w, uint(r)), i, a.width, w.wide, p[r]);
             for (uint t = 0; t < uint(tokens); t++) {
@@ -106,7 +106,7 @@ template <typename W, int tokens> struct product {
     }
 };
 
-template <typename W> struct product<W, 1> {
+template <typename W> struct rows_product<W, 1> {
     static inline void run(thread float *sums, thread const weight_rows &w,
                            thread const input_row &input, constant input_arguments &a,
                            thread const norm_memory &m, uint, uint simd_group, uint lane) {
@@ -116,7 +116,7 @@ template <typename W> struct product<W, 1> {
             float4 low = input_values(input, a, W::first(i), m);
             float4 high = input_values(input, a, W::second(i), m);
             for (int r = 0; r < PROJECT_ROWS; r++) {
-                piece p;
+                weight_piece p;
                 load_piece<W>(row_of<PROJECT_ROWS>(w, uint(r)), i, a.width, w.wide, p);
                 sums[r] = add_product<W>(sums[r], p, low, high);
             }
@@ -154,13 +154,13 @@ inline void product_as(uint type, thread float *sums, thread const weight_rows &
                        thread const input_row &input, constant input_arguments &a,
                        thread const norm_memory &m, uint last, uint simd_group, uint lane) {
     if (type == METAL_F32)
-        product<f32_weights, tokens>::run(sums, w, input, a, m, last, simd_group, lane);
+        rows_product<f32_weights, tokens>::run(sums, w, input, a, m, last, simd_group, lane);
     else if (type == METAL_F16)
-        product<f16_weights, tokens>::run(sums, w, input, a, m, last, simd_group, lane);
+        rows_product<f16_weights, tokens>::run(sums, w, input, a, m, last, simd_group, lane);
     else if (type == METAL_BF16)
-        product<bf16_weights, tokens>::run(sums, w, input, a, m, last, simd_group, lane);
+        rows_product<bf16_weights, tokens>::run(sums, w, input, a, m, last, simd_group, lane);
     else if (W::blocks)
-        product<W, tokens>::run(sums, w, input, a, m, last, simd_group, lane);
+        rows_product<W, tokens>::run(sums, w, input, a, m, last, simd_group, lane);
 }
 
 struct part_memory {
@@ -265,7 +265,7 @@ kernel void norm_project_gated(
     float sums[count];
     for (int i = 0; i < count; i++)
         sums[i] = 0.0f;
-    product<W, tokens>::run(sums, w, input, a.input, memory, last, simd_group, lane);
+    rows_product<W, tokens>::run(sums, w, input, a.input, memory, last, simd_group, lane);
     float z = collect<count>(sums, parts, simd_group, lane);
     uint own = simd_group * SIMD_LANES + lane, half_of = uint(count) / 2;
     uint own_row = row + own % half_of / uint(tokens), own_token = own % uint(tokens);
@@ -308,7 +308,7 @@ kernel void project_add(
     float sums[count];
     for (int i = 0; i < count; i++)
         sums[i] = 0.0f;
-    product<W, tokens>::run(sums, w, input, a.input, memory, last, simd_group, lane);
+    rows_product<W, tokens>::run(sums, w, input, a.input, memory, last, simd_group, lane);
     float z = collect<count>(sums, parts, simd_group, lane);
     uint own = simd_group * SIMD_LANES + lane, own_row = row + own / uint(tokens);
     uint own_token = own % uint(tokens);

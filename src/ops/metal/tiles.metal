@@ -37,7 +37,7 @@ template <typename W, typename V>
 inline void lay_weights(threadgroup V *to, device const uchar *row, uint first_piece, uint step,
                         uint width, uint wide) {
     for (uint i = first_piece; i < first_piece + 2; i++) {
-        piece p;
+        weight_piece p;
         load_piece<W>(row, i, width, wide, p);
         if (W::has_least) {
             p.low = p.low * p.scale + p.least;

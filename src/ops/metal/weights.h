@@ -14,7 +14,7 @@
 
 enum { PIECE = 8, PIECES_A_BLOCK = 4 };
 
-struct piece {
+struct weight_piece {
     float4 low, high;
     float scale, least;
 };
@@ -111,7 +111,7 @@ inline float4 signed_bytes(uint word) {
 
 struct q8_0_weights : in_blocks {
     enum { type = METAL_Q8_0, blocks = 1, has_least = 0 };
-    static inline void load(device const uchar *row, uint index, thread piece &to) {
+    static inline void load(device const uchar *row, uint index, thread weight_piece &to) {
         device const ushort *block = (device const ushort *)row + index / PIECES_A_BLOCK * 17;
         uint part = index % PIECES_A_BLOCK * 2;
         to.scale = half_at(block, 0);
@@ -122,7 +122,7 @@ struct q8_0_weights : in_blocks {
 
 struct q4_0_weights : in_blocks {
     enum { type = METAL_Q4_0, blocks = 1, has_least = 0 };
-    static inline void load(device const uchar *row, uint index, thread piece &to) {
+    static inline void load(device const uchar *row, uint index, thread weight_piece &to) {
         device const ushort *block = (device const ushort *)row + index / PIECES_A_BLOCK * 9;
         uint word = word_at(block, 1 + index % PIECES_A_BLOCK * 2);
         to.scale = half_at(block, 0);
@@ -133,7 +133,7 @@ struct q4_0_weights : in_blocks {
 
 struct q4_1_weights : in_blocks {
     enum { type = METAL_Q4_1, blocks = 1, has_least = 1 };
-    static inline void load(device const uchar *row, uint index, thread piece &to) {
+    static inline void load(device const uchar *row, uint index, thread weight_piece &to) {
         device const ushort *block = (device const ushort *)row + index / PIECES_A_BLOCK * 10;
         uint word = word_at(block, 2 + index % PIECES_A_BLOCK * 2);
         to.scale = half_at(block, 0);
@@ -145,7 +145,7 @@ struct q4_1_weights : in_blocks {
 
 struct q5_0_weights : in_blocks {
     enum { type = METAL_Q5_0, blocks = 1, has_least = 0 };
-    static inline void load(device const uchar *row, uint index, thread piece &to) {
+    static inline void load(device const uchar *row, uint index, thread weight_piece &to) {
         device const ushort *block = (device const ushort *)row + index / PIECES_A_BLOCK * 11;
         uint part = index % PIECES_A_BLOCK, word = word_at(block, 3 + part * 2);
         uint fifth = word_at(block, 1) >> part * 4;
@@ -157,7 +157,7 @@ struct q5_0_weights : in_blocks {
 
 struct q5_1_weights : in_blocks {
     enum { type = METAL_Q5_1, blocks = 1, has_least = 1 };
-    static inline void load(device const uchar *row, uint index, thread piece &to) {
+    static inline void load(device const uchar *row, uint index, thread weight_piece &to) {
         device const ushort *block = (device const ushort *)row + index / PIECES_A_BLOCK * 12;
         uint part = index % PIECES_A_BLOCK, word = word_at(block, 4 + part * 2);
         uint fifth = word_at(block, 2) >> part * 4;
@@ -180,7 +180,7 @@ inline float4 levels(uint word) {
 
 struct iq4_nl_weights : in_blocks {
     enum { type = METAL_IQ4_NL, blocks = 1, has_least = 0 };
-    static inline void load(device const uchar *row, uint index, thread piece &to) {
+    static inline void load(device const uchar *row, uint index, thread weight_piece &to) {
         device const ushort *block = (device const ushort *)row + index / PIECES_A_BLOCK * 9;
         uint word = word_at(block, 1 + index % PIECES_A_BLOCK * 2);
         to.scale = half_at(block, 0);
@@ -193,7 +193,8 @@ struct iq4_nl_weights : in_blocks {
 
 template <bool blocks> struct piece_loader {
     template <typename W>
-    static inline void load(device const uchar *row, uint index, uint, uint, thread piece &to) {
+    static inline void load(device const uchar *row, uint index, uint, uint,
+                            thread weight_piece &to) {
         W::load(row, index, to);
     }
 };
@@ -202,7 +203,7 @@ template <bool blocks> struct piece_loader {
 template <> struct piece_loader<false> {
     template <typename W>
     static inline void load(device const uchar *row, uint index, uint width, uint wide,
-                            thread piece &to) {
+                            thread weight_piece &to) {
         uint i = PIECE * index;
         if (wide && i + PIECE <= width) {
             W::wide(row, index, to.low, to.high);
@@ -221,7 +222,7 @@ template <> struct piece_loader<false> {
 /* Piece `index` of a row of `width` values; `wide`: rows begin at multiples of 16 bytes. */
 template <typename W>
 inline void load_piece(device const uchar *row, uint index, uint width, uint wide,
-                       thread piece &to) {
+                       thread weight_piece &to) {
     piece_loader<W::blocks != 0>::template load<W>(row, index, width, wide, to);
 }
 
