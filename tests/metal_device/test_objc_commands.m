@@ -228,6 +228,40 @@ static void events_order_queues(void **state) {
     }
 }
 
+/* What comes later in a queue does not overtake what waits for an event; other queues go on. */
+static void blocked_queues_stay_in_order(void **state) {
+    const struct fixture *f = *state;
+    @autoreleasepool {
+        id<MTLSharedEvent> event = [f->device newSharedEvent];
+        id<MTLBuffer> buffer = counter(f);
+        id<MTLCommandBuffer> waiting = [f->queue commandBuffer];
+        [waiting encodeWaitForEvent:event value:1];
+        [waiting commit];
+        id<MTLCommandBuffer> later = counting(f, buffer);
+        [later commit];
+        assert_false([event waitUntilSignaledValue:1 timeoutMS:50]);
+        assert_int_equal(value(buffer), 0);
+        event.signaledValue = 1;
+        [later waitUntilCompleted];
+        assert_int_equal(value(buffer), 128);
+        [buffer release];
+        [event release];
+    }
+}
+
+static void done_commands_hold_nothing(void **state) {
+    const struct fixture *f = *state;
+    @autoreleasepool {
+        id<MTLBuffer> buffer = counter(f);
+        id<MTLCommandBuffer> commands = counting(f, buffer);
+        [buffer release];
+        [commands commit];
+        assert_int_equal(metal_device_live_bytes(), 4);
+        [commands waitUntilCompleted];
+        assert_int_equal(metal_device_live_bytes(), 0);
+    }
+}
+
 static void polling_gets_there(void **state) {
     const struct fixture *f = *state;
     @autoreleasepool {
@@ -396,6 +430,8 @@ int main(void) {
         TEST(errors_of_kernels_fail_their_commands),
         TEST(handlers_are_called_without_a_wait),
         TEST(events_order_queues),
+        TEST(blocked_queues_stay_in_order),
+        TEST(done_commands_hold_nothing),
         TEST(polling_gets_there),
         TEST(queues_block_when_full),
         TEST(copies_and_fills),

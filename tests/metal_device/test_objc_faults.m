@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 /* The fixture once more, as that machine. */
 static void become(struct fixture *f, const metal_device_config *config) {
@@ -138,6 +140,51 @@ static void environment(void **state) {
     assert_int_equal(config.most_threads, 512);
     assert_string_equal(config.kernels, "some/folder");
     assert_false(config.present);
+}
+
+/* Exit status of a process of its own, in which nothing was configured before. */
+static int in_child(const char *variable, const char *value, int (*act)(void)) {
+    pid_t child = fork();
+    assert_int_not_equal(child, -1);
+    if (child == 0) {
+        (void)freopen("/dev/null", "w", stderr);
+        setenv(variable, value, 1);
+        _exit(act());
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+/* Bits: the library, the first buffer, the second buffer are there. */
+static int what_is_there(void) {
+    @autoreleasepool {
+        id<MTLDevice> device = MTLCreateSystemDefaultDevice();
+        int bits = fixture_library(device, NULL) != nil;
+        for (int i = 0; i < 2; i++) {
+            id<MTLBuffer> buffer = [device newBufferWithLength:4
+                                                       options:MTLResourceStorageModeShared];
+            bits |= (buffer != nil) << (i + 1);
+        }
+        return bits;
+    }
+}
+
+static void faults_from_the_environment(void **state) {
+    (void)state;
+    assert_int_equal(in_child("XLSTM_METAL_TEST_FAIL", "", what_is_there), 7);
+    assert_int_equal(in_child("XLSTM_METAL_TEST_FAIL", "library", what_is_there), 6);
+    assert_int_equal(in_child("XLSTM_METAL_TEST_FAIL", "buffer:2,pipeline:1:3", what_is_there), 3);
+    assert_int_equal(in_child("XLSTM_METAL_TEST_FAIL", "buffer,library", what_is_there), 4);
+}
+
+static void wrong_environment(void **state) {
+    (void)state;
+    assert_int_equal(in_child("XLSTM_METAL_TEST_FAIL", "buffers", what_is_there), 2);
+    assert_int_equal(in_child("XLSTM_METAL_TEST_MODE", "slow", what_is_there), 2);
+    assert_int_equal(in_child("XLSTM_METAL_TEST_BUFFER", "1G", what_is_there), 2);
+    assert_int_equal(in_child("XLSTM_METAL_TEST_SCHEDULE", "randomly", what_is_there), 2);
 }
 
 static void configuring_under_live_objects(void **state) {
@@ -303,6 +350,8 @@ static void a_lost_gpu_stays_lost(void **state) {
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(faults_from_the_environment),
+        cmocka_unit_test(wrong_environment),
         TEST(machine_without_gpu),
         TEST(default_machine),
         TEST(other_gpus),

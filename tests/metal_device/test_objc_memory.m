@@ -114,6 +114,24 @@ static void blocks_hold_what_they_capture(void **state) {
     assert_int_equal(calls, 3);
 }
 
+typedef int (^counter)(void);
+
+static counter make_counter(void) {
+    __block int calls = 0;
+    return Block_copy(^{
+      return ++calls;
+    });
+}
+
+static void shared_variables_outlive_their_function(void **state) {
+    (void)state;
+    counter first = make_counter(), second = make_counter();
+    assert_int_equal(first() + first() + first(), 6);
+    assert_int_equal(second(), 1);
+    Block_release(first);
+    Block_release(second);
+}
+
 /* ---- Foundation ------------------------------------------------------------------------------- */
 
 static void strings(void **state) {
@@ -178,6 +196,7 @@ int main(void) {
         TEST(pools_are_nested),
         TEST(unknown_methods_are_told),
         TEST(blocks_hold_what_they_capture),
+        TEST(shared_variables_outlive_their_function),
         TEST(strings),
         TEST(collections),
     };
