@@ -58,8 +58,24 @@ struct mlstm_step_gates {
     float m;
 };
 
-static inline float minus_infinity() {
-    return as_type<float>(0xff800000u);
+/* Exponents and maxima that are no numbers are large ones while they are reckoned with, so that fast math has no
+ * infinity to do away with: nothing is stored; and an input gate was +inf or NaN, which is for good. */
+constexpr constant float NOTHING = -1e30f, SPOILED = 1e30f;
+
+static inline bool is_nothing(float x) {
+    return x < -1e29f;
+}
+static inline bool is_spoiled(float x) {
+    return x > 1e29f;
+}
+
+static inline float load_maximum(uint bits) {
+    return bits == 0xff800000u          ? NOTHING
+           : (bits << 1) >= 0xff000000u ? SPOILED
+                                        : as_type<float>(bits);
+}
+static inline uint stored_maximum(float m) {
+    return is_nothing(m) ? 0xff800000u : is_spoiled(m) ? 0x7fc00000u : as_type<uint>(m);
 }
 
 /* The float above x, which is neither 0 nor infinite. */
@@ -72,16 +88,13 @@ static inline float next_above(float x) {
  * is rounded up where it must be, and what is rounded away is in log F. */
 static inline mlstm_step_gates pass_gates(uint input_bits, uint forget_bits, float m) {
     mlstm_step_gates g;
-    uint m_bits = as_type<uint>(m);
-    bool spoiled = (input_bits & 0x7fffffffu) > 0x7f800000u || input_bits == 0x7f800000u ||
-                   (forget_bits & 0x7fffffffu) > 0x7f800000u ||
-                   (m_bits & 0x7fffffffu) > 0x7f800000u || m_bits == 0x7f800000u;
-    if (spoiled) {
-        g.forget = g.input = g.m = as_type<float>(0x7fc00000u);
+    if ((input_bits & 0x7fffffffu) > 0x7f800000u || input_bits == 0x7f800000u ||
+        (forget_bits & 0x7fffffffu) > 0x7f800000u || is_spoiled(m)) {
+        g.forget = g.input = g.m = SPOILED;
         return g;
     }
     bool closed = input_bits == 0xff800000u;
-    bool forgotten = forget_bits == 0xff800000u || m_bits == 0xff800000u;
+    bool forgotten = forget_bits == 0xff800000u || is_nothing(m);
     float input = closed ? 0.0f : as_type<float>(input_bits), sum = m, rest = 0.0f;
     if (!forgotten && forget_bits != 0x7f800000u) {
         float log_f = log_sigmoid(as_type<float>(forget_bits));
@@ -89,12 +102,12 @@ static inline mlstm_step_gates pass_gates(uint input_bits, uint forget_bits, flo
             sum = m + log_f;
             float seen = sum - m;
             rest = (m - (sum - seen)) + (log_f - seen);
-            forgotten = is_negative_infinity(sum);
+            forgotten = is_nothing(sum);
         }
     }
-    g.forget = g.input = minus_infinity();
+    g.forget = g.input = NOTHING;
     if (closed && forgotten) {
-        g.m = minus_infinity();
+        g.m = NOTHING;
     } else if (closed || (!forgotten && sum >= input)) {
         g.m = rest > 0.0f ? next_above(sum) : sum;
         g.forget = min((sum - g.m) + rest, 0.0f);
@@ -109,21 +122,25 @@ static inline mlstm_step_gates pass_gates(uint input_bits, uint forget_bits, flo
     return g;
 }
 
-/* exp(exponent): 0 where it is -inf, NaN where it is NaN. */
-static inline float weight_of(float exponent) {
-    uint bits = as_type<uint>(exponent);
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return exponent;
-    return bits > 0xc2d00000u ? 0.0f : exp(exponent); /* below -104 there is no float */
+/* exp(exponent): below -104 there is no float. */
+static inline float weight_of(constant mlstm_arguments &a, float exponent) {
+    if (is_spoiled(exponent))
+        return as_type<float>(a.not_a_number);
+    return exponent < -104.0f ? 0.0f : exp(exponent);
 }
 
 static inline bool is_zero(float x) {
     return as_type<uint>(x) << 1 == 0;
 }
 
+/* The exponent of what is older than a token. */
+static inline float aged(float exponent, mlstm_step_gates g) {
+    return is_spoiled(g.forget) ? SPOILED : exponent + g.forget;
+}
+
 /* The exponent of term `index` when a token comes as term `newest`. */
 static inline float next_exponent(float exponent, uint index, uint newest, mlstm_step_gates g) {
-    return index == newest ? g.input : exponent + g.forget;
+    return index == newest ? g.input : aged(exponent, g);
 }
 
 /* ---- Arithmetic of terms ---- */
@@ -147,9 +164,7 @@ static inline float divisor_of(constant mlstm_arguments &a, float carried, float
     float sum = is_zero(carried) ? 0.0f : carried * product;
     for (uint l = 0; l < terms; l++)
         sum += scores[l];
-    bool overflows =
-        (as_type<uint>(m) & 0x80000000u) && !is_nan(m) && (is_negative_infinity(m) || m < -88.0f);
-    return overflows ? 0.0f : max(fabs(sum * a.scale), exp(-m)) + a.eps;
+    return m < -88.0f ? 0.0f : max(fabs(sum * a.scale), exp(-m)) + a.eps;
 }
 
 /* h, from the sum of scores and values. */
@@ -196,7 +211,7 @@ struct mlstm_exponents {
 
 static inline mlstm_exponents mlstm_no_terms(float m) {
     mlstm_exponents e;
-    e.own = minus_infinity();
+    e.own = NOTHING;
     e.carried = 0.0f;
     e.m = m;
     return e;
@@ -206,7 +221,7 @@ static inline mlstm_step_gates mlstm_add(thread mlstm_exponents &e, uint term, u
                                          uint input_bits, uint forget_bits) {
     mlstm_step_gates g = pass_gates(input_bits, forget_bits, e.m);
     e.m = g.m;
-    e.carried = term == 0 ? g.forget : e.carried + g.forget;
+    e.carried = term == 0 ? g.forget : aged(e.carried, g);
     e.own = next_exponent(e.own, thread_index, term, g);
     return g;
 }

@@ -49,7 +49,7 @@ typedef struct mlstm_arguments {
     uint c_slot, c_head, c_row, n_slot, n_head, m_slot;
     uint ring_k_slot, ring_k_head, ring_k_row, ring_v_slot, ring_v_head, ring_v_row;
     uint ring_i_slot, ring_i_head, ring_f_slot, ring_f_head;
-    uint unused;
+    uint not_a_number; /* the bits of one, which fast math cannot see */
 } mlstm_arguments;
 
 #endif

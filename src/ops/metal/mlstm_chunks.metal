@@ -36,7 +36,7 @@ mlstm_gates(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in 
             device const uint *i_in [[buffer(2)]], device const uint *f_in [[buffer(3)]],
             device const int *slots [[buffer(4)]], device const int *starts [[buffer(5)]],
             device const ulong *positions [[buffer(6)]], device uchar *n_state [[buffer(7)]],
-            device float *m_state [[buffer(8)]], device float *tables [[buffer(9)]],
+            device uint *m_state [[buffer(8)]], device float *tables [[buffer(9)]],
             device float *borders [[buffer(10)]], uint3 place [[threadgroup_position_in_grid]],
             uint thread_index [[thread_index_in_threadgroup]]) {
     threadgroup float weights[MLSTM_LONGEST];
@@ -47,9 +47,9 @@ mlstm_gates(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in 
     ulong slot = t.slot;
     device typename T::stored *n = (device typename T::stored *)n_state +
                                    (a.n_first + slot * a.n_slot + ulong(head) * a.n_head);
-    device float *m = m_state + (a.m_first + slot * a.m_slot + head);
+    device uint *m = m_state + (a.m_first + slot * a.m_slot + head);
     device const float *k = k_in + (a.k_first + ulong(head) * a.k_head);
-    float running = m[0];
+    float running = load_maximum(m[0]);
     uint token = t.first, end = t.first + t.count, room = a.chunk - t.in_chunk;
     for (uint index = 0; token < end; index++, room = a.chunk) {
         uint terms = min(room, end - token);
@@ -66,9 +66,9 @@ mlstm_gates(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in 
             }
         }
         running = e.m;
-        float keep = weight_of(e.carried);
+        float keep = weight_of(a, e.carried);
         if (thread_index < terms) {
-            float weight = weight_of(e.own);
+            float weight = weight_of(a, e.own);
             weights[thread_index] = weight;
             tables[mlstm_table_row(a, token + thread_index, head) + MLSTM_WRITE] = weight;
         }
@@ -87,7 +87,7 @@ mlstm_gates(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in 
     }
     threadgroup_barrier(mem_flags::mem_device);
     if (thread_index == 0)
-        m[0] = running;
+        m[0] = stored_maximum(running);
 }
 
 /* ---- Scores ---- */
@@ -119,11 +119,11 @@ mlstm_scores(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in
         g.forget = row[MLSTM_FORGET];
         g.input = row[MLSTM_INPUT];
         e.own = next_exponent(e.own, thread_index, j, g);
-        e.carried = j == 0 ? g.forget : e.carried + g.forget;
+        e.carried = j == 0 ? g.forget : aged(e.carried, g);
         if (thread_index <= j)
-            scores[j * MLSTM_LONGEST + thread_index] = weight_of(e.own);
+            scores[j * MLSTM_LONGEST + thread_index] = weight_of(a, e.own);
         if (thread_index == terms)
-            carried[j] = weight_of(e.carried);
+            carried[j] = weight_of(a, e.carried);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -197,7 +197,8 @@ template <typename T>
 static inline void mlstm_take_in(constant mlstm_arguments &a, mlstm_slice<T> s,
                                  device const float *k, device const float *v, uint first,
                                  threadgroup const float *weights, uint terms, float keep) {
-    bool changes = keep != 1.0f || is_nan(keep); /* padding alone leaves C as it is, to the bit */
+    bool changes =
+        as_type<uint>(keep) != 0x3f800000u; /* padding alone leaves C as it is, to the bit */
     for (uint l = 0; l < terms && !changes; l++)
         changes = !is_zero(weights[l]);
     if (!changes)

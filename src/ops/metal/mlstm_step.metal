@@ -26,7 +26,7 @@ static inline float4 mlstm_pass(constant mlstm_arguments &a, device typename T::
     bool wide = a.wide_c != 0, changes = false;
     for (uint l = 0; l < terms && folds; l++)
         changes = changes || !is_zero(weights[l]);
-    changes = folds && (changes || keep != 1.0f || is_nan(keep));
+    changes = folds && (changes || as_type<uint>(keep) != 0x3f800000u);
     device const float *key = mlstm_term(keys, terms - 1);
     float4 value =
         load_quad<f32_values>(mlstm_term(values, terms - 1), changes ? count : 0, a.wide_v != 0);
@@ -75,7 +75,7 @@ static inline float mlstm_scores_of(constant mlstm_arguments &a, device const fl
                                     threadgroup float *scores, uint thread_index, uint group,
                                     uint lane) {
     if (thread_index < terms)
-        weights[thread_index] = weight_of(e.own);
+        weights[thread_index] = weight_of(a, e.own);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint l = group; l < terms; l += MLSTM_THREADS / SIMD_LANES) {
         float product = dot_product(q, mlstm_term(keys, l), a.d_qk, lane);
@@ -84,7 +84,7 @@ static inline float mlstm_scores_of(constant mlstm_arguments &a, device const fl
     }
     float product = dot_product(q, n, a.d_qk, lane);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    return divisor_of(a, weight_of(e.carried), product, scores, terms, e.m);
+    return divisor_of(a, weight_of(a, e.carried), product, scores, terms, e.m);
 }
 
 template <typename T>
@@ -94,7 +94,7 @@ mlstm_step(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in [
            device const uint *i_in [[buffer(4)]], device const uint *f_in [[buffer(5)]],
            device const int *slots [[buffer(6)]], device const int *starts [[buffer(7)]],
            device const ulong *positions [[buffer(8)]], device uchar *c_state [[buffer(9)]],
-           device const uchar *n_state [[buffer(10)]], device const float *m_state [[buffer(11)]],
+           device const uchar *n_state [[buffer(10)]], device const uint *m_state [[buffer(11)]],
            device const float *ring_k [[buffer(12)]], device const float *ring_v [[buffer(13)]],
            device const uint *ring_i [[buffer(14)]], device const uint *ring_f [[buffer(15)]],
            device float *h_out [[buffer(16)]], threadgroup float *n [[threadgroup(0)]],
@@ -130,7 +130,7 @@ mlstm_step(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in [
 
     for (uint d = thread_index; d < a.d_qk; d += MLSTM_THREADS)
         n[d] = T::load(n_first, d);
-    mlstm_exponents e = mlstm_no_terms(m_state[a.m_first + slot * a.m_slot + head]);
+    mlstm_exponents e = mlstm_no_terms(load_maximum(m_state[a.m_first + slot * a.m_slot + head]));
     for (uint l = 0; l < t.held; l++)
         mlstm_add(e, l, thread_index, old_i[l], old_f[l]);
     mlstm_terms keys = {k, old_k, a.k_token, a.ring_k_row, t.held, t.first};
@@ -145,7 +145,7 @@ mlstm_step(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in [
             q_in + (a.q_first + ulong(token) * a.q_token + ulong(head) * a.q_head);
         float divisor =
             mlstm_scores_of(a, q, keys, n, e, terms, weights, scores, thread_index, group, lane);
-        float carried = weight_of(e.carried);
+        float carried = weight_of(a, e.carried);
         values.tokens = v + column;
         values.ring = old_v + column;
         float4 sum =
@@ -186,7 +186,7 @@ mlstm_settle(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in
              device const float *v_in [[buffer(2)]], device const uint *i_in [[buffer(3)]],
              device const uint *f_in [[buffer(4)]], device const int *slots [[buffer(5)]],
              device const int *starts [[buffer(6)]], device const ulong *positions [[buffer(7)]],
-             device uchar *n_state [[buffer(8)]], device float *m_state [[buffer(9)]],
+             device uchar *n_state [[buffer(8)]], device uint *m_state [[buffer(9)]],
              device float *ring_k [[buffer(10)]], device float *ring_v [[buffer(11)]],
              device uint *ring_i [[buffer(12)]], device uint *ring_f [[buffer(13)]],
              uint3 place [[threadgroup_position_in_grid]],
@@ -199,7 +199,7 @@ mlstm_settle(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in
     ulong slot = t.slot;
     device typename T::stored *n = (device typename T::stored *)n_state +
                                    (a.n_first + slot * a.n_slot + ulong(head) * a.n_head);
-    device float *m = m_state + (a.m_first + slot * a.m_slot + head);
+    device uint *m = m_state + (a.m_first + slot * a.m_slot + head);
     device float *old_k =
         ring_k + (a.ring_k_first + slot * a.ring_k_slot + ulong(head) * a.ring_k_head);
     device float *old_v =
@@ -210,7 +210,7 @@ mlstm_settle(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in
         ring_f + (a.ring_f_first + slot * a.ring_f_slot + ulong(head) * a.ring_f_head);
     device const uint *i = i_in + (a.i_first + head), *f = f_in + (a.f_first + head);
 
-    mlstm_exponents e = mlstm_no_terms(m[0]);
+    mlstm_exponents e = mlstm_no_terms(load_maximum(m[0]));
     float base = e.m;
     for (uint l = 0; l < t.held; l++)
         mlstm_add(e, l, thread_index, old_i[l], old_f[l]);
@@ -227,11 +227,11 @@ mlstm_settle(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in
         if (held < a.ring)
             continue;
         if (thread_index < held)
-            weights[thread_index] = weight_of(e.own);
+            weights[thread_index] = weight_of(a, e.own);
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (uint d = thread_index; d < a.d_qk; d += MLSTM_THREADS)
             T::store(n, d,
-                     folded_n<T>(T::load(n, d), d, keys, weights, held, weight_of(e.carried)));
+                     folded_n<T>(T::load(n, d), d, keys, weights, held, weight_of(a, e.carried)));
         threadgroup_barrier(mem_flags::mem_threadgroup);
         base = e.m;
         e = mlstm_no_terms(base);
@@ -241,7 +241,7 @@ mlstm_settle(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in
     }
     threadgroup_barrier(mem_flags::mem_device);
     if (thread_index == 0)
-        m[0] = base;
+        m[0] = stored_maximum(base);
     device const float *v = v_in + (a.v_first + ulong(head) * a.v_head);
     for (uint l = keys.old; l < held; l++) { /* the first of them is token keys.first */
         ulong token = keys.first + l - keys.old;
