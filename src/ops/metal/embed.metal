@@ -10,13 +10,13 @@
 /* Those of blocks are whole; of other types the end of a row may cut it short. */
 template <bool blocks>
 struct piece_values {
-    static inline void finish(thread piece &) {
+    static inline void finish(thread weight_piece &) {
     }
 };
 
 template <>
 struct piece_values<true> {
-    static inline void finish(thread piece &p) {
+    static inline void finish(thread weight_piece &p) {
         p.low = p.scale * p.low + p.least;
         p.high = p.scale * p.high + p.least;
     }
@@ -39,7 +39,7 @@ kernel void embed(constant embed_arguments &a [[buffer(0)]],
     }
     if (index * PIECE >= a.width)
         return;
-    piece p;
+    weight_piece p;
     p.least = 0.0f;
     load_piece<W>(table + a.table_first + ulong(id) * a.row_bytes, index, a.width, a.aligned, p);
     piece_values<W::blocks != 0>::finish(p);
