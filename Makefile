@@ -263,7 +263,7 @@ COMPILE = $(CC) $(LANGUAGE) $(WARNINGS) $(CFLAGS) $(CPPFLAGS) $(SANITIZE_FLAGS) 
           $(PACKAGE_CFLAGS)
 
 # Objects depend on these files, which change when the flags or the version do.
-FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(KERNEL_FLAGS_avx2vnni) $(KERNEL_FLAGS_amx)
+FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(KERNEL_FLAGS_avx2vnni) $(KERNEL_FLAGS_amx) $(METAL_MISSING)
 ISAS_TEXT = $(KERNEL_ISAS) $(DOT_ISAS) $(TILE_ISAS)
 VERSION_TEXT = $(VERSION) $(COMMIT) $(DEVICES) $(ISAS_TEXT)
 quoted = '$(subst ','\'',$(1))'

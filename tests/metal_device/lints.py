@@ -80,10 +80,26 @@ def pointers(tokens, i, types):
     while back >= 0 and (tokens[back].text in QUALIFIERS or tokens[back].text in ("::", "struct", "unsigned")):
         words.append(tokens[back].text)
         back -= 2 if tokens[back].text == "::" else 1
-    if back >= 0 and tokens[back].text in (".", "->"):
+    if any(word in SPACES for word in words):
         return
-    if not any(word in SPACES for word in words):
+    if tokens[i].text in BUILT_IN or declares(tokens, back):
         raise Refused(tokens[k], "a pointer or reference without address space")
+
+
+def declares(tokens, i):
+    """Whether a declaration begins behind token i: the name of a type may be that of a value elsewhere."""
+    if i < 0 or tokens[i].text in (";", "{", "}"):
+        return True
+    depth = 0
+    while i > 1 and (depth or tokens[i].text != "("):
+        depth += (tokens[i].text in ")]") - (tokens[i].text in "[(")
+        if depth < 0 or tokens[i].text in (";", "{", "}", "?", ":", "=", "return"):
+            return False
+        i -= 1
+    before = tokens[i - 2]
+    return tokens[i - 1].kind == "word" and (
+        (before.kind == "word" and before.text not in ("return", "else")) or before.text in ("*", "&", ">")
+    )
 
 
 def functions_as_values(tokens, i):

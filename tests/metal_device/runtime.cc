@@ -170,7 +170,8 @@ static bool make_fibers() {
 
 static bool same_site(const fiber *a, const fiber *b) {
     return a->site.line == b->site.line && a->combine == b->combine && a->flags == b->flags &&
-           a->status == b->status && strcmp(a->site.file, b->site.file) == 0;
+           a->status == b->status &&
+           (a->site.file == b->site.file || strcmp(a->site.file, b->site.file) == 0);
 }
 
 static void describe(const fiber *f, char *to, size_t size) {
