@@ -160,7 +160,7 @@ BUILDING := $(filter-out clean help format lint fuzz uninstall,$(GOALS))
 ifneq ($(BUILDING),)
 include $(BUILD)/packages.mk
 endif
-ifneq ($(filter test test-quick test-large test-programs $(BUILD)/tests/%, \
+ifneq ($(filter test test-quick test-large test-programs metal $(BUILD)/tests/% $(BUILD)/metal/%, \
          $(filter-out $(BUILD)/tests/fuzz/%,$(GOALS))),)
 include $(BUILD)/packages-test.mk
 endif
@@ -252,8 +252,9 @@ clean: ## removes build/
 
 include tests/metal_device/rules.mk
 include tests/metal_device/objc/rules.mk
+include tests/metal_device/host.mk
 
-test-programs: $(METAL_MODULES) $(METAL_PLANTS) $(DEVICE_OBJC_TESTS)
+test-programs: $(METAL_MODULES) $(METAL_PLANTS) $(DEVICE_OBJC_TESTS) $(METAL_PROGRAMS)
 
 # ---- Compiling -----------------------------------------------------------------------------------
 

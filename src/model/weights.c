@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/shape.h"
 
@@ -92,11 +93,12 @@ static ops_buffer *wrap(weights_binder *b, void *host, size_t size) {
 
 void *weights_own(weights_binder *b, dtype type, int rank, const int64_t *shape, ops_tensor *out) {
     size_t size = (size_t)elements_of(shape, rank) * dtype_size(type);
-    size_t rounded = size ? (size + 63) / 64 * 64 : 64;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE); /* of its own, which no device must copy */
+    size_t rounded = size ? (size + page - 1) / page * page : page;
     *out = (ops_tensor){0};
     if (b->status != XLSTM_OK)
         return NULL;
-    void *memory = aligned_alloc(64, rounded);
+    void *memory = aligned_alloc(page, rounded);
     if (!memory) {
         fail(b, error_memory(size, "a weight"));
         return NULL;

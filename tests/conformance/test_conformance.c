@@ -44,7 +44,8 @@ static bool is_listed(int weight) {
 static int list_columns(column *columns) {
     int count = 0;
     for (int d = 0; ops_device_at(d); d++)
-        for (int w = 0; w < conformance_weight_count; w++)
+        for (int w = test_uses_device(ops_device_at(d)->name) ? 0 : conformance_weight_count;
+             w < conformance_weight_count; w++)
             for (int kind = 0; is_listed(w) && kind < 3 && count < MAX_COLUMNS; kind++) {
                 setting as = {ops_device_at(d), kind == 2 ? DTYPE_F64 : DTYPE_F32,
                               conformance_weights[w], kind == 1 ? OPS_FAST : OPS_EXACT, 2};
@@ -78,7 +79,8 @@ static void require_equal(const side *s, const side *other, int64_t row, const c
 /* With 1 and 7 threads; and some rows each alone, whose bits the profile `exact` promises. */
 static void check_bits(const side *s, const conformance_case *c, int variant) {
     static const int threads[] = {1, 7};
-    for (int i = 0; i < 2; i++) {
+    bool threaded = s->as.device->stream_threads(s->stream) > 1;
+    for (int i = 0; i < 2 && threaded; i++) {
         side other;
         setting as = s->as;
         as.threads = threads[i];
@@ -221,7 +223,7 @@ static void test_table(void **state) {
 /* The ops with matrices on every instruction set in the build; not for the thread sanitizer. */
 static void test_instruction_sets(void **state) {
     (void)state;
-    if (strstr(TEST_SANITIZE, "thread"))
+    if (strstr(TEST_SANITIZE, "thread") || !test_uses_device("cpu"))
         skip(); /* which instructions a thread uses does not change what it shares */
     column columns[MAX_COLUMNS];
     int count = list_columns(columns), used = 0, failures = 0;
@@ -255,7 +257,8 @@ static void test_instruction_sets(void **state) {
 
 static void on_every_device(void (*check)(ops_device *)) {
     for (int d = 0; ops_device_at(d); d++)
-        check(ops_device_at(d));
+        if (test_uses_device(ops_device_at(d)->name))
+            check(ops_device_at(d));
 }
 
 #define TEST(check)                                                                                \

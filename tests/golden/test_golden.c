@@ -179,6 +179,8 @@ static void check_long(xlstm_model *model, const tolerances *most) {
 static void check_device(const char *device, const char *profile, bool with_long,
                          bool with_greedy) {
     const tolerances *most = strcmp(profile, "fast") == 0 ? &of_fast : &of_exact;
+    if (!test_uses_device(strncmp(device, "reference", 9) == 0 ? "reference" : device))
+        skip();
     xlstm_model *model = load_model(device, profile);
     for (int p = 0; p < (test_is_quick() ? 1 : PROMPTS); p++) {
         char prefix[16];
@@ -214,12 +216,21 @@ static void test_cpu_fast(void **state) {
     check_device("cpu", "fast", !test_is_quick(), true);
 }
 
+static void test_metal_exact(void **state) {
+    (void)state;
+    check_device("metal", "exact", test_is_large(), true);
+}
+
+static void test_metal_fast(void **state) {
+    (void)state;
+    check_device("metal", "fast", test_is_large(), true);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference_f64),
-        cmocka_unit_test(test_reference_f32),
-        cmocka_unit_test(test_cpu_exact),
-        cmocka_unit_test(test_cpu_fast),
+        cmocka_unit_test(test_reference_f64), cmocka_unit_test(test_reference_f32),
+        cmocka_unit_test(test_cpu_exact),     cmocka_unit_test(test_cpu_fast),
+        cmocka_unit_test(test_metal_exact),   cmocka_unit_test(test_metal_fast),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "base/random.h"
+#include "ops/ops.h"
 
 static char folder[512];
 static pid_t owner; /* a forked child must not remove the folder of its parent */
@@ -104,6 +105,14 @@ bool test_is_quick(void) {
 
 bool test_is_large(void) {
     return is_set("XLSTM_TEST_LARGE");
+}
+
+bool test_uses_device(const char *name) {
+    const char *only = getenv("XLSTM_TEST_DEVICES");
+    bool there = false;
+    for (int i = 0; ops_device_at(i); i++)
+        there |= strcmp(ops_device_at(i)->name, name) == 0;
+    return there && (!only || strstr(only, name));
 }
 
 static double ratio(double difference, double norm) {

@@ -41,7 +41,7 @@ const metal_facts *metal_gpu_facts(const metal_gpu *gpu);
 /* Zeroed memory. */
 xlstm_status metal_memory_create(metal_gpu *gpu, size_t size, metal_memory **out);
 /* Memory of the caller, which must outlive it; used in place where it begins at a page and the pages of its
- * end are mapped, else copied with a warning. Longer ones than the GPU's largest buffer become several that overlap. */
+ * end are mapped, else copied as it then is. Longer ones than the GPU's largest buffer become several that overlap. */
 xlstm_status metal_memory_wrap(metal_gpu *gpu, void *host, size_t size, metal_memory **out);
 void *metal_memory_host(const metal_memory *memory);
 void metal_memory_free(metal_memory *memory);

@@ -83,6 +83,7 @@ static id create_residency(metal_gpu *gpu) {
         MTLResidencySetDescriptor *descriptor = [[MTLResidencySetDescriptor alloc] init];
         id<MTLResidencySet> set = [gpu->device newResidencySetWithDescriptor:descriptor error:NULL];
         [descriptor release];
+        [set commit];
         if (set)
             [gpu->queue addResidencySet:set];
         return set;

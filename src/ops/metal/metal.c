@@ -123,6 +123,8 @@ static xlstm_status read_bytes(ops_stream *stream, const ops_buffer *buffer, siz
 
 static void carve_all(metal_carver *c, const ops_stream_options *options, metal_scratch *s) {
     metal_place_faults(c, s);
+    metal_place_project(c, options, s);
+    metal_place_mlstm(c, options, s);
     metal_place_sample(c, options, s);
 }
 
@@ -214,6 +216,12 @@ static ops_device device = {
             .embed = metal_embed,
             .take_rows = metal_take_rows,
             .sum = metal_sum,
+            .normalize = metal_normalize,
+            .norm_project = metal_norm_project,
+            .norm_project_gated = metal_norm_project_gated,
+            .project_add = metal_project_add,
+            .mlstm_output = metal_mlstm_output,
+            .mlstm = metal_mlstm,
             .causal_conv = metal_causal_conv,
             .headwise = metal_headwise,
             .slstm = metal_slstm,

@@ -1,0 +1,71 @@
+# The Metal device of the library. On macOS it is part of every build; on Linux the same files, over the test device's
+# Foundation and Metal, make programs of their own in $(METAL): the command and tests, which link all else of a plain
+# build.
+
+METAL_HOST := $(patsubst src/ops/metal/%.c,$(METAL)/host/%.o,$(wildcard src/ops/metal/*.c)) $(METAL)/host/host.o \
+              $(METAL)/host/source.o
+
+# The text of all kernels, as bytes.
+$(METAL)/host/source.c: $(METAL)/kernels.metal
+	@mkdir -p $(@D)
+	@{ echo '#include "ops/metal/host.h"' && echo 'const char metal_source[] = {' && \
+	  od -An -v -td1 $< | sed 's/-\{0,1\}[0-9][0-9]*/&,/g' && echo '0};'; } > $@
+
+$(METAL)/host/source.o: $(METAL)/host/source.c $(BUILD)/flags
+	$(call quiet,CC,$<)$(COMPILE) -c $< -o $@
+
+$(METAL)/host/%.o: src/ops/metal/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,CC,$<)$(COMPILE) -MMD -MP -c $< -o $@
+
+ifeq ($(OS),Darwin)
+
+$(METAL)/host/host.o: src/ops/metal/host.m $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,OBJC,$<)$(COMPILE) -fblocks -fno-objc-arc -mmacosx-version-min=14.0 -MMD -MP -c $< -o $@
+
+else
+
+METAL_HOST_MISSING := $(strip $(METAL_MISSING) $(DEVICE_OBJC_MISSING) $(if $(SANITIZE),the test device is not sanitized))
+
+# Once for the test device and once for Apple's ABI, against the same headers.
+$(METAL)/host/host.o: src/ops/metal/host.m tests/metal_device/host.mk
+	@mkdir -p $(@D)
+	$(call quiet,OBJC,$<)$(DEVICE_OBJC_COMPILE) -Isrc -Iinclude -MMD -MP -c $< -o $@
+	$(call quiet,OBJC,$< (arm64-apple-macos))$(DEVICE_OBJC) -target arm64-apple-macosx14.0 -std=c11 -D_GNU_SOURCE $(WARNINGS) \
+	  -Wunguarded-availability -D__x86_64__ -U__nonnull -fblocks -fno-objc-arc -Isrc -Iinclude -I$(METAL_DEVICE) \
+	  -idirafter /usr/include/$(ARCH)-linux-gnu -c $< -o $(METAL)/host/host-macos.o
+
+$(METAL)/host/gpu.o: $(METAL_DEVICE)/gpu.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,CC,$<)$(COMPILE) -I$(METAL_DEVICE) -MMD -MP -c $< -o $@
+
+$(METAL)/host/ops.o: src/ops/ops.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,CC,$< (metal))$(COMPILE) -DXLSTM_METAL -MMD -MP -c $< -o $@
+
+$(METAL)/host/version.o: src/base/version.c $(BUILD)/flags $(BUILD)/version
+	@mkdir -p $(@D)
+	$(call quiet,CC,$< (metal))$(COMPILE) -DXLSTM_VERSION='"$(VERSION)"' -DXLSTM_COMMIT='"$(COMMIT)"' \
+	  -DXLSTM_DEVICES='"$(DEVICES) metal"' -DXLSTM_KERNELS='"$(ISAS_TEXT)"' -MMD -MP -c $< -o $@
+
+# These stand in front of the library, and so in the place of what it has of the same names.
+METAL_LINKED := $(METAL_HOST) $(METAL)/host/ops.o $(METAL)/host/version.o $(METAL)/host/gpu.o $(DEVICE_OBJC_OBJECTS)
+METAL_TESTS := conformance/test_conformance golden/test_golden golden/test_neurips
+METAL_PROGRAMS := $(if $(METAL_HOST_MISSING),,$(METAL)/xlstm $(METAL_TESTS:%=$(METAL)/tests/%))
+
+.PHONY: metal
+metal: $(METAL_PROGRAMS) $(METAL_MODULES)
+
+$(METAL)/xlstm: $(MAIN_OBJECT) $(METAL_LINKED) $(INTERNAL_LIBRARY)
+	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) -lobjc -ldl -lm
+
+.SECONDEXPANSION:
+$(METAL_TESTS:%=$(METAL)/tests/%): $(METAL)/tests/%: $(BUILD)/tests/%.o $$(call helpers_of,$(BUILD)/tests/$$*) $(SUPPORT_OBJECTS) \
+    $(METAL_LINKED) $(INTERNAL_LIBRARY)
+	@mkdir -p $(@D)
+	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) -lobjc -ldl -lm
+
+endif
+
+-include $(wildcard $(METAL)/host/*.d)
