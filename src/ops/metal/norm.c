@@ -1,31 +1,6 @@
 /* Norms: as an op, and as the first step of projections of several tokens. */
 #include "ops/metal/project.h"
 
-enum metal_type metal_type_of(dtype type) {
-    switch (type) {
-    case DTYPE_F32:
-        return METAL_F32;
-    case DTYPE_F16:
-        return METAL_F16;
-    case DTYPE_BF16:
-        return METAL_BF16;
-    case DTYPE_Q8_0:
-        return METAL_Q8_0;
-    case DTYPE_Q5_0:
-        return METAL_Q5_0;
-    case DTYPE_Q5_1:
-        return METAL_Q5_1;
-    case DTYPE_Q4_0:
-        return METAL_Q4_0;
-    case DTYPE_Q4_1:
-        return METAL_Q4_1;
-    case DTYPE_IQ4_NL:
-        return METAL_IQ4_NL;
-    default:
-        return METAL_TYPES;
-    }
-}
-
 bool metal_expect_type(metal_stream *s, const char *op, const char *name, const ops_tensor *t) {
     if (!ops_present(t))
         return true;

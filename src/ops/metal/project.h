@@ -22,8 +22,6 @@ static inline uint32_t metal_width(const metal_input *in) {
     return (uint32_t)in->x.shape[1];
 }
 
-/* One of enum metal_type; METAL_TYPES: the device has none for it. */
-enum metal_type metal_type_of(dtype type);
 /* Whether a tensor that may be absent has a type, and numbers that the kernels can count. */
 bool metal_expect_type(metal_stream *s, const char *op, const char *name, const ops_tensor *t);
 /* Checks a norm, also that its types are those of the device. */
