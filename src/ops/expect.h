@@ -49,6 +49,12 @@ bool ops_expect_norm(ops_check *c, const char *op, const ops_norm *norm, int64_t
 bool ops_expect_span(ops_check *c, const char *what, const ops_buffer *buffer, size_t offset,
                      size_t size);
 
+/* Whether all of the op is as its struct says (expect_ops.c): tensors, chunk length, ring, batch. */
+bool ops_expect_mlstm(ops_check *c, const struct ops_mlstm *op);
+bool ops_expect_slstm(ops_check *c, const struct ops_slstm *op);
+/* Whether the rule of this row is; the tensors are not looked at. */
+bool ops_expect_sample_rule(ops_check *c, const struct ops_sample *op, int64_t row);
+
 /* Whether a stream of a device that computes in f32 can have these options. */
 xlstm_status ops_check_options(const ops_device *device, const ops_stream_options *options);
 

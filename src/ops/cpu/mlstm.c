@@ -5,66 +5,6 @@
 
 #include "ops/cpu/mlstm_core.h"
 
-enum { CPU_STATES = 1 << DTYPE_F32 | 1 << DTYPE_BF16 | 1 << DTYPE_F16 };
-
-static bool check_shapes(cpu_stream *s, const struct ops_mlstm *op) {
-    const char *name = "mlstm";
-    const ops_limits *limits = &s->base.options.limits;
-    if (!ops_expect(&s->check, name, "q", &op->q, OPS_F32, 3,
-                    (int64_t[]){op->batch.tokens, -1, -1}))
-        return false;
-    int64_t tokens = op->q.shape[0], heads = op->q.shape[1], d_qk = op->q.shape[2];
-    if (!ops_expect(&s->check, name, "v", &op->v, OPS_F32, 3, (int64_t[]){tokens, heads, -1}))
-        return false;
-    int64_t d_v = op->v.shape[2];
-    if (tokens > limits->tokens || heads > limits->heads || d_qk > limits->head_dim_qk ||
-        d_v > limits->head_dim_v)
-        return ops_fail(
-            &s->check, XLSTM_INVALID_ARGUMENT,
-            "mlstm: %lld tokens, %lld heads of %lld and %lld are more than the stream was "
-            "created for",
-            (long long)tokens, (long long)heads, (long long)d_qk, (long long)d_v);
-    const int64_t keys[] = {tokens, heads, d_qk}, values[] = {tokens, heads, d_v};
-    return ops_expect(&s->check, name, "k", &op->k, OPS_F32, 3, keys) &&
-           ops_expect(&s->check, name, "h", &op->h, OPS_F32, 3, values) &&
-           ops_expect2(&s->check, name, "the input gate", &op->input_gate, OPS_F32, tokens,
-                       heads) &&
-           ops_expect2(&s->check, name, "the forget gate", &op->forget_gate, OPS_F32, tokens,
-                       heads) &&
-           ops_expect(&s->check, name, "c", &op->c, CPU_STATES, 4,
-                      (int64_t[]){-1, heads, d_qk, d_v}) &&
-           ops_expect(&s->check, name, "n", &op->n, 1 << op->c.dtype, 3,
-                      (int64_t[]){op->c.shape[0], heads, d_qk}) &&
-           ops_expect2(&s->check, name, "m", &op->m, OPS_F32, op->c.shape[0], heads);
-}
-
-static bool check_ring(cpu_stream *s, const struct ops_mlstm *op) {
-    const char *name = "mlstm";
-    int most = s->base.options.limits.deferred;
-    int64_t slots = op->c.shape[0], heads = op->q.shape[1], ring = op->deferred;
-    if (ring != 0 && ring != most)
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
-                        "mlstm: %d deferred tokens; the stream was created for %d", op->deferred,
-                        most);
-    const int64_t keys[] = {slots, heads, ring, op->q.shape[2]};
-    const int64_t values[] = {slots, heads, ring, op->v.shape[2]};
-    return ring == 0 || (ops_expect(&s->check, name, "ring_k", &op->ring_k, OPS_F32, 4, keys) &&
-                         ops_expect(&s->check, name, "ring_v", &op->ring_v, OPS_F32, 4, values) &&
-                         ops_expect(&s->check, name, "ring_i", &op->ring_i, OPS_F32, 3, keys) &&
-                         ops_expect(&s->check, name, "ring_f", &op->ring_f, OPS_F32, 3, keys));
-}
-
-static bool check(cpu_stream *s, const struct ops_mlstm *op) {
-    int length = op->chunk_size;
-    if (length < 0 || (length > 1 && (length % 16 != 0 || length > CPU_LONGEST_CHUNK)))
-        return ops_fail(
-            &s->check, XLSTM_INVALID_ARGUMENT,
-            "mlstm: chunks of %d tokens; 0, 1 and multiples of 16 up to %d are possible", length,
-            CPU_LONGEST_CHUNK);
-    return check_shapes(s, op) && check_ring(s, op) &&
-           ops_expect_batch(&s->check, "mlstm", &op->batch, op->c.shape[0]);
-}
-
 /* Rows of a tensor [T][heads][width] or [T][heads]: sequences follow each other. */
 static cpu_rows token_rows(const ops_tensor *t) {
     return (cpu_rows){ops_data(t), 0, t->rank > 2 ? t->stride[1] : 1, t->stride[0]};
@@ -118,7 +58,7 @@ int64_t cpu_mlstm_scratch(const cpu_library *library, const ops_limits *limits, 
 
 void cpu_mlstm(ops_stream *stream, const struct ops_mlstm *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (ops_failed(&s->check) || !check(s, op))
+    if (ops_failed(&s->check) || !ops_expect_mlstm(&s->check, op))
         return;
     cpu_mlstm_call call = {.pool = s->pool,
                            .threads = thread_pool_size(s->pool),

@@ -138,27 +138,6 @@ static void sample_row(void *context, int64_t row, int worker) {
 
 /* ---- Checks ---- */
 
-static bool check_rule(cpu_stream *s, const struct ops_sample *op, int64_t row) {
-    const struct ops_sample_row *rule = &op->rows[row];
-    if (rule->limit < 1 || rule->limit > op->logits.shape[1])
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
-                        "sample: row %lld is limited to %d ids, must be 1 to %lld", (long long)row,
-                        rule->limit, (long long)op->logits.shape[1]);
-    if (!(rule->uniform >= 0 && rule->uniform < 1) || !isfinite(rule->temperature) ||
-        !(rule->penalty >= 0) || !isfinite(rule->penalty))
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
-                        "sample: row %lld: uniform %g must be in [0, 1), temperature %g finite, "
-                        "penalty %g finite and not negative",
-                        (long long)row, rule->uniform, (double)rule->temperature,
-                        (double)rule->penalty);
-    if (rule->penalised_count > 0 &&
-        (rule->penalised_first < 0 || !ops_present(&op->penalised) ||
-         (int64_t)rule->penalised_first + rule->penalised_count > op->penalised.shape[0]))
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
-                        "sample: row %lld: its penalised ids are not all there", (long long)row);
-    return true;
-}
-
 static bool check_logits(cpu_stream *s, const struct ops_sample *op, int64_t row) {
     const float *logits = logits_of(op, row);
     bool any = false;
@@ -190,7 +169,7 @@ void cpu_sample(ops_stream *stream, const struct ops_sample *op) {
          !ops_expect1(&s->check, "sample", "the penalised ids", &op->penalised, OPS_I32, -1)))
         return;
     for (int64_t row = 0; row < rows; row++)
-        if (!check_rule(s, op, row) || !check_logits(s, op, row))
+        if (!ops_expect_sample_rule(&s->check, op, row) || !check_logits(s, op, row))
             return;
     sample_job job = {.s = s, .op = op};
     thread_pool_run(s->pool, rows, sample_row, &job);

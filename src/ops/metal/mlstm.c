@@ -10,7 +10,6 @@
 #include "ops/metal/internal.h"
 #include "ops/metal/mlstm_arguments.h"
 
-enum { LONGEST_CHUNK = 128, STATES = 1 << DTYPE_F32 | 1 << DTYPE_BF16 | 1 << DTYPE_F16 };
 _Static_assert(sizeof(mlstm_arguments) % 16 == 0, "structs that kernels read are multiples of 16");
 _Static_assert((int)OPS_MAX_DEFERRED <= (int)MLSTM_LONGEST,
                "a ring is no longer than the kernels' arrays");
@@ -18,49 +17,6 @@ _Static_assert(MLSTM_QUADS *MLSTM_ROW_GROUPS == MLSTM_THREADS && MLSTM_QUADS * 4
                "threads share the columns and rows of C");
 
 /* ---- Checks ---- */
-
-static bool check_shapes(ops_check *c, const struct ops_mlstm *op) {
-    const char *name = "mlstm";
-    const ops_limits *limits = &c->stream->options.limits;
-    if (!ops_expect(c, name, "q", &op->q, OPS_F32, 3, (int64_t[]){op->batch.tokens, -1, -1}))
-        return false;
-    int64_t tokens = op->q.shape[0], heads = op->q.shape[1], d_qk = op->q.shape[2];
-    if (!ops_expect(c, name, "v", &op->v, OPS_F32, 3, (int64_t[]){tokens, heads, -1}))
-        return false;
-    int64_t d_v = op->v.shape[2];
-    if (tokens > limits->tokens || heads > limits->heads || d_qk > limits->head_dim_qk ||
-        d_v > limits->head_dim_v)
-        return ops_fail(c, XLSTM_INVALID_ARGUMENT,
-                        "mlstm: %lld tokens, %lld heads of %lld and %lld are more than the stream "
-                        "was created for",
-                        (long long)tokens, (long long)heads, (long long)d_qk, (long long)d_v);
-    const int64_t keys[] = {tokens, heads, d_qk}, values[] = {tokens, heads, d_v};
-    return ops_expect(c, name, "k", &op->k, OPS_F32, 3, keys) &&
-           ops_expect(c, name, "h", &op->h, OPS_F32, 3, values) &&
-           ops_expect2(c, name, "the input gate", &op->input_gate, OPS_F32, tokens, heads) &&
-           ops_expect2(c, name, "the forget gate", &op->forget_gate, OPS_F32, tokens, heads) &&
-           ops_expect(c, name, "c", &op->c, STATES, 4, (int64_t[]){-1, heads, d_qk, d_v}) &&
-           ops_expect(c, name, "n", &op->n, 1 << op->c.dtype, 3,
-                      (int64_t[]){op->c.shape[0], heads, d_qk}) &&
-           ops_expect2(c, name, "m", &op->m, OPS_F32, op->c.shape[0], heads);
-}
-
-static bool check_ring(ops_check *c, const struct ops_mlstm *op) {
-    const char *name = "mlstm";
-    int most = c->stream->options.limits.deferred;
-    int64_t slots = op->c.shape[0], heads = op->q.shape[1], ring = op->deferred;
-    if (ring != 0 && (ring != most || ring > OPS_MAX_DEFERRED))
-        return ops_fail(c, XLSTM_INVALID_ARGUMENT,
-                        "mlstm: %d deferred tokens; the stream was created for %d, at most %d are "
-                        "possible",
-                        op->deferred, most, OPS_MAX_DEFERRED);
-    const int64_t keys[] = {slots, heads, ring, op->q.shape[2]};
-    const int64_t values[] = {slots, heads, ring, op->v.shape[2]};
-    return ring == 0 || (ops_expect(c, name, "ring_k", &op->ring_k, OPS_F32, 4, keys) &&
-                         ops_expect(c, name, "ring_v", &op->ring_v, OPS_F32, 4, values) &&
-                         ops_expect(c, name, "ring_i", &op->ring_i, OPS_F32, 3, keys) &&
-                         ops_expect(c, name, "ring_f", &op->ring_f, OPS_F32, 3, keys));
-}
 
 /* The kernels count in 32 bits. */
 static bool check_strides(ops_check *c, const struct ops_mlstm *op) {
@@ -79,17 +35,6 @@ static bool check_strides(ops_check *c, const struct ops_mlstm *op) {
                         "mlstm: keys of %lld values; the metal device takes up to 4096",
                         (long long)op->q.shape[2]);
     return true;
-}
-
-static bool check(ops_check *c, const struct ops_mlstm *op) {
-    int length = op->chunk_size;
-    if (length < 0 || (length > 1 && (length % 16 != 0 || length > LONGEST_CHUNK)))
-        return ops_fail(
-            c, XLSTM_INVALID_ARGUMENT,
-            "mlstm: chunks of %d tokens; 0, 1 and multiples of 16 up to %d are possible", length,
-            LONGEST_CHUNK);
-    return check_shapes(c, op) && check_ring(c, op) && check_strides(c, op) &&
-           ops_expect_batch(c, "mlstm", &op->batch, op->c.shape[0]);
 }
 
 /* ---- Scratch ---- */
@@ -300,7 +245,7 @@ static int chunk_length(const metal_stream *s, const struct ops_mlstm *op) {
 
 void metal_mlstm(ops_stream *stream, const struct ops_mlstm *op) {
     metal_stream *s = (metal_stream *)stream;
-    if (ops_failed(&s->check) || !check(&s->check, op))
+    if (ops_failed(&s->check) || !ops_expect_mlstm(&s->check, op) || !check_strides(&s->check, op))
         return;
     int length = chunk_length(s, op), ring = op->deferred ? op->deferred : 1;
     mlstm_arguments a = arguments_of(s, op, length);

@@ -4,33 +4,6 @@
 
 enum { THREADS = 256, FINISH_THREADS = 64 };
 
-static bool check(metal_stream *s, const struct ops_slstm *op) {
-    const char *name = "slstm";
-    static const char *const inputs[4] = {"input i", "input f", "input z", "input o"};
-    if (!ops_expect(&s->check, name, "y", &op->y, OPS_F32, 3, (int64_t[]){-1, -1, -1}))
-        return false;
-    int64_t heads = op->y.shape[1], size = op->y.shape[2];
-    const int64_t rows[] = {op->batch.tokens, heads, size};
-    if (size > s->base.options.limits.head_dim_v)
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
-                        "%s: heads of %lld are more than the stream was created for (%lld)", name,
-                        (long long)size, (long long)s->base.options.limits.head_dim_v);
-    if (!(op->clip >= 0))
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: clip is %g, must not be negative",
-                        name, op->clip);
-    for (int g = 0; g < 4; g++)
-        if (!ops_expect(&s->check, name, inputs[g], &op->input[g], OPS_F32, 3, rows))
-            return false;
-    return ops_expect(&s->check, name, "the recurrent weight", &op->recurrent, OPS_F32, 3,
-                      (int64_t[]){heads, size, 4 * size}) &&
-           ops_expect2(&s->check, name, "the bias", &op->bias, OPS_F32, 4, heads * size) &&
-           ops_expect(&s->check, name, "c", &op->c, OPS_F32, 3, op->y.shape) &&
-           (op->lstm || (ops_expect(&s->check, name, "n", &op->n, OPS_F32, 3, op->y.shape) &&
-                         ops_expect(&s->check, name, "m", &op->m, OPS_F32, 3, op->y.shape))) &&
-           ops_expect(&s->check, name, "out", &op->out, OPS_F32, 3, rows) &&
-           ops_expect_batch(&s->check, name, &op->batch, op->y.shape[0]);
-}
-
 static slstm_arguments arguments_of(const struct ops_slstm *op) {
     slstm_arguments a = {
         .recurrent_first = metal_first(&op->recurrent),
@@ -92,7 +65,7 @@ static void run_steps(metal_stream *s, const struct ops_slstm *op, metal_dispatc
 void metal_slstm(ops_stream *stream, const struct ops_slstm *op) {
     static const ops_tensor absent = {0};
     metal_stream *s = (metal_stream *)stream;
-    if (ops_failed(&s->check) || !check(s, op))
+    if (ops_failed(&s->check) || !ops_expect_slstm(&s->check, op))
         return;
     slstm_arguments a = arguments_of(op);
     metal_dispatch d = {.kernel = "slstm_sequence",
