@@ -106,9 +106,9 @@ ops_device *ops_device_find(const char *name) {
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "",
                                  devices[i]()->name);
     error_set(XLSTM_UNSUPPORTED, "no device \"%s\" in this build; it has: %s%s", name, names,
-              strcmp(name, "metal") == 0
-                  ? ". Metal is in no build yet: its kernels run on a test device for Linux only (make metal)"
-                  : "");
+              strcmp(name, "metal") == 0 ? ". Metal is in no build yet: its kernels run on a test "
+                                           "device for Linux only (make metal)"
+                                         : "");
     return NULL;
 }
 
