@@ -238,12 +238,14 @@ typedef struct xlstm_generate_result {
     int64_t prompt_tokens; /* taken in: all, unless cancelled on the way */
     int64_t new_tokens;
     double prefill_seconds, decode_seconds; /* decode: new_tokens - 1 evaluations */
-    int32_t last_id; /* the last sampled id, not yet taken in by the session; -1: none */
+    /* The last sampled id, not yet taken in by the session. -1: none, or it was taken in: where a
+     * device works ahead, a cancelled text is in the session as far as it came out. */
+    int32_t last_id;
 } xlstm_generate_result;
 
 /* Feeds `ids` (at least one) to the session, then samples and feeds one id at a time. The last
- * sampled id is not taken in, as in the reference: going on means feeding it. The sampler is told
- * of all ids. */
+ * sampled id is not taken in, as in the reference (but see last_id): going on means feeding it. The
+ * sampler is told of all ids. */
 XLSTM_API xlstm_status xlstm_generate(xlstm_session *session, xlstm_sampler *sampler,
                                       const int32_t *ids, int64_t count,
                                       const xlstm_generate_options *options,

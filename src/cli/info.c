@@ -138,7 +138,7 @@ static json_t *memory_fields(const xlstm_model *model) {
     model_memory memory;
     model_get_memory(model, &memory);
     int64_t needed =
-        memory.weights + memory.working + model->max_sessions * memory.state_per_session;
+        memory.weights + memory.working + memory.state_slots * memory.state_per_session;
     return json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)memory.weights,
         "of_it_embedding_table", (json_int_t)memory.embedding, "state_per_session",

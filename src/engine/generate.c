@@ -90,21 +90,49 @@ static void outlet_close(outlet *o, xlstm_end end) {
 
 /* ---- The loop ---- */
 
-static bool is_stop_id(const xlstm_generate_options *options, int32_t id) {
+/* The ids that end a text, and whether tokens may be begun before the one before is seen: not where the ids so far
+ * change what is chosen, or their text may end it. */
+typedef struct ending {
+    const xlstm_generate_options *options;
+    int32_t end_of_text; /* -1: no id is */
+    int32_t ids[FORWARD_MOST_ENDS];
+    decode_plan plan;
+    bool ahead;
+} ending;
+
+static void plan_ending(ending *e, xlstm_sampler *sampler, const xlstm_generate_options *options,
+                        int32_t end_of_text) {
+    const int32_t *penalised;
+    *e = (ending){.options = options, .end_of_text = options->ignore_eos ? -1 : end_of_text};
+    e->plan = (decode_plan){.sampler = sampler, .ends = e->ids};
+    e->ahead = options->stop_string_count == 0 && options->stop_id_count < FORWARD_MOST_ENDS &&
+               sampler_row(sampler, 0, &penalised).penalty == 1;
+    if (!e->ahead)
+        return;
     for (int i = 0; i < options->stop_id_count; i++)
-        if (options->stop_ids[i] == id)
+        e->ids[e->plan.end_count++] = options->stop_ids[i];
+    if (e->end_of_text >= 0)
+        e->ids[e->plan.end_count++] = e->end_of_text;
+}
+
+static bool is_end(const ending *e, int32_t id) {
+    return e->end_of_text >= 0 && id == e->end_of_text;
+}
+
+static bool ends_text(const ending *e, int32_t id) {
+    for (int i = 0; i < e->options->stop_id_count; i++)
+        if (e->options->stop_ids[i] == id)
             return true;
-    return false;
+    return is_end(e, id);
 }
 
 /* One sampled id becomes part of the text, or ends it. */
-static xlstm_status take_id(xlstm_sampler *sampler, outlet *out, int32_t eos,
+static xlstm_status take_id(xlstm_sampler *sampler, outlet *out, const ending *e,
                             xlstm_generate_result *result, bool *ended) {
     const xlstm_generate_options *options = out->options;
     int32_t id = result->last_id;
-    bool is_end = !options->ignore_eos && id == eos;
-    if (is_end || is_stop_id(options, id)) {
-        result->end = is_end ? XLSTM_END_OF_TEXT : XLSTM_END_STOP;
+    if (ends_text(e, id)) {
+        result->end = is_end(e, id) ? XLSTM_END_OF_TEXT : XLSTM_END_STOP;
         *ended = true;
         return XLSTM_OK;
     }
@@ -115,13 +143,43 @@ static xlstm_status take_id(xlstm_sampler *sampler, outlet *out, int32_t eos,
         result->end = XLSTM_END_CANCELLED;
         *ended = true;
     }
+    if (options->max_tokens >= 0 && result->new_tokens >= options->max_tokens)
+        *ended = true;
+    return status;
+}
+
+/* From the first id on. */
+static xlstm_status decode(xlstm_session *session, xlstm_sampler *sampler, outlet *out,
+                           xlstm_generate_result *result) {
+    const xlstm_generate_options *options = out->options;
+    const bool device_ahead = session->model->pool.spare >= 0;
+    bool ended = false, taken = false;
+    ending e;
+    plan_ending(&e, sampler, options, model_end_of_text(session->model));
+    xlstm_status status = take_id(sampler, out, &e, result, &ended);
+    while (status == XLSTM_OK && !ended) {
+        int32_t id = result->last_id;
+        bool further =
+            e.ahead && (options->max_tokens < 0 || result->new_tokens + 1 < options->max_tokens);
+        if (device_ahead)
+            status = decode_next(session, &e.plan, id, further, &result->last_id);
+        else
+            status = session_eval_sample(session, &id, 1, sampler, &result->last_id, NULL, NULL);
+        if (status == XLSTM_OK)
+            status = take_id(sampler, out, &e, result, &ended);
+    }
+    if (device_ahead) {
+        xlstm_status last = decode_end(session, ends_text(&e, result->last_id), &taken);
+        status = status == XLSTM_OK ? last : status;
+    }
+    if (taken)
+        result->last_id = -1;
     return status;
 }
 
 static xlstm_status run(xlstm_session *session, xlstm_sampler *sampler, outlet *out,
                         const int32_t *ids, int64_t count, xlstm_generate_result *result) {
     const xlstm_generate_options *options = out->options;
-    int32_t eos = model_end_of_text(session->model);
     int64_t before = session->position;
     double start = clock_seconds();
     xlstm_status status;
@@ -133,16 +191,8 @@ static xlstm_status run(xlstm_session *session, xlstm_sampler *sampler, outlet *
     double prefilled = clock_seconds();
     result->prefill_seconds = prefilled - start;
     result->prompt_tokens = session->position - before;
-    bool ended = options->max_tokens == 0;
-    while (status == XLSTM_OK && !ended) {
-        status = take_id(sampler, out, eos, result, &ended);
-        if (!ended && options->max_tokens >= 0 && result->new_tokens >= options->max_tokens)
-            ended = true;
-        if (status == XLSTM_OK && !ended) {
-            int32_t id = result->last_id;
-            status = session_eval_sample(session, &id, 1, sampler, &result->last_id, NULL, NULL);
-        }
-    }
+    if (status == XLSTM_OK && options->max_tokens != 0)
+        status = decode(session, sampler, out, result);
     result->decode_seconds = clock_seconds() - prefilled;
     return status;
 }

@@ -109,8 +109,8 @@ xlstm_status xlstm_sample(xlstm_sampler *sampler, const float *logits, int64_t p
     const int32_t *penalised;
     xlstm_model *model = sampler->model;
     struct ops_sample_row row = sampler_row(sampler, position, &penalised);
-    pthread_mutex_lock(&model->lock);
+    engine_lock(model);
     xlstm_status status = forward_sample_from(model->forward, logits, &row, penalised, id);
-    pthread_mutex_unlock(&model->lock);
+    engine_unlock(model);
     return status;
 }

@@ -21,13 +21,13 @@ xlstm_status xlstm_session_create(xlstm_model *model, xlstm_session **out) {
     if (!session)
         return error_memory(sizeof *session, "a session");
     session->model = model;
-    pthread_mutex_lock(&model->lock);
+    engine_lock(model);
     xlstm_status status = state_acquire(&model->pool, model->stream, &session->slot);
     if (status == XLSTM_OK)
         status = model->device->wait(model->stream);
     if (status != XLSTM_OK && status != XLSTM_BUSY)
         state_release(&model->pool, session->slot);
-    pthread_mutex_unlock(&model->lock);
+    engine_unlock(model);
     if (status != XLSTM_OK) {
         free(session);
         return status;
@@ -39,18 +39,18 @@ xlstm_status xlstm_session_create(xlstm_model *model, xlstm_session **out) {
 void xlstm_session_free(xlstm_session *session) {
     if (!session)
         return;
-    pthread_mutex_lock(&session->model->lock);
+    engine_lock(session->model);
     state_release(&session->model->pool, session->slot);
-    pthread_mutex_unlock(&session->model->lock);
+    engine_unlock(session->model);
     free(session);
 }
 
 xlstm_status xlstm_session_reset(xlstm_session *session) {
     xlstm_model *model = session->model;
-    pthread_mutex_lock(&model->lock);
+    engine_lock(model);
     state_zero(&model->pool, model->stream, session->slot);
     xlstm_status status = model->device->wait(model->stream);
-    pthread_mutex_unlock(&model->lock);
+    engine_unlock(model);
     if (status == XLSTM_OK) {
         session->position = session->rewind_floor = 0;
         session->broken = false;
@@ -75,10 +75,10 @@ xlstm_status xlstm_session_clone(const xlstm_session *session, xlstm_session **o
         status = xlstm_session_create(model, &copy);
     if (status != XLSTM_OK)
         return status;
-    pthread_mutex_lock(&model->lock);
+    engine_lock(model);
     state_copy(&model->pool, model->stream, copy->slot, session->slot);
     status = model->device->wait(model->stream);
-    pthread_mutex_unlock(&model->lock);
+    engine_unlock(model);
     if (status != XLSTM_OK) {
         xlstm_session_free(copy);
         return status;
@@ -152,7 +152,7 @@ static xlstm_status run_piece(xlstm_session *session, const int32_t *ids, int64_
                               int64_t tokens, bool last, after_piece after, void *context) {
     xlstm_model *model = session->model;
     forward_sequence sequence = {session->slot, session->position, ids + first, tokens};
-    pthread_mutex_lock(&model->lock);
+    engine_lock(model);
     xlstm_status status = forward_run(model->forward, &sequence, 1);
     if (status == XLSTM_OK) {
         session->position += tokens;
@@ -160,7 +160,7 @@ static xlstm_status run_piece(xlstm_session *session, const int32_t *ids, int64_
     } else {
         session->broken = true;
     }
-    pthread_mutex_unlock(&model->lock);
+    engine_unlock(model);
     return status;
 }
 
@@ -351,7 +351,7 @@ xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count) {
     else
         taken = done + count;
     for (bool more = true; status == XLSTM_OK && more;) {
-        pthread_mutex_lock(&model->lock);
+        engine_lock(model);
         status = run_round(items, count, done, taken, sequences);
         more = false;
         for (int i = 0; i < count; i++) {
@@ -365,7 +365,7 @@ xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count) {
         }
         if (status == XLSTM_OK)
             status = finish_round(items, count, done, taken);
-        pthread_mutex_unlock(&model->lock);
+        engine_unlock(model);
     }
     free(done);
     free(sequences);

@@ -96,9 +96,9 @@ static xlstm_status write_tensors(const xlstm_session *session, file_writer *fil
         return error_memory(largest, "a state tensor");
     xlstm_status status = XLSTM_OK;
     for (int i = 0; status == XLSTM_OK && i < pool->count; i++) {
-        pthread_mutex_lock(&model->lock);
+        engine_lock(model);
         status = state_read(pool, model->stream, i, session->slot, bytes);
-        pthread_mutex_unlock(&model->lock);
+        engine_unlock(model);
         if (status == XLSTM_OK) {
             hash64_update(checksum, bytes, pool->tensors[i].slot_size);
             file_writer_write(file, bytes, pool->tensors[i].slot_size);
@@ -256,9 +256,9 @@ static xlstm_status load(xlstm_session *session, const char *path, const file_ma
         status = state_restore_check(&model->pool, file, path);
     if (status != XLSTM_OK)
         return status;
-    pthread_mutex_lock(&model->lock);
+    engine_lock(model);
     status = state_restore(&model->pool, model->stream, session->slot, file, header.position);
-    pthread_mutex_unlock(&model->lock);
+    engine_unlock(model);
     session->broken = status != XLSTM_OK;
     if (status != XLSTM_OK)
         return status;

@@ -83,6 +83,13 @@ static void place_all(forward *f, const model_config *c, arena *a) {
     f->logits = place(a, real, R, c->vocab_size);
     f->penalised = place(a, DTYPE_I32, c->vocab_size, 0);
     f->sampled = place(a, DTYPE_I32, 1, 0);
+    f->ahead.slot = place(a, DTYPE_I32, 1, 0);
+    f->ahead.start = place(a, DTYPE_I32, 2, 0);
+    f->ahead.ends = place(a, DTYPE_I32, FORWARD_MOST_ENDS, 0);
+    for (int i = 0; i < 2; i++) {
+        f->ahead.position[i] = place(a, DTYPE_I64, 1, 0);
+        f->ahead.id[i] = place(a, DTYPE_I32, 1, 0);
+    }
 }
 
 ops_limits forward_ops_limits(const model_config *c, const forward_limits *limits) {
@@ -151,6 +158,7 @@ static bool needs_op(const forward *f, const char *op) {
         {"causal_conv", (mlstm && neurips) || slstm_conv},
         {"headwise", (mlstm && neurips) || slstm},
         {"slstm", slstm},
+        {"retire", f->device->ahead},
     };
     for (size_t i = 0; i < sizeof some / sizeof *some; i++)
         if (strcmp(some[i].op, op) == 0)
@@ -231,10 +239,6 @@ void forward_free(forward *f) {
 
 /* ---- Running ---- */
 
-static void send(forward *f, const ops_tensor *to, const void *from, size_t bytes) {
-    f->device->write(f->stream, to->buffer, to->offset, from, bytes);
-}
-
 static void send_batch(forward *f, const forward_sequence *sequences, int count) {
     int64_t tokens = 0, longest = 0;
     for (int s = 0; s < count; s++) {
@@ -247,16 +251,17 @@ static void send_batch(forward *f, const forward_sequence *sequences, int count)
         longest = sequences[s].count > longest ? sequences[s].count : longest;
     }
     f->host_start[count] = (int32_t)tokens;
-    send(f, &f->ids, f->host_ids, (size_t)tokens * sizeof *f->host_ids);
-    send(f, &f->slot, f->host_slot, (size_t)count * sizeof *f->host_slot);
-    send(f, &f->start, f->host_start, ((size_t)count + 1) * sizeof *f->host_start);
-    send(f, &f->position, f->host_position, (size_t)count * sizeof *f->host_position);
+    forward_send(f, &f->ids, f->host_ids, (size_t)tokens * sizeof *f->host_ids);
+    forward_send(f, &f->slot, f->host_slot, (size_t)count * sizeof *f->host_slot);
+    forward_send(f, &f->start, f->host_start, ((size_t)count + 1) * sizeof *f->host_start);
+    forward_send(f, &f->position, f->host_position, (size_t)count * sizeof *f->host_position);
     f->batch = (ops_batch){.sequences = count,
                            .tokens = tokens,
                            .longest = longest,
                            .slot = ops_tensor_rows(&f->slot, 0, count),
                            .start = ops_tensor_rows(&f->start, 0, count + 1),
                            .position = ops_tensor_rows(&f->position, 0, count)};
+    f->batch_ids = forward_rows(f, &f->ids);
 }
 
 xlstm_status forward_run(forward *f, const forward_sequence *sequences, int count) {
@@ -266,26 +271,33 @@ xlstm_status forward_run(forward *f, const forward_sequence *sequences, int coun
     return f->device->wait(f->stream);
 }
 
-/* Logits of selected rows, on the device. */
-static ops_tensor make_logits(forward *f, const int32_t *rows, int64_t count) {
-    ops_tensor selected = ops_tensor_rows(&f->row_values, 0, count);
-    ops_tensor logits = ops_tensor_rows(&f->logits, 0, count);
-    send(f, &f->rows, rows, (size_t)count * sizeof *rows);
-    f->device->ops.take_rows(
-        f->stream, &(struct ops_take_rows){.x = forward_rows(f, &f->values[f->program.head_input]),
-                                           .rows = ops_tensor_rows(&f->rows, 0, count),
-                                           .out = selected});
+void forward_head(forward *f, const ops_tensor *x, const ops_tensor *logits) {
     struct ops_norm_project head = {
-        .x = selected,
+        .x = *x,
         .norm = {.kind = OPS_NORM_NONE, .groups = 1},
         .count = 1,
         .projection = {{.weight = f->weights->head,
                         .soft_cap = f->config->large.output_logit_soft_cap,
-                        .out = logits}},
+                        .out = *logits}},
     };
     if (f->program.head_norm)
         head.norm = forward_norm(f, &f->weights->out_norm, &f->weights->out_norm_bias);
     f->device->ops.norm_project(f->stream, &head);
+}
+
+/* Logits of selected rows, on the device. */
+static ops_tensor make_logits(forward *f, const int32_t *rows, int64_t count) {
+    ops_tensor x = forward_rows(f, &f->values[f->program.head_input]);
+    ops_tensor logits = ops_tensor_rows(&f->logits, 0, count);
+    if (f->batch.tokens > 1) {
+        ops_tensor selected = ops_tensor_rows(&f->row_values, 0, count);
+        forward_send(f, &f->rows, rows, (size_t)count * sizeof *rows);
+        f->device->ops.take_rows(
+            f->stream, &(struct ops_take_rows){
+                           .x = x, .rows = ops_tensor_rows(&f->rows, 0, count), .out = selected});
+        x = selected;
+    }
+    forward_head(f, &x, &logits);
     return logits;
 }
 
@@ -308,15 +320,21 @@ xlstm_status forward_logits(forward *f, const int32_t *rows, int64_t count, floa
     return status;
 }
 
-static xlstm_status choose(forward *f, const ops_tensor *logits,
-                           const struct ops_sample_row *options, const int32_t *penalised,
-                           int32_t *id) {
-    struct ops_sample sample = {.logits = *logits, .rows = options, .out = f->sampled};
+void forward_choose(forward *f, const ops_tensor *logits, const struct ops_sample_row *options,
+                    const int32_t *penalised, const ops_tensor *id) {
+    struct ops_sample sample = {.logits = *logits, .rows = options, .out = *id};
     if (options->penalised_count > 0) {
-        send(f, &f->penalised, penalised, (size_t)options->penalised_count * sizeof *penalised);
+        forward_send(f, &f->penalised, penalised,
+                     (size_t)options->penalised_count * sizeof *penalised);
         sample.penalised = ops_tensor_rows(&f->penalised, 0, options->penalised_count);
     }
     f->device->ops.sample(f->stream, &sample);
+}
+
+static xlstm_status choose(forward *f, const ops_tensor *logits,
+                           const struct ops_sample_row *options, const int32_t *penalised,
+                           int32_t *id) {
+    forward_choose(f, logits, options, penalised, &f->sampled);
     return f->device->read(f->stream, f->sampled.buffer, f->sampled.offset, id, sizeof *id);
 }
 
@@ -333,9 +351,9 @@ xlstm_status forward_sample_from(forward *f, const float *logits,
     size_t vocab = (size_t)f->config->vocab_size;
     if (f->limits.activation == DTYPE_F64) {
         dtype_convert(DTYPE_F32, logits, DTYPE_F64, f->wide, (int64_t)vocab);
-        send(f, &row, f->wide, vocab * sizeof *f->wide);
+        forward_send(f, &row, f->wide, vocab * sizeof *f->wide);
     } else {
-        send(f, &row, logits, vocab * sizeof *logits);
+        forward_send(f, &row, logits, vocab * sizeof *logits);
     }
     return choose(f, &row, options, penalised, id);
 }

@@ -59,4 +59,23 @@ xlstm_status forward_sample_from(forward *f, const float *logits,
                                  const struct ops_sample_row *options, const int32_t *penalised,
                                  int32_t *id);
 
+/* ---- Tokens ahead ----
+ *
+ * Where a device works while the host goes on (ops_device.ahead), the next token is enqueued before the host
+ * has seen the id that it takes in: the device has it. An id that ends the text makes the token that was
+ * enqueued behind it work on the pool's spare slot, so that the sequence's state stays as it is. */
+
+enum { FORWARD_MOST_ENDS = 64 };
+
+/* A sequence of its own: its slot, the first id to take in, and ids that end it (at most FORWARD_MOST_ENDS). */
+void forward_ahead_begin(forward *f, int slot, int32_t id, const int32_t *ends, int end_count);
+/* Enqueues the next token, at `position`: takes in the id before, and chooses the one that follows. At most two
+ * may be enqueued and not seen. */
+void forward_ahead_next(forward *f, int64_t position, const struct ops_sample_row *options,
+                        const int32_t *penalised);
+/* Blocks until the oldest that was not seen is done; the id that it chose. */
+xlstm_status forward_ahead_see(forward *f, int32_t *id);
+/* Blocks until all are done, and forgets what came of them. */
+void forward_ahead_drop(forward *f);
+
 #endif

@@ -28,7 +28,15 @@ struct forward {
     ops_tensor slot, start, position;    /* of the batch */
     ops_tensor rows, row_values, logits; /* i32 [R], [R][D], [R][vocab] */
     ops_tensor penalised, sampled;       /* i32 [vocab], i32 [1] */
-    ops_batch batch;
+    ops_batch batch;                     /* of this run */
+    ops_tensor batch_ids;
+    /* Of tokens that are begun before the host has seen the one before (forward_ahead.c): */
+    struct {
+        ops_tensor slot, start, ends;  /* i32 [1], [2], [FORWARD_MOST_ENDS] */
+        ops_tensor position[2], id[2]; /* i64 [1], i32 [1]: of tokens by turns */
+        int32_t end_count;
+        int begun, seen; /* tokens, counted from forward_ahead_begin */
+    } ahead;
 
     /* Host copies of what is sent to the device. */
     int32_t *host_ids, *host_slot, *host_start;
@@ -49,9 +57,19 @@ static inline ops_tensor forward_columns(const ops_tensor *t, int64_t first, int
     return part;
 }
 
+/* To the device, in stream order. */
+static inline void forward_send(forward *f, const ops_tensor *to, const void *from, size_t bytes) {
+    f->device->write(f->stream, to->buffer, to->offset, from, bytes);
+}
+
 /* The norm in front of a layer and after the last block. */
 ops_norm forward_norm(const forward *f, const ops_tensor *weight, const ops_tensor *bias);
 /* Enqueues a step's ops. */
 void forward_step(forward *f, const step *s);
+/* Enqueues the head: logits [n][vocab] of rows x [n][D]. */
+void forward_head(forward *f, const ops_tensor *x, const ops_tensor *logits);
+/* Enqueues the choice of an id from logits [1][vocab]. */
+void forward_choose(forward *f, const ops_tensor *logits, const struct ops_sample_row *options,
+                    const int32_t *penalised, const ops_tensor *id);
 
 #endif

@@ -293,7 +293,7 @@ void forward_step(forward *f, const step *s) {
     switch (s->kind) {
     case STEP_EMBED:
         f->device->ops.embed(f->stream, &(struct ops_embed){.table = f->weights->embedding,
-                                                            .ids = forward_rows(f, &f->ids),
+                                                            .ids = f->batch_ids,
                                                             .out = output});
         break;
     case STEP_MLSTM:

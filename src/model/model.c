@@ -225,6 +225,7 @@ void model_get_memory(const xlstm_model *model, model_memory *memory) {
         .weights = model->weights.bytes,
         .embedding = model->weights.embedding_bytes,
         .state_per_session = state.bytes,
+        .state_slots = model->max_sessions + model->device->ahead,
         .state_read = state.read,
         .state_written = state.written,
         .working = forward_bytes(&model->config, &model->graph, &limits) +

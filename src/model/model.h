@@ -33,6 +33,8 @@ struct xlstm_model {
     ops_stream *stream;
     forward *forward;
     state_pool pool;
+    struct xlstm_session
+        *flying; /* has a token under way that no call waits for (engine/decode.c) */
 
     /* Loaded when first asked for. */
     pthread_mutex_t tokenizer_lock;
@@ -62,6 +64,7 @@ typedef struct model_memory {
     int64_t
         embedding; /* of `weights`: a decode step reads one row of it; 0 when tied to the head */
     int64_t state_per_session;
+    int state_slots;                  /* of the pool: sessions, and the spare one */
     double state_read, state_written; /* of it, by a decoded token */
     int64_t working;                  /* activations and scratch */
 } model_memory;

@@ -96,6 +96,11 @@ state_size state_measure(const model_config *config, const wiring *graph,
     return size;
 }
 
+/* All of them, also the spare one. */
+static int state_slots(const state_pool *pool) {
+    return pool->slots + (pool->spare >= 0);
+}
+
 /* Fills the table in order of execution; the buffer is only known afterwards. Returns the bytes of
  * the pool. */
 static size_t place(const model_config *config, const wiring *graph, state_pool *pool) {
@@ -105,7 +110,7 @@ static size_t place(const model_config *config, const wiring *graph, state_pool 
         int node = graph->order[at];
         int count = node_layout(config, graph->nodes[node].kind, &pool->options, kinds);
         for (int i = 0; i < count; i++) {
-            int64_t shape[4] = {pool->slots, kinds[i].shape[0], kinds[i].shape[1],
+            int64_t shape[4] = {state_slots(pool), kinds[i].shape[0], kinds[i].shape[1],
                                 kinds[i].shape[2]};
             state_tensor *t = &pool->tensors[pool->count++];
             t->node = graph->nodes[node].name;
@@ -114,8 +119,8 @@ static size_t place(const model_config *config, const wiring *graph, state_pool 
             t->slot_size = (size_t)layout_elements(&kinds[i]) * dtype_size(kinds[i].type);
             t->pool =
                 ops_tensor_make(&pool->buffer, offset, kinds[i].type, kinds[i].rank + 1, shape);
-            offset += (t->slot_size * (size_t)pool->slots + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT *
-                      STATE_ALIGNMENT;
+            offset += (t->slot_size * (size_t)state_slots(pool) + STATE_ALIGNMENT - 1) /
+                      STATE_ALIGNMENT * STATE_ALIGNMENT;
         }
     }
     return offset;
@@ -123,10 +128,11 @@ static size_t place(const model_config *config, const wiring *graph, state_pool 
 
 xlstm_status state_pool_create(const model_config *config, const wiring *graph, ops_device *device,
                                const state_options *options, int slots, state_pool *out) {
-    *out = (state_pool){.device = device, .options = *options, .slots = slots};
+    *out = (state_pool){
+        .device = device, .options = *options, .slots = slots, .spare = device->ahead ? slots : -1};
     /* With room to spare for the alignment of every tensor: place() cannot overflow. */
     int64_t one = state_measure(config, graph, options).bytes, all;
-    if (one > INT64_MAX / 4 || __builtin_mul_overflow(one, (int64_t)slots, &all) ||
+    if (one > INT64_MAX / 4 || __builtin_mul_overflow(one, (int64_t)state_slots(out), &all) ||
         all > INT64_MAX / 4)
         return error_set(XLSTM_OUT_OF_MEMORY,
                          "the states of %d sessions do not fit into any memory", slots);

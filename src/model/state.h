@@ -35,7 +35,8 @@ typedef struct state_pool {
     ops_buffer buffer;
     state_tensor *tensors;
     int count;
-    int slots;
+    int slots,
+        spare;   /* `spare`: a slot of no session, for tokens ahead of an end; -1: there is none */
     bool *taken; /* [slots] */
 } state_pool;
 
@@ -47,6 +48,7 @@ typedef struct state_size {
 } state_size;
 state_size state_measure(const model_config *config, const wiring *graph,
                          const state_options *options);
+/* With a spare slot where the device works ahead. */
 xlstm_status state_pool_create(const model_config *config, const wiring *graph, ops_device *device,
                                const state_options *options, int slots, state_pool *out);
 void state_pool_free(state_pool *pool);

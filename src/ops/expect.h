@@ -54,6 +54,7 @@ bool ops_expect_mlstm(ops_check *c, const struct ops_mlstm *op);
 bool ops_expect_slstm(ops_check *c, const struct ops_slstm *op);
 /* Whether the rule of this row is; the tensors are not looked at. */
 bool ops_expect_sample_rule(ops_check *c, const struct ops_sample *op, int64_t row);
+bool ops_expect_retire(ops_check *c, const struct ops_retire *op);
 
 /* Whether a stream of a device that computes in f32 can have these options. */
 xlstm_status ops_check_options(const ops_device *device, const ops_stream_options *options);

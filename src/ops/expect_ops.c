@@ -112,3 +112,17 @@ bool ops_expect_sample_rule(ops_check *c, const struct ops_sample *op, int64_t r
                         "sample: row %lld: its penalised ids are not all there", (long long)row);
     return true;
 }
+
+bool ops_expect_retire(ops_check *c, const struct ops_retire *op) {
+    if (!ops_expect1(c, "retire", "the ids", &op->ids, OPS_I32, -1) ||
+        !ops_expect1(c, "retire", "slot", &op->slot, OPS_I32, op->ids.shape[0]) ||
+        !ops_expect1(c, "retire", "the ends", &op->ends, OPS_I32, -1))
+        return false;
+    if (op->ends.shape[0] < 1 || op->spare < 0)
+        return ops_fail(
+            c, XLSTM_INVALID_ARGUMENT,
+            "retire: %lld ends, at least one is needed; the spare slot is %d, must not be "
+            "negative",
+            (long long)op->ends.shape[0], (int)op->spare);
+    return true;
+}

@@ -131,6 +131,7 @@ static const struct {
     {"headwise", offsetof(ops_table, headwise)},
     {"slstm", offsetof(ops_table, slstm)},
     {"sample", offsetof(ops_table, sample)},
+    {"retire", offsetof(ops_table, retire)},
 };
 enum { OP_COUNT = sizeof ops / sizeof *ops };
 _Static_assert(OP_COUNT == sizeof(ops_table) / sizeof(void (*)(void)), "an op without a name");

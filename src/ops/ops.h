@@ -296,6 +296,15 @@ struct ops_sample {
     ops_tensor out;                    /* i32 [n] */
 };
 
+/* Where ids[s] is one of `ends`, slot[s] becomes `spare`: ops that were enqueued ahead for a sequence
+ * that this id ends work on a state that nobody has. */
+struct ops_retire {
+    ops_tensor ids;  /* i32 [n] */
+    ops_tensor ends; /* i32 [k], k >= 1 */
+    int32_t spare;   /* >= 0 */
+    ops_tensor slot; /* i32 [n] */
+};
+
 /* ---- Devices ---- */
 
 /* The largest sizes a stream will see; scratch memory is taken for them once. */
@@ -334,15 +343,17 @@ typedef struct ops_table {
     void (*headwise)(ops_stream *, const struct ops_headwise *);
     void (*slstm)(ops_stream *, const struct ops_slstm *);
     void (*sample)(ops_stream *, const struct ops_sample *);
+    void (*retire)(ops_stream *, const struct ops_retire *);
 } ops_table;
 
 struct ops_device {
     const char *name;
     ops_table ops;
-    bool f64;                           /* takes f64 activations and states */
-    int chunk_size;                     /* its own choice for struct ops_mlstm */
-    unsigned state_types;               /* of C and n: bits 1 << dtype */
-    int most_deferred;                  /* longest ring of struct ops_mlstm; 0: it has none */
+    bool f64;             /* takes f64 activations and states */
+    bool ahead;           /* works while the host goes on: tokens are worth enqueuing ahead */
+    int chunk_size;       /* its own choice for struct ops_mlstm */
+    unsigned state_types; /* of C and n: bits 1 << dtype */
+    int most_deferred;    /* longest ring of struct ops_mlstm; 0: it has none */
     const struct kernel_table *kernels; /* of the kernel library (kernels.h) */
 
     /* Memory. buffer_create gives zeroed memory; buffer_wrap makes host memory (a mapped file)

@@ -262,5 +262,7 @@ const conformance_case conformance_cases[] = {
      2e-5, "f32 rounds every state in every step, and R mixes the errors"},
     {"sample", CASE_MIXED, WEIGHT_NONE, SAMPLE_VARIANTS, 4, NULL, sample_case_limits,
      sample_case_run, 0, "the rules say which id"},
+    {"retire", CASE_MIXED, WEIGHT_NONE, RETIRE_VARIANTS, RETIRE_VARIANTS, NULL, retire_case_limits,
+     retire_case_run, 0, "integers have no error"},
 };
 const int conformance_case_count = sizeof conformance_cases / sizeof *conformance_cases;

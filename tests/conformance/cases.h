@@ -64,5 +64,8 @@ ops_limits slstm_case_limits(int variant);
 void slstm_case_run(side *s, int variant);
 ops_limits sample_case_limits(int variant);
 void sample_case_run(side *s, int variant);
+enum { RETIRE_VARIANTS = 7 };
+ops_limits retire_case_limits(int variant);
+void retire_case_run(side *s, int variant);
 
 #endif

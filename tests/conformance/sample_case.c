@@ -71,3 +71,36 @@ void sample_case_run(side *s, int variant) {
     free(rules);
     free(logits);
 }
+
+/* ---- Ended sequences ---- */
+
+static const struct {
+    int64_t sequences, ends;
+} retired[RETIRE_VARIANTS] = {{1, 1}, {1, 3}, {5, 2}, {31, 1}, {33, 7}, {64, 64}, {100, 13}};
+
+ops_limits retire_case_limits(int variant) {
+    return (ops_limits){.tokens = retired[variant].sequences,
+                        .sequences = (int)retired[variant].sequences,
+                        .width = 1,
+                        .heads = 1,
+                        .head_dim_qk = 1,
+                        .head_dim_v = 1,
+                        .vocab = 1};
+}
+
+void retire_case_run(side *s, int variant) {
+    int32_t ids[100], slots[100], ends[64];
+    int64_t sequences = retired[variant].sequences, count = retired[variant].ends;
+    for (int64_t i = 0; i < sequences; i++) {
+        ids[i] = (int32_t)draw_integer(s->seed, (uint64_t)i, 4 * count + 1);
+        slots[i] = (int32_t)(sequences - 1 - i);
+    }
+    for (int64_t i = 0; i < count; i++)
+        ends[i] = (int32_t)draw_integer(s->seed, 1000 + (uint64_t)i, 4 * count + 1);
+    struct ops_retire op = {.ids = side_i32(s, sequences, ids),
+                            .ends = side_i32(s, count, ends),
+                            .spare = (int32_t)sequences + 5,
+                            .slot = side_i32(s, sequences, slots)};
+    side_output(s, "slot", &op.slot);
+    s->as.device->ops.retire(s->stream, &op);
+}

@@ -51,7 +51,7 @@ $(METAL)/host/version.o: src/base/version.c $(BUILD)/flags $(BUILD)/version
 
 # These stand in front of the library, and so in the place of what it has of the same names.
 METAL_LINKED := $(METAL_HOST) $(METAL)/host/ops.o $(METAL)/host/version.o $(METAL)/host/gpu.o $(DEVICE_OBJC_OBJECTS)
-METAL_TESTS := conformance/test_conformance golden/test_golden golden/test_neurips
+METAL_TESTS := conformance/test_conformance engine/test_ahead golden/test_golden golden/test_neurips
 METAL_PROGRAMS := $(if $(METAL_HOST_MISSING),,$(METAL)/xlstm $(METAL_TESTS:%=$(METAL)/tests/%))
 
 .PHONY: metal

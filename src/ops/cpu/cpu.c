@@ -237,6 +237,7 @@ static ops_device device = {
             .headwise = cpu_headwise,
             .slstm = cpu_slstm,
             .sample = cpu_sample,
+            .retire = cpu_retire,
         },
     .chunk_size = CPU_CHUNK,
     .state_types = 1u << DTYPE_F32 | 1u << DTYPE_BF16 | 1u << DTYPE_F16,

@@ -108,6 +108,7 @@ void cpu_causal_conv(ops_stream *, const struct ops_causal_conv *);
 void cpu_headwise(ops_stream *, const struct ops_headwise *);
 void cpu_slstm(ops_stream *, const struct ops_slstm *);
 void cpu_sample(ops_stream *, const struct ops_sample *);
+void cpu_retire(ops_stream *, const struct ops_retire *);
 
 /* Of a call of the mLSTM: whether all_c, all_n and all_m are inputs; whether a forward is wanted. */
 bool cpu_mlstm_reads_states(const kernel_call *call);

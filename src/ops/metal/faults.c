@@ -9,6 +9,18 @@ void metal_place_faults(metal_carver *c, metal_scratch *s) {
     s->faults = metal_carve(c, DTYPE_I32, 1, (int64_t[]){METAL_FAULTS});
 }
 
+static char *words_of(const metal_stream *s) {
+    return (char *)metal_memory_host(s->scratch.faults.buffer->handle) + s->scratch.faults.offset;
+}
+
+bool metal_has_faults(const metal_stream *s) {
+    const uint32_t *words = (const uint32_t *)(const void *)words_of(s);
+    for (int kind = 0; kind < METAL_FAULTS; kind++)
+        if (__atomic_load_n(&words[kind], __ATOMIC_RELAXED) != 0)
+            return true;
+    return false;
+}
+
 void metal_take_faults(metal_stream *s) {
     static const char *const texts[METAL_FAULTS] = {
         [METAL_FAULT_EMBED] = "embed: the id of token %lld is not a row of the table",
@@ -17,8 +29,7 @@ void metal_take_faults(metal_stream *s) {
         [METAL_FAULT_EMPTY] = "sample: row %lld has no finite logit",
     };
     uint32_t words[METAL_FAULTS];
-    char *at =
-        (char *)metal_memory_host(s->scratch.faults.buffer->handle) + s->scratch.faults.offset;
+    char *at = words_of(s);
     memcpy(words, at, sizeof words);
     memset(at, 0, sizeof words);
     for (int kind = 0; kind < METAL_FAULTS; kind++) {

@@ -80,6 +80,8 @@ void metal_place_project(metal_carver *c, const ops_stream_options *o, metal_scr
 void metal_place_mlstm(metal_carver *c, const ops_stream_options *o, metal_scratch *s);
 void metal_place_sample(metal_carver *c, const ops_stream_options *o, metal_scratch *s);
 void metal_place_faults(metal_carver *c, metal_scratch *s);
+/* Whether commands, of which some may be under way, have found anything wrong so far. */
+bool metal_has_faults(const metal_stream *s);
 /* Once the stream's commands are done: what they found wrong fails the stream, and is forgotten. */
 void metal_take_faults(metal_stream *s);
 
@@ -97,5 +99,6 @@ void metal_causal_conv(ops_stream *, const struct ops_causal_conv *);
 void metal_headwise(ops_stream *, const struct ops_headwise *);
 void metal_slstm(ops_stream *, const struct ops_slstm *);
 void metal_sample(ops_stream *, const struct ops_sample *);
+void metal_retire(ops_stream *, const struct ops_retire *);
 
 #endif

@@ -71,7 +71,8 @@ static bool settle(metal_stream *s, const ops_buffer *buffer, size_t offset, siz
     uint64_t serial;
     if (!metal_hazards_pending(s->hazards, &span, &serial))
         return true;
-    return wait_for(s, serial ? serial : commit(s));
+    uint64_t last = commit(s); /* the GPU goes on with it while the processor waits */
+    return wait_for(s, serial ? serial : last);
 }
 
 static bool ready(metal_stream *s, const char *what, const ops_buffer *buffer, size_t offset,
@@ -111,10 +112,8 @@ static xlstm_status read_bytes(ops_stream *stream, const ops_buffer *buffer, siz
     metal_stream *s = (metal_stream *)stream;
     if (!ready(s, "read", buffer, offset, size, false))
         return wait_all(stream);
-    const ops_tensor *faults = &s->scratch.faults;
-    settle(s, faults->buffer, faults->offset, (size_t)dtype_bytes(faults->dtype, faults->shape[0]),
-           true);
-    metal_take_faults(s);
+    if (metal_has_faults(s))
+        return wait_all(stream);
     memcpy(target, (const char *)buffer->host + offset, size);
     return ops_check_take(&s->check);
 }
@@ -226,7 +225,9 @@ static ops_device device = {
             .headwise = metal_headwise,
             .slstm = metal_slstm,
             .sample = metal_sample,
+            .retire = metal_retire,
         },
+    .ahead = true,
     .chunk_size = 64,
     .state_types = 1u << DTYPE_F32 | 1u << DTYPE_BF16 | 1u << DTYPE_F16,
     .most_deferred = OPS_MAX_DEFERRED,

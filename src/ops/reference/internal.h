@@ -92,6 +92,7 @@ void reference_causal_conv(ops_stream *stream, const struct ops_causal_conv *op)
 void reference_headwise(ops_stream *stream, const struct ops_headwise *op);
 void reference_slstm(ops_stream *stream, const struct ops_slstm *op);
 void reference_sample(ops_stream *stream, const struct ops_sample *op);
+void reference_retire(ops_stream *stream, const struct ops_retire *op);
 
 xlstm_status reference_kernel_mlstm(const kernel_call *call);
 xlstm_status reference_kernel_slstm(const kernel_call *call);

@@ -129,3 +129,23 @@ void reference_sample(ops_stream *stream, const struct ops_sample *op) {
             greedy ? highest(s->logits, op->rows[row].limit) : draw(s, &op->rows[row]);
     }
 }
+
+void reference_retire(ops_stream *stream, const struct ops_retire *op) {
+    reference_stream *s = reference_begin(stream);
+    if (!s)
+        return;
+    int64_t sequences = op->ids.shape[0], ends = op->ends.shape[0];
+    if (!reference_integers(s, "retire", "the ids", &op->ids, DTYPE_I32, sequences) ||
+        !reference_integers(s, "retire", "the ends", &op->ends, DTYPE_I32, ends) ||
+        !reference_integers(s, "retire", "slot", &op->slot, DTYPE_I32, sequences))
+        return;
+    if (ends < 1 || op->spare < 0) {
+        reference_fail(s, XLSTM_INVALID_ARGUMENT, "reference retire: %lld ends, spare slot %d",
+                       (long long)ends, (int)op->spare);
+        return;
+    }
+    for (int64_t i = 0; i < sequences; i++)
+        for (int64_t j = 0; j < ends; j++)
+            if (reference_index(&op->ids, i) == reference_index(&op->ends, j))
+                ((int32_t *)ops_data(&op->slot))[i] = op->spare;
+}
