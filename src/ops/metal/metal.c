@@ -83,7 +83,9 @@ static bool ready(metal_stream *s, const char *what, const ops_buffer *buffer, s
 
 static void write_bytes(ops_stream *stream, ops_buffer *buffer, size_t offset, const void *source,
                         size_t size) {
-    if (ready((metal_stream *)stream, "write", buffer, offset, size, true))
+    metal_stream *s = (metal_stream *)stream;
+    commit(s); /* a token begins with what it is given: the one before need not wait */
+    if (ready(s, "write", buffer, offset, size, true))
         memcpy((char *)buffer->host + offset, source, size);
 }
 
