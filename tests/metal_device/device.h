@@ -16,7 +16,8 @@
  *   XLSTM_METAL_TEST_PAGE=bytes             what memory that is not copied is aligned to (the machine's page)
  *   XLSTM_METAL_TEST_THREADS=n              most threads of a threadgroup that a pipeline takes
  *   XLSTM_METAL_TEST_KERNELS=folder         where the compiled kernels lie
- *   XLSTM_METAL_TEST_FAIL=fault[:n[:code]],...   metal_device_fail: buffer, queue, library, pipeline, commands, lost
+ *   XLSTM_METAL_TEST_FAIL=fault[:n[:code]],...   metal_device_fail: buffer, queue, residency, library, pipeline,
+ *                                           commandbuffer, encoder, commands, lost
  *   XLSTM_METAL_TEST_TRACE=1                every dispatch on standard error
  */
 #ifndef METAL_DEVICE_DEVICE_H
@@ -73,16 +74,21 @@ uint64_t metal_device_live_bytes(void);
 void metal_device_print_live(FILE *to);
 
 enum metal_device_fault {
-    METAL_FAULT_BUFFER,   /* no memory: nil */
-    METAL_FAULT_QUEUE,    /* nil */
-    METAL_FAULT_LIBRARY,  /* the source does not compile */
-    METAL_FAULT_PIPELINE, /* the kernel does not fit */
+    METAL_FAULT_BUFFER,         /* no memory: nil */
+    METAL_FAULT_QUEUE,          /* nil */
+    METAL_FAULT_RESIDENCY,      /* no residency set: nil */
+    METAL_FAULT_LIBRARY,        /* the source does not compile */
+    METAL_FAULT_PIPELINE,       /* the kernel does not fit */
+    METAL_FAULT_COMMAND_BUFFER, /* the queue gives none: nil */
+    METAL_FAULT_ENCODER,        /* a command buffer gives none: nil */
     METAL_FAULT_COMMANDS, /* a command buffer fails in the middle; code: MTLCommandBufferError */
     METAL_FAULT_LOST, /* so do all, from the nth on: the GPU is gone; no buffer is made any more */
     METAL_FAULTS
 };
 /* The nth from now fails, 1 being the next, once; 0: none does. */
 void metal_device_fail(enum metal_device_fault what, unsigned nth, long code);
+/* Whether one is still to fail. */
+bool metal_device_fails(enum metal_device_fault what);
 
 /* Whether violations are recorded instead of ending the process. */
 void metal_device_catch(bool catch_violations);

@@ -272,6 +272,27 @@ static void libraries_and_pipelines_fail(void **state) {
         assert_non_null(strstr(why(error), "scale"));
         metal_device_fail(METAL_FAULT_QUEUE, 1, 0);
         assert_null([f->device newCommandQueue]);
+        metal_device_fail(METAL_FAULT_RESIDENCY, 1, 0);
+        MTLResidencySetDescriptor *descriptor = [[[MTLResidencySetDescriptor alloc] init] autorelease];
+        assert_null([f->device newResidencySetWithDescriptor:descriptor error:&error]);
+        assert_non_null(strstr(why(error), "no residency set"));
+    }
+}
+
+static void nothing_to_encode_into(void **state) {
+    const struct fixture *f = *state;
+    @autoreleasepool {
+        metal_device_fail(METAL_FAULT_COMMAND_BUFFER, 1, 0);
+        assert_null([f->queue commandBuffer]);
+        metal_device_fail(METAL_FAULT_ENCODER, 2, 0);
+        id<MTLCommandBuffer> commands = [f->queue commandBuffer];
+        id<MTLComputeCommandEncoder> encoder = [commands computeCommandEncoder];
+        assert_non_null(encoder);
+        [encoder endEncoding];
+        assert_null([commands blitCommandEncoder]);
+        [commands commit]; /* what did not come is not open */
+        [commands waitUntilCompleted];
+        assert_null(commands.error);
     }
 }
 
@@ -363,6 +384,7 @@ int main(void) {
         TEST(offline_libraries),
         TEST(missing_kernels),
         TEST(libraries_and_pipelines_fail),
+        TEST(nothing_to_encode_into),
         TEST(the_third_buffer_fails),
         TEST(commands_fail_in_the_middle),
         TEST(a_lost_gpu_stays_lost),

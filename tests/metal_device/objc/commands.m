@@ -22,6 +22,9 @@
     [super dealloc];
 }
 - (id<MTLCommandBuffer>)make:(bool)retaining {
+    if (device_fails(METAL_FAULT_COMMAND_BUFFER, NULL)) {
+        return nil;
+    }
     if (!device_reserve(self)) {
         device_violation("queue %s: all %lu command buffers are made and none is committed: this "
                          "would block forever",
@@ -173,7 +176,7 @@ static void *grown(void *array, size_t *room, size_t size) {
     return state == MTLCommandBufferStatusNotEnqueued && encoder == nil;
 }
 - (id<MTLBlitCommandEncoder>)blitCommandEncoder {
-    if (![self encoding:"blitCommandEncoder"]) {
+    if (![self encoding:"blitCommandEncoder"] || device_fails(METAL_FAULT_ENCODER, NULL)) {
         return nil;
     }
     return [[[DeviceBlitEncoder alloc] initWithBuffer:self] autorelease];
@@ -183,7 +186,7 @@ static void *grown(void *array, size_t *room, size_t size) {
 }
 - (id<MTLComputeCommandEncoder>)computeCommandEncoderWithDispatchType:
     (MTLDispatchType)dispatchType {
-    if (![self encoding:"computeCommandEncoder"]) {
+    if (![self encoding:"computeCommandEncoder"] || device_fails(METAL_FAULT_ENCODER, NULL)) {
         return nil;
     }
     DeviceComputeEncoder *made = [[[DeviceComputeEncoder alloc] initWithBuffer:self] autorelease];

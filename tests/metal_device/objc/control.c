@@ -23,8 +23,9 @@ static char violation[1024], violation_read[1024];
 static gpu *processor;
 static char processor_error[512];
 
-static const char *const fault_names[METAL_FAULTS] = {"buffer",   "queue",    "library",
-                                                      "pipeline", "commands", "lost"};
+static const char *const fault_names[METAL_FAULTS] = {"buffer",  "queue",    "residency",
+                                                      "library", "pipeline", "commandbuffer",
+                                                      "encoder", "commands", "lost"};
 static struct {
     unsigned left;
     long code;
@@ -204,6 +205,13 @@ void metal_device_fail(enum metal_device_fault what, unsigned nth, long code) {
         lost = false;
     }
     pthread_mutex_unlock(&lock);
+}
+
+bool metal_device_fails(enum metal_device_fault what) {
+    pthread_mutex_lock(&lock);
+    bool fails = faults[what].left > 0;
+    pthread_mutex_unlock(&lock);
+    return fails;
 }
 
 bool device_fails(enum metal_device_fault what, long *code) {

@@ -376,8 +376,11 @@ static bool are_possible(MTLCompileOptions *options, NSError **error) {
 }
 - (id<MTLResidencySet>)newResidencySetWithDescriptor:(MTLResidencySetDescriptor *)descriptor
                                                error:(NSError **)error {
-    (void)error;
     if (device_refuses("newResidencySetWithDescriptor:error:")) {
+        return nil;
+    }
+    if (device_fails(METAL_FAULT_RESIDENCY, NULL)) {
+        DEVICE_FAIL(error, @"AGXMetalG13X", 1, "no residency set (injected)");
         return nil;
     }
     DeviceResidencySet *set = [[DeviceResidencySet alloc] initWithDevice:self];

@@ -147,6 +147,10 @@ static const char *meaning(NSInteger code) {
         return "Caused GPU Timeout Error (injected)";
     case MTLCommandBufferErrorPageFault:
         return "Caused GPU Address Fault Error (injected)";
+    case MTLCommandBufferErrorAccessRevoked:
+        return "Ignored (for causing prior/excessive GPU errors) (injected)";
+    case MTLCommandBufferErrorNotPermitted:
+        return "Insufficient Permission (injected)";
     case MTLCommandBufferErrorOutOfMemory:
         return "Insufficient Memory (injected)";
     case MTLCommandBufferErrorDeviceRemoved:
