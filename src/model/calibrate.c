@@ -381,10 +381,11 @@ static xlstm_status run(xlstm_model *model, recorder *r, const int32_t *ids, int
 xlstm_status calibration_run(xlstm_model *model, const int32_t *ids, int64_t count, int64_t memory,
                              xlstm_progress progress, void *context, calibration **out) {
     *out = NULL;
-    if (!model->forward->buffer.host || model->activation != DTYPE_F32)
+    if (!model->forward->buffer.host || model->device->ahead || model->activation != DTYPE_F32)
         return error_set(XLSTM_UNSUPPORTED,
-                         "calibration runs on a device of the host with f32 activations, not on %s",
-                         model->device->name);
+                         "calibration reads activations between ops, which the device cpu can with "
+                         "activations in f32, not %s in %s",
+                         model->device->name, dtype_name(model->activation));
     calibration *c = calloc(1, sizeof *c);
     if (!c)
         return error_memory(sizeof *c, "a calibration");

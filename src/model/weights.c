@@ -84,7 +84,7 @@ static ops_buffer *wrap(weights_binder *b, void *host, size_t size) {
     ops_buffer *span = &b->out->buffers[b->out->buffer_count];
     xlstm_status status = b->device->buffer_wrap(b->device, host, size, span);
     if (status != XLSTM_OK) {
-        fail(b, status);
+        fail(b, error_prefix(status, "the weights"));
         return NULL;
     }
     b->out->hosts[b->out->buffer_count++] = host;
@@ -143,8 +143,16 @@ ops_tensor weights_place(weights_binder *b, const stored_tensor *tensor, int ran
     bool blocks = dtype_block(tensor->dtype) > 1; /* have any address */
     if (!blocks && (uintptr_t)tensor->data % dtype_size(tensor->dtype) != 0)
         return weights_copy(b, tensor, tensor->dtype, rank, shape);
+    ops_buffer *file = &b->out->buffers[tensor->file];
+    if (file->longest > 0 && tensor->size > file->longest) {
+        fail(b, error_set(XLSTM_UNSUPPORTED,
+                          "tensor %s has %zu bytes; in a file of %zu bytes the device %s takes "
+                          "tensors of at most %zu",
+                          tensor->name, tensor->size, file->size, b->device->name, file->longest));
+        return (ops_tensor){0};
+    }
     size_t offset = (size_t)(tensor->data - b->files->maps[tensor->file].data);
-    return ops_tensor_make(&b->out->buffers[tensor->file], offset, tensor->dtype, rank, shape);
+    return ops_tensor_make(file, offset, tensor->dtype, rank, shape);
 }
 
 ops_tensor weights_matrix(weights_binder *b, const char *const *names, int64_t rows,

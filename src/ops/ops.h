@@ -25,12 +25,14 @@ struct kernel_table;
 
 /* ---- Tensors ---- */
 
-/* A span of device memory. `host` is its address on host devices, NULL elsewhere. */
+/* A span of device memory. `host` is its address where the processor has one, NULL elsewhere;
+ * where the device works ahead, what stands there is known after a wait only. */
 typedef struct ops_buffer {
     ops_device *device;
     void *host;
-    size_t size;  /* bytes */
-    void *handle; /* the device's own */
+    size_t size;    /* bytes */
+    size_t longest; /* bytes that a tensor in it may span; 0: all */
+    void *handle;   /* the device's own */
 } ops_buffer;
 
 enum { OPS_MAX_RANK = 4 };

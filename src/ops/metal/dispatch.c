@@ -63,7 +63,7 @@ void metal_run(metal_stream *s, const metal_dispatch *d) {
         spans[i] = (metal_span){t->buffer->handle, t->offset, end, written};
         bindings[i] = (metal_binding){t->buffer->handle, begin, end - begin, written};
     }
-    const metal_kernel *kernel = metal_kernel_get(metal_gpu_get(), d->kernel);
+    const metal_kernel *kernel = metal_kernel_get(s->gpu, d->kernel);
     if (!kernel) {
         ops_fail(&s->check, XLSTM_DEVICE_ERROR, "%s", xlstm_last_error());
         return;

@@ -34,8 +34,8 @@ typedef struct metal_facts {
 /* The text of all kernels, headers inlined: made by the build from src/ops/metal. */
 extern const char metal_source[];
 
-/* The GPU of this machine, opened at the first call; NULL with an error that says why there is none. */
-metal_gpu *metal_gpu_get(void);
+/* The GPU of this machine, opened at the first call; *gpu is NULL, with an error that says why, where there is none. */
+xlstm_status metal_gpu_get(metal_gpu **gpu);
 const metal_facts *metal_gpu_facts(const metal_gpu *gpu);
 
 /* Zeroed memory. */
@@ -44,6 +44,8 @@ xlstm_status metal_memory_create(metal_gpu *gpu, size_t size, metal_memory **out
  * end are mapped, else copied as it then is. Longer ones than the GPU's largest buffer become several that overlap. */
 xlstm_status metal_memory_wrap(metal_gpu *gpu, void *host, size_t size, metal_memory **out);
 void *metal_memory_host(const metal_memory *memory);
+/* Bytes that a tensor in it may span, from a multiple of METAL_ALIGNMENT on. */
+size_t metal_memory_longest(const metal_memory *memory);
 void metal_memory_free(metal_memory *memory);
 
 /* The pipeline of a kernel, made at the first call; NULL with an error. */

@@ -134,11 +134,11 @@ static xlstm_status open_gpu(metal_gpu *gpu) {
     return XLSTM_OK;
 }
 
-metal_gpu *metal_gpu_get(void) {
+xlstm_status metal_gpu_get(metal_gpu **out) {
+    xlstm_status status = XLSTM_OK;
     pthread_mutex_lock(&lock);
     if (!the_gpu) {
         metal_gpu *gpu = calloc(1, sizeof *gpu);
-        xlstm_status status = XLSTM_OK;
         if (!gpu) {
             status = error_memory(sizeof *gpu, "the GPU");
         } else {
@@ -156,9 +156,9 @@ metal_gpu *metal_gpu_get(void) {
             registered = true;
         }
     }
-    metal_gpu *gpu = the_gpu;
+    *out = the_gpu;
     pthread_mutex_unlock(&lock);
-    return gpu;
+    return status;
 }
 
 const metal_facts *metal_gpu_facts(const metal_gpu *gpu) {
@@ -406,6 +406,11 @@ void *metal_memory_host(const metal_memory *memory) {
     return memory->host;
 }
 
+/* Those of a long mapping share half their length: a tensor lies in one of them. */
+size_t metal_memory_longest(const metal_memory *memory) {
+    return memory->count == 1 ? SIZE_MAX : memory->step;
+}
+
 void metal_memory_free(metal_memory *memory) {
     if (!memory)
         return;
@@ -474,11 +479,6 @@ static void bind(const metal_commands *c, const metal_binding *b, NSUInteger ind
                   atIndex:index];
 }
 
-/* A tensor must lie in one buffer; those of a long mapping share half their length. */
-static bool lies_in_a_buffer(const metal_binding *b) {
-    return b->memory->count == 1 || b->size <= b->memory->step;
-}
-
 xlstm_status metal_commands_dispatch(metal_commands *c, const metal_kernel *kernel,
                                      const void *arguments, size_t argument_bytes,
                                      const metal_binding *bindings, int count,
@@ -489,11 +489,12 @@ xlstm_status metal_commands_dispatch(metal_commands *c, const metal_kernel *kern
                          "the kernel \"%s\" runs with at most %u threads on the GPU \"%s\", not %u",
                          kernel->name, kernel->most_threads, c->gpu->facts.name, threads);
     for (int i = 0; i < count; i++)
-        if (!lies_in_a_buffer(&bindings[i]))
+        if (bindings[i].size > metal_memory_longest(bindings[i].memory))
             return error_set(XLSTM_UNSUPPORTED,
                              "a tensor of %zu bytes is too large for the GPU \"%s\": %zu are "
                              "possible",
-                             bindings[i].size, c->gpu->facts.name, bindings[i].memory->step);
+                             bindings[i].size, c->gpu->facts.name,
+                             metal_memory_longest(bindings[i].memory));
     @autoreleasepool {
         xlstm_status status = begin_encoding(c);
         if (status != XLSTM_OK)

@@ -51,6 +51,7 @@ typedef struct metal_scratch {
 
 typedef struct metal_stream {
     ops_stream base;
+    metal_gpu *gpu;
     metal_commands *commands;
     ops_check check; /* the first failure since the last wait */
     ops_buffer arena;

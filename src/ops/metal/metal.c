@@ -15,26 +15,39 @@
 
 /* ---- Memory ---- */
 
+/* Of a buffer's tensors. */
+static size_t longest_of(const metal_memory *memory, size_t size) {
+    size_t longest = metal_memory_longest(memory);
+    return longest < size ? longest - METAL_ALIGNMENT : 0;
+}
+
 static xlstm_status keep(ops_device *self, xlstm_status status, metal_memory *memory, size_t size,
                          ops_buffer *buffer) {
     *buffer = (ops_buffer){0};
     if (status == XLSTM_OK)
-        *buffer = (ops_buffer){
-            .device = self, .host = metal_memory_host(memory), .size = size, .handle = memory};
+        *buffer = (ops_buffer){.device = self,
+                               .host = metal_memory_host(memory),
+                               .size = size,
+                               .longest = longest_of(memory, size),
+                               .handle = memory};
     return status;
 }
 
 static xlstm_status buffer_create(ops_device *self, size_t size, ops_buffer *buffer) {
-    metal_gpu *gpu = metal_gpu_get();
+    metal_gpu *gpu;
     metal_memory *memory = NULL;
-    xlstm_status status = gpu ? metal_memory_create(gpu, size, &memory) : XLSTM_UNSUPPORTED;
+    xlstm_status status = metal_gpu_get(&gpu);
+    if (status == XLSTM_OK)
+        status = metal_memory_create(gpu, size, &memory);
     return keep(self, status, memory, size, buffer);
 }
 
 static xlstm_status buffer_wrap(ops_device *self, void *host, size_t size, ops_buffer *buffer) {
-    metal_gpu *gpu = metal_gpu_get();
+    metal_gpu *gpu;
     metal_memory *memory = NULL;
-    xlstm_status status = gpu ? metal_memory_wrap(gpu, host, size, &memory) : XLSTM_UNSUPPORTED;
+    xlstm_status status = metal_gpu_get(&gpu);
+    if (status == XLSTM_OK)
+        status = metal_memory_wrap(gpu, host, size, &memory);
     return keep(self, status, memory, size, buffer);
 }
 
@@ -143,7 +156,8 @@ static xlstm_status take_arena(metal_stream *s) {
         return error_memory(SIZE_MAX, "the scratch memory of a stream");
     xlstm_status status = buffer_create(s->base.device, (size_t)size, &s->arena);
     if (status != XLSTM_OK)
-        return error_prefix(status, "the scratch memory of a stream");
+        return error_prefix(status, "scratch memory for %lld tokens (max_batch_tokens)",
+                            (long long)s->base.options.limits.tokens);
     metal_carver c = {.buffer = &s->arena};
     carve_all(&c, &s->base.options, &s->scratch);
     return XLSTM_OK;
@@ -165,9 +179,10 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
     xlstm_status status = ops_check_options(self, options);
     if (status != XLSTM_OK)
         return status;
-    metal_gpu *gpu = metal_gpu_get();
-    if (!gpu)
-        return XLSTM_UNSUPPORTED;
+    metal_gpu *gpu;
+    status = metal_gpu_get(&gpu);
+    if (status != XLSTM_OK)
+        return status;
     metal_stream *s = calloc(1, sizeof *s);
     if (s)
         s->hazards = calloc(1, sizeof *s->hazards);
@@ -176,6 +191,7 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
         return error_memory(sizeof *s + sizeof *s->hazards, "a stream");
     }
     s->base = (ops_stream){.device = self, .options = *options};
+    s->gpu = gpu;
     s->check.stream = &s->base;
     status = metal_commands_create(gpu, &s->commands);
     if (status == XLSTM_OK)
@@ -196,8 +212,8 @@ static int stream_threads(const ops_stream *stream) {
 
 static void describe(ops_device *self, char *text, size_t size) {
     (void)self;
-    metal_gpu *gpu = metal_gpu_get();
-    if (!gpu) {
+    metal_gpu *gpu;
+    if (metal_gpu_get(&gpu) != XLSTM_OK) {
         snprintf(text, size, "no GPU: %s", xlstm_last_error());
         return;
     }
