@@ -7,7 +7,8 @@
  * Every function that can fail returns an xlstm_status; xlstm_last_error() then tells, for the
  * calling thread, what was wrong, where, and what would be right. On failure, output parameters
  * are set to NULL or left untouched. When an evaluation fails or is cancelled, the position of the
- * session tells what it has taken in; after XLSTM_DEVICE_ERROR it must be reset or loaded.
+ * session tells what it has taken in; after XLSTM_DEVICE_ERROR or XLSTM_OUT_OF_MEMORY it must be
+ * reset or loaded.
  *
  * Pointers must not be NULL unless it is said that they may. Callbacks run while the model is in
  * use: they must not call functions of the same model or its sessions.

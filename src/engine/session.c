@@ -51,11 +51,15 @@ xlstm_status xlstm_session_reset(xlstm_session *session) {
     state_zero(&model->pool, model->stream, session->slot);
     xlstm_status status = model->device->wait(model->stream);
     engine_unlock(model);
-    if (status == XLSTM_OK) {
+    session->broken = status != XLSTM_OK;
+    if (status == XLSTM_OK)
         session->position = session->rewind_floor = 0;
-        session->broken = false;
-    }
     return status;
+}
+
+/* Statuses after which nobody knows what the state is. */
+static bool breaks(xlstm_status status) {
+    return status == XLSTM_DEVICE_ERROR || status == XLSTM_OUT_OF_MEMORY;
 }
 
 static xlstm_status check_usable(const xlstm_session *session) {
@@ -157,6 +161,7 @@ static xlstm_status run_piece(xlstm_session *session, const int32_t *ids, int64_
     if (status == XLSTM_OK) {
         session->position += tokens;
         status = after(context, session, first, tokens, last);
+        session->broken = breaks(status);
     } else {
         session->broken = true;
     }
@@ -363,8 +368,11 @@ xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count) {
             }
             more |= done[i] < items[i].count;
         }
-        if (status == XLSTM_OK)
+        if (status == XLSTM_OK) {
             status = finish_round(items, count, done, taken);
+            for (int i = 0; i < count; i++)
+                items[i].session->broken = breaks(status);
+        }
         engine_unlock(model);
     }
     free(done);

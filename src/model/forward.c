@@ -191,9 +191,11 @@ static xlstm_status take_memory(forward *f) {
         return error_memory((size_t)f->limits.tokens * sizeof *f->host_ids, "the forward program");
     place_all(f, f->config, &counting);
     xlstm_status status = f->device->buffer_create(f->device, counting.used, &f->buffer);
-    if (status == XLSTM_OK)
-        place_all(f, f->config, &real);
-    return status;
+    if (status != XLSTM_OK)
+        return error_prefix(status, "activations of %lld tokens (max_batch_tokens)",
+                            (long long)f->limits.tokens);
+    place_all(f, f->config, &real);
+    return XLSTM_OK;
 }
 
 xlstm_status forward_create(const model_config *config, const wiring *graph, const weights *w,

@@ -147,7 +147,7 @@ xlstm_status state_pool_create(const model_config *config, const wiring *graph, 
         device->buffer_create(device, size ? size : STATE_ALIGNMENT, &out->buffer);
     if (status != XLSTM_OK) {
         state_pool_free(out);
-        return error_prefix(status, "the states of %d sessions", slots);
+        return error_prefix(status, "the states of %d sessions (max_sessions)", slots);
     }
     return XLSTM_OK;
 }
