@@ -214,7 +214,7 @@ bench: $(COMMAND) $(BUILD)/bench/bench_kernels $(BUILD)/bench/bench_projections 
 	@$(BUILD)/bench/bench_kernels
 	@$(BUILD)/bench/bench_projections
 
-RUN_TESTS = XLSTM='$(COMMAND)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests $(DEVICE_OBJC_TESTS)
+RUN_TESTS = XLSTM='$(COMMAND)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests $(DEVICE_OBJC_TESTS) $(METAL_PRODUCT_TESTS)
 
 test: test-programs $(DEMO) ## all tests
 	@$(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS)

@@ -52,7 +52,11 @@ $(METAL)/host/version.o: src/base/version.c $(BUILD)/flags $(BUILD)/version
 # These stand in front of the library, and so in the place of what it has of the same names.
 METAL_LINKED := $(METAL_HOST) $(METAL)/host/ops.o $(METAL)/host/version.o $(METAL)/host/gpu.o $(DEVICE_OBJC_OBJECTS)
 METAL_TESTS := conformance/test_conformance engine/test_ahead golden/test_golden golden/test_neurips
-METAL_PROGRAMS := $(if $(METAL_HOST_MISSING),,$(METAL)/xlstm $(METAL_TESTS:%=$(METAL)/tests/%))
+# Tests of the library on this device alone; what they share lies beside them.
+METAL_PRODUCT := $(METAL_DEVICE)/product
+METAL_PRODUCT_TESTS := $(if $(METAL_HOST_MISSING),,$(patsubst tests/%.c,$(METAL)/tests/%,$(wildcard $(METAL_PRODUCT)/test_*.c)))
+METAL_PRODUCT_OBJECTS := $(call object,$(filter-out $(METAL_PRODUCT)/test_%,$(wildcard $(METAL_PRODUCT)/*.c)))
+METAL_PROGRAMS := $(if $(METAL_HOST_MISSING),,$(METAL)/xlstm $(METAL_TESTS:%=$(METAL)/tests/%)) $(METAL_PRODUCT_TESTS)
 
 .PHONY: metal
 metal: $(METAL_PROGRAMS) $(METAL_MODULES)
@@ -66,6 +70,11 @@ $(METAL_TESTS:%=$(METAL)/tests/%): $(METAL)/tests/%: $(BUILD)/tests/%.o $$(call 
 	@mkdir -p $(@D)
 	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) -lobjc -ldl -lm
 
+$(METAL_PRODUCT_TESTS): $(METAL)/tests/%: $(BUILD)/tests/%.o $(METAL_PRODUCT_OBJECTS) $(SUPPORT_OBJECTS) $(METAL_LINKED) \
+    $(INTERNAL_LIBRARY) | $(METAL_MODULES)
+	@mkdir -p $(@D)
+	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) -lobjc -ldl -lm
+
 endif
 
--include $(wildcard $(METAL)/host/*.d)
+-include $(wildcard $(METAL)/host/*.d $(BUILD)/$(METAL_DEVICE)/product/*.d)

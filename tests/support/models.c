@@ -20,23 +20,28 @@ xlstm_model *test_model(const char *path, const xlstm_model_options *options) {
     return model;
 }
 
-const char *test_small_model(void) {
-    static char folder[4096];
-    static const char config_text[] =
-        "{\"model_type\": \"xlstm\", \"embedding_dim\": 48, \"num_heads\": 3, \"num_blocks\": 2, "
-        "\"vocab_size\": 320, \"ffn_round_up_to_multiple_of\": 16}";
+const char *test_random_model(const char *name, const char *config_text) {
+    const char *folder = test_path(name);
     json_t *value;
     model_config config;
-    if (folder[0])
-        return folder;
-    snprintf(folder, sizeof folder, "%s", test_path("small"));
-    assert_int_equal(json_parse(config_text, sizeof config_text - 1, "small", &value), XLSTM_OK);
-    assert_int_equal(config_from_json(value, "small", false, &config), XLSTM_OK);
+    assert_int_equal(json_parse(config_text, strlen(config_text), name, &value), XLSTM_OK);
+    assert_int_equal(config_from_json(value, name, false, &config), XLSTM_OK);
     if (init_checkpoint(&config, folder, &(init_options){.dtype = DTYPE_BF16, .seed = 3}) !=
         XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
     config_free(&config);
     json_decref(value);
+    return folder;
+}
+
+const char *test_small_model(void) {
+    static char folder[4096];
+    if (!folder[0])
+        snprintf(folder, sizeof folder, "%s",
+                 test_random_model("small",
+                                   "{\"model_type\": \"xlstm\", \"embedding_dim\": 48, "
+                                   "\"num_heads\": 3, \"num_blocks\": 2, \"vocab_size\": 320, "
+                                   "\"ffn_round_up_to_multiple_of\": 16}"));
     return folder;
 }
 

@@ -10,6 +10,9 @@
  * test_folder() when first asked for. */
 const char *test_small_model(void);
 
+/* test_folder()/name with a random model of this config (JSON), weights in bf16; its path as test_path gives it. */
+const char *test_random_model(const char *name, const char *config_text);
+
 /* Loaded with these options (NULL: the defaults), or the running test fails with the library's
  * message. */
 xlstm_model *test_model(const char *path, const xlstm_model_options *options);
