@@ -13,6 +13,9 @@ using namespace metal;
 
 enum { SIMD_LANES = 32, MOST_SIMD_GROUPS = 32 /* of a threadgroup */ };
 
+/* Bits of floats that fast math does not know. */
+constexpr constant uint PLUS_INFINITY = 0x7f800000u, NOT_A_NUMBER = 0x7fc00000u;
+
 /* ---- Values in memory ---- */
 
 /* Types as template arguments: `stored` is what lies in memory. */
@@ -27,6 +30,9 @@ struct f32_values {
     static inline void store(device float *p, ulong i, float x) {
         p[i] = x;
     }
+    static inline void store_nan(device float *p, ulong i) {
+        ((device uint *)p)[i] = NOT_A_NUMBER;
+    }
 };
 
 struct f16_values {
@@ -39,6 +45,9 @@ struct f16_values {
     }
     static inline void store(device half *p, ulong i, float x) {
         p[i] = half(x);
+    }
+    static inline void store_nan(device half *p, ulong i) {
+        ((device ushort *)p)[i] = 0x7e00;
     }
 };
 
@@ -66,6 +75,9 @@ struct bf16_values {
     static inline void store(device ushort *p, ulong i, float x) {
         p[i] = to_bf16(x);
     }
+    static inline void store_nan(device ushort *p, ulong i) {
+        p[i] = 0x7fc0;
+    }
 };
 
 /* Element i of an array of METAL_F32, METAL_F16 or METAL_BF16: for the small ones (biases, norm weights)
@@ -89,15 +101,12 @@ inline float4 load4_as(device const uchar *p, uint type, ulong i) {
 
 /* ---- Functions ---- */
 
-inline bool is_nan(float x) {
-    return (as_type<uint>(x) & 0x7fffffffu) > 0x7f800000u;
+inline bool is_nan(uint bits) {
+    return (bits & 0x7fffffffu) > PLUS_INFINITY;
 }
 /* Neither infinite nor NaN. */
-inline bool is_finite(float x) {
-    return (as_type<uint>(x) & 0x7f800000u) != 0x7f800000u;
-}
-inline bool is_negative_infinity(float x) {
-    return as_type<uint>(x) == 0xff800000u;
+inline bool is_finite(uint bits) {
+    return (bits & PLUS_INFINITY) != PLUS_INFINITY;
 }
 
 /* log(1 + x) for x in [0, 1]: 2 atanh(s) with s = x / (2 + x) <= 1/3, as a series. */

@@ -126,7 +126,6 @@ static mlstm_arguments arguments_of(const metal_stream *s, const struct ops_mlst
         .ring_i_head = stride_of(&op->ring_i, 1),
         .ring_f_slot = stride_of(&op->ring_f, 0),
         .ring_f_head = stride_of(&op->ring_f, 1),
-        .not_a_number = 0x7fc00000,
     };
 }
 

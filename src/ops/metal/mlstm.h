@@ -3,18 +3,19 @@
  * Between two foldings C and n stand still, and the tokens since then are terms beside them. Exponents are kept
  * relative to the running maximum m: a new token has the exponent log I = i - m', and what is older loses
  * |log F| = |log_f + m - m'|, so that every exponent is a sum of numbers that are not positive, and nothing is
- * ever subtracted. A plain token is a ring of one term.
+ * ever subtracted. A plain token is a ring of one term. m is rounded to a float only when C and n take in the terms:
+ * upwards, and their weights lose what that adds.
  *
  * A token that is taken by itself and one in a chunk (with or without padding behind it) must give the same bits.
  * Both therefore use the functions below, sum rows of C in the same order (every 16th row by one thread, then the
  * 16 sums), and multiply and add with fma alone. This is why the chunks do not use simdgroup_matrix, the order of
  * whose sums is not documented; in f32 it would have the same multipliers.
  *
- * Limits of gates are found by their bits, so that no compiler can assume them away. */
+ * Where a weight is spoiled, sums with it mean nothing: h, C and n are then written as NaN without them. */
 #ifndef OPS_METAL_MLSTM_H
 #define OPS_METAL_MLSTM_H
 
-#include "ops/metal/common.h"
+#include "ops/metal/gates.h"
 #include "ops/metal/mlstm_arguments.h"
 
 /* ---- Tokens ---- */
@@ -51,96 +52,42 @@ static inline mlstm_tokens tokens_of(constant mlstm_arguments &a, device const i
     return t;
 }
 
-/* ---- Gates ---- */
+/* ---- Exponents ---- */
 
-struct mlstm_step_gates {
-    float forget, input; /* log F, log I: at most 0 */
-    float m;
+/* The exponent of term `index` when a token comes as term `newest`. */
+static inline float next_exponent(float exponent, uint index, uint newest, step_gates g) {
+    return index == newest ? g.input : aged(exponent, g.forget);
+}
+
+/* Exponents after some terms. A thread keeps that of the term with its own index. */
+struct mlstm_exponents {
+    float own, carried;
+    maximum m;
 };
 
-/* Exponents and maxima that are no numbers are large ones while they are reckoned with, so that fast math has no
- * infinity to do away with: nothing is stored; and an input gate was +inf or NaN, which is for good. */
-constexpr constant float NOTHING = -1e30f, SPOILED = 1e30f;
-
-static inline bool is_nothing(float x) {
-    return x < -1e29f;
-}
-static inline bool is_spoiled(float x) {
-    return x > 1e29f;
+static inline mlstm_exponents mlstm_no_terms(maximum m) {
+    mlstm_exponents e;
+    e.own = NOTHING;
+    e.carried = 0.0f;
+    e.m = m;
+    return e;
 }
 
-static inline float load_maximum(uint bits) {
-    return bits == 0xff800000u          ? NOTHING
-           : (bits << 1) >= 0xff000000u ? SPOILED
-                                        : as_type<float>(bits);
-}
-static inline uint stored_maximum(float m) {
-    return is_nothing(m) ? 0xff800000u : is_spoiled(m) ? 0x7fc00000u : as_type<uint>(m);
-}
-
-/* The float above x, which is neither 0 nor infinite. */
-static inline float next_above(float x) {
-    uint bits = as_type<uint>(x);
-    return as_type<float>(bits >> 31 ? bits - 1u : bits + 1u);
-}
-
-/* One token, from its gates' bits and m before it: m' = max(log_f + m, i), with log_f + m exact in two floats: m
- * is rounded up where it must be, and what is rounded away is in log F. */
-static inline mlstm_step_gates pass_gates(uint input_bits, uint forget_bits, float m) {
-    mlstm_step_gates g;
-    if ((input_bits & 0x7fffffffu) > 0x7f800000u || input_bits == 0x7f800000u ||
-        (forget_bits & 0x7fffffffu) > 0x7f800000u || is_spoiled(m)) {
-        g.forget = g.input = g.m = SPOILED;
-        return g;
-    }
-    bool closed = input_bits == 0xff800000u;
-    bool forgotten = forget_bits == 0xff800000u || is_nothing(m);
-    float input = closed ? 0.0f : as_type<float>(input_bits), sum = m, rest = 0.0f;
-    if (!forgotten && forget_bits != 0x7f800000u) {
-        float log_f = log_sigmoid(as_type<float>(forget_bits));
-        if (log_f != 0.0f) {
-            sum = m + log_f;
-            float seen = sum - m;
-            rest = (m - (sum - seen)) + (log_f - seen);
-            forgotten = is_nothing(sum);
-        }
-    }
-    g.forget = g.input = NOTHING;
-    if (closed && forgotten) {
-        g.m = NOTHING;
-    } else if (closed || (!forgotten && sum >= input)) {
-        g.m = rest > 0.0f ? next_above(sum) : sum;
-        g.forget = min((sum - g.m) + rest, 0.0f);
-        if (!closed)
-            g.input = min(input - g.m, 0.0f);
-    } else {
-        g.m = input;
-        g.input = 0.0f;
-        if (!forgotten)
-            g.forget = min((sum - input) + rest, 0.0f);
-    }
+static inline step_gates mlstm_add(constant mlstm_arguments &a, thread mlstm_exponents &e, uint term,
+                                   uint thread_index, uint input_bits, uint forget_bits) {
+    step_gates g = pass_gates(input_bits, forget_bits, e.m, a.zero);
+    e.m = g.m;
+    e.carried = term == 0 ? g.forget : aged(e.carried, g.forget);
+    e.own = next_exponent(e.own, thread_index, term, g);
     return g;
 }
 
-/* exp(exponent): below -104 there is no float. */
-static inline float weight_of(constant mlstm_arguments &a, float exponent) {
-    if (is_spoiled(exponent))
-        return as_type<float>(a.not_a_number);
-    return exponent < -104.0f ? 0.0f : exp(exponent);
-}
-
-static inline bool is_zero(float x) {
-    return as_type<uint>(x) << 1 == 0;
-}
-
-/* The exponent of what is older than a token. */
-static inline float aged(float exponent, mlstm_step_gates g) {
-    return is_spoiled(g.forget) ? SPOILED : exponent + g.forget;
-}
-
-/* The exponent of term `index` when a token comes as term `newest`. */
-static inline float next_exponent(float exponent, uint index, uint newest, mlstm_step_gates g) {
-    return index == newest ? g.input : aged(exponent, g);
+/* The same once m is rounded to what is stored: with it, C and n take in the terms. */
+static inline void mlstm_round(constant mlstm_arguments &a, thread mlstm_exponents &e) {
+    float rest;
+    e.m = maximum_of(rounded_up(e.m, a.zero, rest));
+    e.carried = aged(e.carried, rest);
+    e.own = aged(e.own, rest);
 }
 
 /* ---- Arithmetic of terms ---- */
@@ -158,18 +105,25 @@ static inline float weighted_score(float product, float weight) {
     return is_zero(weight) ? 0.0f : product * weight;
 }
 
-/* max(|q n|, exp(-m)) + eps, from q n of the state before the terms and the scores; 0 where it overflows. */
+/* max(|q n|, exp(-m)) + eps, from q n of the state before the terms and the scores; 0 where it overflows, and -1
+ * where it is spoiled. */
 static inline float divisor_of(constant mlstm_arguments &a, float carried, float product,
-                               threadgroup const float *scores, uint terms, float m) {
+                               threadgroup const float *scores, uint terms, maximum m) {
     float sum = is_zero(carried) ? 0.0f : carried * product;
     for (uint l = 0; l < terms; l++)
         sum += scores[l];
-    return m < -88.0f ? 0.0f : max(fabs(sum * a.scale), exp(-m)) + a.eps;
+    float least = exp(-max(m.high, -88.0f));
+    least = fma(least, -m.low, least);
+    return is_spoiled(m.high)  ? -1.0f
+           : m.high < -88.0f ? 0.0f
+                             : max(fabs(sum * a.scale), least) + a.eps;
 }
 
-/* h, from the sum of scores and values. */
-static inline float quotient(constant mlstm_arguments &a, float sum, float divisor) {
-    return is_zero(divisor) ? 0.0f : sum * a.scale / divisor;
+/* The bits of h, from the sum of scores and values. */
+static inline uint quotient(constant mlstm_arguments &a, float sum, float divisor) {
+    return divisor < 0.0f     ? NOT_A_NUMBER
+           : is_zero(divisor) ? 0u
+                              : as_type<uint>(sum * a.scale / divisor);
 }
 
 /* n or C of a row after a chunk: what is kept, and a term more. */
@@ -204,28 +158,6 @@ static inline device const float *mlstm_term(mlstm_terms r, uint l) {
     return r.tokens + ulong(r.first + l - r.old) * r.token_stride;
 }
 
-/* Exponents after some terms. A thread keeps that of the term with its own index. */
-struct mlstm_exponents {
-    float own, carried, m;
-};
-
-static inline mlstm_exponents mlstm_no_terms(float m) {
-    mlstm_exponents e;
-    e.own = NOTHING;
-    e.carried = 0.0f;
-    e.m = m;
-    return e;
-}
-
-static inline mlstm_step_gates mlstm_add(thread mlstm_exponents &e, uint term, uint thread_index,
-                                         uint input_bits, uint forget_bits) {
-    mlstm_step_gates g = pass_gates(input_bits, forget_bits, e.m);
-    e.m = g.m;
-    e.carried = term == 0 ? g.forget : aged(e.carried, g);
-    e.own = next_exponent(e.own, thread_index, term, g);
-    return g;
-}
-
 static inline float stored_as(f32_values, float x) {
     return x;
 }
@@ -236,7 +168,7 @@ static inline float stored_as(bf16_values, float x) {
     return from_bf16(to_bf16(x));
 }
 
-/* Row d of n with the terms in it, as it is stored. */
+/* Row d of n with the terms in it, as it is stored; nothing that means anything where it is spoiled. */
 template <typename T>
 static inline float folded_n(float n, uint d, mlstm_terms keys, threadgroup const float *weights,
                              uint terms, float keep) {
@@ -245,6 +177,14 @@ static inline float folded_n(float n, uint d, mlstm_terms keys, threadgroup cons
         if (!is_zero(weights[l]))
             n = fma(weights[l], mlstm_term(keys, l)[d], n);
     return stored_as(T(), n);
+}
+
+template <typename T>
+static inline void store_n(device typename T::stored *n, uint d, float x, float keep) {
+    if (is_spoiled_weight(keep))
+        T::store_nan(n, d);
+    else
+        T::store(n, d, x);
 }
 
 /* ---- Quads of columns ---- */
@@ -279,6 +219,12 @@ static inline float4 load_quad(device const typename T::stored *p, uint count, b
     x.z = count > 2 ? T::load(p, 2) : 0.0f;
     x.w = count > 3 ? T::load(p, 3) : 0.0f;
     return x;
+}
+
+template <typename T>
+static inline void spoil_quad(device typename T::stored *p, uint count) {
+    for (uint i = 0; i < count; i++)
+        T::store_nan(p, i);
 }
 
 template <typename T>

@@ -21,11 +21,12 @@ enum {
 enum mlstm_table {
     MLSTM_FORGET,  /* log of F */
     MLSTM_INPUT,   /* log of I */
-    MLSTM_MAXIMUM, /* m */
+    MLSTM_MAXIMUM, /* m, the sum of two floats */
+    MLSTM_REST,    /* the second of them */
     MLSTM_WRITE,   /* weight of the token in C after its chunk */
     MLSTM_KEEP,    /* of a chunk's first token: weight of C before the chunk in C after it */
     MLSTM_CARRIED, /* weight of C before the chunk in h */
-    MLSTM_DIVISOR  /* of h; 0: h is 0 */
+    MLSTM_DIVISOR  /* of h; 0: h is 0; negative: NaN */
 };
 
 /* Which tokens of a sequence a dispatch takes: those that fill up a ring, whole rings behind them, the
@@ -49,7 +50,7 @@ typedef struct mlstm_arguments {
     uint c_slot, c_head, c_row, n_slot, n_head, m_slot;
     uint ring_k_slot, ring_k_head, ring_k_row, ring_v_slot, ring_v_head, ring_v_row;
     uint ring_i_slot, ring_i_head, ring_f_slot, ring_f_head;
-    uint not_a_number; /* the bits of one, which fast math cannot see */
+    uint zero; /* 0, which no compiler knows (gates.h) */
 } mlstm_arguments;
 
 #endif

@@ -49,26 +49,28 @@ mlstm_gates(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in 
                                    (a.n_first + slot * a.n_slot + ulong(head) * a.n_head);
     device uint *m = m_state + (a.m_first + slot * a.m_slot + head);
     device const float *k = k_in + (a.k_first + ulong(head) * a.k_head);
-    float running = load_maximum(m[0]);
+    maximum running = load_maximum(m[0]);
     uint token = t.first, end = t.first + t.count, room = a.chunk - t.in_chunk;
     for (uint index = 0; token < end; index++, room = a.chunk) {
         uint terms = min(room, end - token);
         mlstm_exponents e = mlstm_no_terms(running);
         for (uint l = 0; l < terms; l++) {
-            mlstm_step_gates g =
-                mlstm_add(e, l, thread_index, i_in[a.i_first + ulong(token + l) * a.i_token + head],
-                          f_in[a.f_first + ulong(token + l) * a.f_token + head]);
+            step_gates g = mlstm_add(a, e, l, thread_index,
+                                     i_in[a.i_first + ulong(token + l) * a.i_token + head],
+                                     f_in[a.f_first + ulong(token + l) * a.f_token + head]);
             device float *row = tables + mlstm_table_row(a, token + l, head);
             if (thread_index == 0) {
                 row[MLSTM_FORGET] = g.forget;
                 row[MLSTM_INPUT] = g.input;
-                row[MLSTM_MAXIMUM] = g.m;
+                row[MLSTM_MAXIMUM] = g.m.high;
+                row[MLSTM_REST] = g.m.low;
             }
         }
+        mlstm_round(a, e);
         running = e.m;
-        float keep = weight_of(a, e.carried);
+        float keep = weight_of(e.carried);
         if (thread_index < terms) {
-            float weight = weight_of(a, e.own);
+            float weight = weight_of(e.own);
             weights[thread_index] = weight;
             tables[mlstm_table_row(a, token + thread_index, head) + MLSTM_WRITE] = weight;
         }
@@ -80,14 +82,14 @@ mlstm_gates(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in 
         for (uint d = thread_index; d < a.d_qk; d += MLSTM_THREADS) {
             float before = T::load(n, d);
             border[d] = before;
-            T::store(n, d, folded_n<T>(before, d, keys, weights, terms, keep));
+            store_n<T>(n, d, folded_n<T>(before, d, keys, weights, terms, keep), keep);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         token += terms;
     }
     threadgroup_barrier(mem_flags::mem_device);
     if (thread_index == 0)
-        m[0] = stored_maximum(running);
+        m[0] = stored_maximum(running.high);
 }
 
 /* ---- Scores ---- */
@@ -112,18 +114,18 @@ mlstm_scores(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in
     uint terms = min(index == 0 ? room : a.chunk, t.count - skipped);
 
     /* Thread l follows the exponent of term l through the tokens; one more that of C. */
-    mlstm_exponents e = mlstm_no_terms(0.0f);
+    mlstm_exponents e = mlstm_no_terms(maximum_of(0.0f));
     for (uint j = 0; j < terms && thread_index <= terms; j++) {
         device const float *row = tables + mlstm_table_row(a, first + j, head);
-        mlstm_step_gates g;
+        step_gates g;
         g.forget = row[MLSTM_FORGET];
         g.input = row[MLSTM_INPUT];
         e.own = next_exponent(e.own, thread_index, j, g);
-        e.carried = j == 0 ? g.forget : aged(e.carried, g);
+        e.carried = j == 0 ? g.forget : aged(e.carried, g.forget);
         if (thread_index <= j)
-            scores[j * MLSTM_LONGEST + thread_index] = weight_of(a, e.own);
+            scores[j * MLSTM_LONGEST + thread_index] = weight_of(e.own);
         if (thread_index == terms)
-            carried[j] = weight_of(a, e.carried);
+            carried[j] = weight_of(e.carried);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -147,8 +149,11 @@ mlstm_scores(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in
         device float *row = tables + mlstm_table_row(a, first + j, head);
         if (lane == 0) {
             row[MLSTM_CARRIED] = carried[j];
-            row[MLSTM_DIVISOR] = divisor_of(a, carried[j], product, scores + j * MLSTM_LONGEST,
-                                            j + 1, row[MLSTM_MAXIMUM]);
+            maximum m;
+            m.high = row[MLSTM_MAXIMUM];
+            m.low = row[MLSTM_REST];
+            row[MLSTM_DIVISOR] =
+                divisor_of(a, carried[j], product, scores + j * MLSTM_LONGEST, j + 1, m);
         }
     }
 }
@@ -197,6 +202,11 @@ template <typename T>
 static inline void mlstm_take_in(constant mlstm_arguments &a, mlstm_slice<T> s,
                                  device const float *k, device const float *v, uint first,
                                  threadgroup const float *weights, uint terms, float keep) {
+    if (is_spoiled_weight(keep)) {
+        for (uint d = s.row_group; d < a.d_qk; d += MLSTM_ROW_GROUPS)
+            spoil_quad<T>(s.c + ulong(d) * a.c_row, s.count);
+        return;
+    }
     bool changes =
         as_type<uint>(keep) != 0x3f800000u; /* padding alone leaves C as it is, to the bit */
     for (uint l = 0; l < terms && !changes; l++)
@@ -231,8 +241,8 @@ static inline void mlstm_take_in(constant mlstm_arguments &a, mlstm_slice<T> s,
     }
 }
 
-/* h of a token and column, from its part of q^T C. */
-static inline float mlstm_h(constant mlstm_arguments &a, device const float *table,
+/* The bits of h of a token and column, from its part of q^T C. */
+static inline uint mlstm_h(constant mlstm_arguments &a, device const float *table,
                             device const float *scores, device const float *v, uint terms,
                             float sum) {
     float carried = table[MLSTM_CARRIED];
@@ -250,7 +260,7 @@ mlstm_columns(constant mlstm_arguments &a [[buffer(0)]], device const float *q_i
               device const int *slots [[buffer(4)]], device const int *starts [[buffer(5)]],
               device const ulong *positions [[buffer(6)]], device uchar *c_state [[buffer(7)]],
               device const float *tables [[buffer(8)]], device const float *scores [[buffer(9)]],
-              device float *h_out [[buffer(10)]], uint3 place [[threadgroup_position_in_grid]],
+              device uint *h_out [[buffer(10)]], uint3 place [[threadgroup_position_in_grid]],
               uint thread_index [[thread_index_in_threadgroup]]) {
     threadgroup float weights[MLSTM_LONGEST];
     threadgroup float staged[MLSTM_STAGED * MLSTM_TOGETHER];

@@ -24,6 +24,11 @@ static inline float4 mlstm_pass(constant mlstm_arguments &a, device typename T::
                                 threadgroup const float *weights, uint terms, float keep,
                                 bool folds, uint row_group, uint count) {
     float4 sum = float4(0.0f);
+    if (is_spoiled_weight(keep)) {
+        for (uint d = row_group; d < a.d_qk && folds; d += MLSTM_ROW_GROUPS)
+            spoil_quad<T>(c + ulong(d) * a.c_row, count);
+        return sum;
+    }
     bool wide = a.wide_c != 0, changes = false;
     for (uint l = 0; l < terms && folds; l++)
         changes = changes || !is_zero(weights[l]);
@@ -76,7 +81,7 @@ static inline float mlstm_scores_of(constant mlstm_arguments &a, device const fl
                                     threadgroup float *scores, uint thread_index, uint group,
                                     uint lane) {
     if (thread_index < terms)
-        weights[thread_index] = weight_of(a, e.own);
+        weights[thread_index] = weight_of(e.own);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint l = group; l < terms; l += MLSTM_THREADS / SIMD_LANES) {
         float product = dot_product(q, mlstm_term(keys, l), a.d_qk, lane);
@@ -85,7 +90,7 @@ static inline float mlstm_scores_of(constant mlstm_arguments &a, device const fl
     }
     float product = dot_product(q, n, a.d_qk, lane);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    return divisor_of(a, weight_of(a, e.carried), product, scores, terms, e.m);
+    return divisor_of(a, weight_of(e.carried), product, scores, terms, e.m);
 }
 
 template <typename T>
@@ -98,7 +103,7 @@ mlstm_step(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in [
            device const uchar *n_state [[buffer(10)]], device const uint *m_state [[buffer(11)]],
            device const float *ring_k [[buffer(12)]], device const float *ring_v [[buffer(13)]],
            device const uint *ring_i [[buffer(14)]], device const uint *ring_f [[buffer(15)]],
-           device float *h_out [[buffer(16)]], threadgroup float *n [[threadgroup(0)]],
+           device uint *h_out [[buffer(16)]], threadgroup float *n [[threadgroup(0)]],
            uint3 place [[threadgroup_position_in_grid]],
            uint thread_index [[thread_index_in_threadgroup]],
            uint lane [[thread_index_in_simdgroup]], uint group [[simdgroup_index_in_threadgroup]]) {
@@ -133,12 +138,12 @@ mlstm_step(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in [
         n[d] = T::load(n_first, d);
     mlstm_exponents e = mlstm_no_terms(load_maximum(m_state[a.m_first + slot * a.m_slot + head]));
     for (uint l = 0; l < t.held; l++)
-        mlstm_add(e, l, thread_index, old_i[l], old_f[l]);
+        mlstm_add(a, e, l, thread_index, old_i[l], old_f[l]);
     mlstm_terms keys = {k, old_k, a.k_token, a.ring_k_row, t.held, t.first};
     mlstm_terms values = {v, old_v, a.v_token, a.ring_v_row, t.held, t.first};
     uint held = t.held;
     for (uint token = t.first; token < t.first + t.count; token++) {
-        mlstm_add(e, held, thread_index, i_in[a.i_first + ulong(token) * a.i_token + head],
+        mlstm_add(a, e, held, thread_index, i_in[a.i_first + ulong(token) * a.i_token + head],
                   f_in[a.f_first + ulong(token) * a.f_token + head]);
         uint terms = held + 1;
         bool folds = terms == a.ring;
@@ -146,11 +151,18 @@ mlstm_step(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in [
             q_in + (a.q_first + ulong(token) * a.q_token + ulong(head) * a.q_head);
         float divisor =
             mlstm_scores_of(a, q, keys, n, e, terms, weights, scores, thread_index, group, lane);
-        float carried = weight_of(a, e.carried);
+        float carried = weight_of(e.carried);
+        if (folds) {
+            mlstm_round(a, e);
+            if (thread_index < terms)
+                weights[thread_index] = weight_of(e.own);
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+        }
+        float keep = weight_of(e.carried);
         values.tokens = v + column;
         values.ring = old_v + column;
         float4 sum =
-            mlstm_pass<T>(a, c, q, keys, values, weights, terms, carried, folds, row_group, count);
+            mlstm_pass<T>(a, c, q, keys, values, weights, terms, keep, folds, row_group, count);
         threadgroup float *own = sums + row_group * MLSTM_COLUMNS + quad * 4;
         own[0] = sum.x;
         own[1] = sum.y;
@@ -171,7 +183,7 @@ mlstm_step(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in [
         held = folds ? 0 : terms;
         if (folds) {
             for (uint d = thread_index; d < a.d_qk; d += MLSTM_THREADS)
-                n[d] = folded_n<T>(n[d], d, keys, weights, terms, carried);
+                n[d] = folded_n<T>(n[d], d, keys, weights, terms, keep);
             e = mlstm_no_terms(e.m);
             keys.old = values.old = 0;
             keys.first = values.first = token + 1;
@@ -212,9 +224,9 @@ mlstm_settle(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in
     device const uint *i = i_in + (a.i_first + head), *f = f_in + (a.f_first + head);
 
     mlstm_exponents e = mlstm_no_terms(load_maximum(m[0]));
-    float base = e.m;
+    float base = e.m.high;
     for (uint l = 0; l < t.held; l++)
-        mlstm_add(e, l, thread_index, old_i[l], old_f[l]);
+        mlstm_add(a, e, l, thread_index, old_i[l], old_f[l]);
     mlstm_terms keys = {k_in + (a.k_first + ulong(head) * a.k_head),
                         old_k,
                         a.k_token,
@@ -223,19 +235,20 @@ mlstm_settle(constant mlstm_arguments &a [[buffer(0)]], device const float *k_in
                         t.first};
     uint held = t.held;
     for (uint token = t.first; token < t.first + t.count; token++) {
-        mlstm_add(e, held, thread_index, i[ulong(token) * a.i_token], f[ulong(token) * a.f_token]);
+        mlstm_add(a, e, held, thread_index, i[ulong(token) * a.i_token], f[ulong(token) * a.f_token]);
         held++;
         if (held < a.ring)
             continue;
+        mlstm_round(a, e);
+        float keep = weight_of(e.carried);
         if (thread_index < held)
-            weights[thread_index] = weight_of(a, e.own);
+            weights[thread_index] = weight_of(e.own);
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (uint d = thread_index; d < a.d_qk; d += MLSTM_THREADS)
-            T::store(n, d,
-                     folded_n<T>(T::load(n, d), d, keys, weights, held, weight_of(a, e.carried)));
+            store_n<T>(n, d, folded_n<T>(T::load(n, d), d, keys, weights, held, keep), keep);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        base = e.m;
-        e = mlstm_no_terms(base);
+        base = e.m.high;
+        e = mlstm_no_terms(e.m);
         held = 0;
         keys.old = 0;
         keys.first = token + 1;

@@ -4,70 +4,84 @@
  * in one threadgroup (slstm_sequence). The recurrent weights of larger ones are more than a core can read in
  * the time: a dispatch a token (slstm_step) spreads them over the GPU, and since what one threadgroup
  * writes the others must not yet see, the output before is read from `out`, or from the state at the
- * first token; slstm_finish puts the last one into the state. */
+ * first token; slstm_finish puts the last one into the state.
+ *
+ * States and gates are handed on as bits, where NaN and infinities are found whatever the compiler assumes
+ * of floats (gates.h). */
 #include <metal_stdlib>
 
-#include "ops/metal/common.h"
+#include "ops/metal/gates.h"
 #include "ops/metal/slstm_arguments.h"
 
 /* ---- A unit ---- */
 
+/* As bits. */
 struct slstm_state {
-    float y, c, n, m;
+    uint y, c, n, m;
 };
 
-/* a + b rounded up, and in `rest`, which is not positive, what is missing to the true sum. */
-static inline float sum_rounded_up(float a, float b, thread float &rest) {
-    /* The error of a sum is lost where the compiler may reorder it. Metal's safe math does not; this
-     * is for those who build with another mode. */
-#pragma clang fp reassociate(off)
-    float sum = a + b;
-    float part = sum - a;
-    rest = (a - (sum - part)) + (b - part);
-    if (!is_finite(rest)) /* infinite sums have none */
-        rest = 0.0f;
-    if (rest <= 0.0f)
-        return sum;
-    int bits = as_type<int>(sum);
-    float above = as_type<float>(bits >= 0 ? bits + 1 : bits - 1);
-    rest = (sum - above) + rest;
-    return above;
+/* The bits of a sum, unless a NaN was in it. */
+static inline uint bits_of_sum(float sum, bool has_nan) {
+    return has_nan ? NOT_A_NUMBER : as_type<uint>(sum);
+}
+
+/* The bits of a gate, from those of its input and of what the units before give. */
+static inline uint raw_gate(uint input, uint mixed, float bias) {
+    if (is_nan(mixed))
+        return NOT_A_NUMBER;
+    if (!is_finite(input))
+        return input;
+    return as_type<uint>(as_type<float>(input) + (as_type<float>(mixed) + bias));
+}
+
+/* The value of a gate; for infinities, one at which sigmoid and tanh have their limits. */
+static inline float bounded(uint bits) {
+    return bits == PLUS_INFINITY ? 1e4f : bits == MINUS_INFINITY ? -1e4f : as_type<float>(bits);
+}
+
+static inline float clipped(float y, float clip) {
+    if (clip != 0.0f && y > clip)
+        return clip;
+    return clip != 0.0f && y < -clip ? -clip : y;
 }
 
 /* The maximum is stored rounded up; I and F are taken relative to what is stored, so that c and n do
  * not drift however large m becomes. */
-static inline void slstm_unit(thread const float *raw, thread slstm_state &u) {
-    float i = raw[0], rest;
-    float log_f = sum_rounded_up(u.m, log_sigmoid(raw[1]), rest);
-    float top = i > log_f || is_nan(i) || u.n == 0.0f ? i : log_f;
-    float write = 0.0f, keep = 0.0f;
-    if (!is_negative_infinity(top)) { /* something is stored */
-        float exponent = (log_f - top) + rest;
-        write = exp(i - top);
-        keep = exp(exponent > 0.0f ? 0.0f : exponent);
+static inline void slstm_unit(constant slstm_arguments &a, thread const uint *raw,
+                              thread slstm_state &u) {
+    bool is_empty = is_zero(as_type<float>(u.n));
+    step_gates g =
+        pass_gates(raw[0], raw[1], is_empty ? maximum_of(NOTHING) : load_maximum(u.m), a.zero);
+    if (is_spoiled(g.m.high)) {
+        u.y = u.c = u.n = u.m = NOT_A_NUMBER;
+        return;
     }
-    u.c *= keep;
+    float rest, m = rounded_up(g.m, a.zero, rest);
+    float write = weight_of(g.input + rest), keep = weight_of(g.forget + rest);
+    float c = as_type<float>(u.c) * keep, n = fma(keep, as_type<float>(u.n), write);
     if (write != 0.0f) /* nothing is added otherwise, whatever z is */
-        u.c = fma(write, hyperbolic_tangent(raw[2]), u.c);
-    u.n = fma(keep, u.n, write);
-    u.m = top;
-    u.y = u.n == 0.0f ? 0.0f : sigmoid(raw[3]) * u.c / u.n;
+        c = fma(write, hyperbolic_tangent(bounded(raw[2])), c);
+    float y = n == 0.0f ? 0.0f : sigmoid(bounded(raw[3])) * c / n;
+    u.y = as_type<uint>(clipped(y, a.clip));
+    u.c = as_type<uint>(c);
+    u.n = as_type<uint>(n);
+    u.m = stored_maximum(m);
 }
 
-static inline void lstm_unit(thread const float *raw, thread slstm_state &u) {
-    u.c = fma(sigmoid(raw[0]), hyperbolic_tangent(raw[2]), sigmoid(raw[1]) * u.c);
-    u.y = sigmoid(raw[3]) * hyperbolic_tangent(u.c);
+static inline void lstm_unit(constant slstm_arguments &a, thread const uint *raw,
+                             thread slstm_state &u) {
+    float c = fma(sigmoid(bounded(raw[0])), hyperbolic_tangent(bounded(raw[2])),
+                  sigmoid(bounded(raw[1])) * as_type<float>(u.c));
+    u.c = as_type<uint>(c);
+    u.y = as_type<uint>(clipped(sigmoid(bounded(raw[3])) * hyperbolic_tangent(c), a.clip));
 }
 
-static inline void advance_unit(uint lstm, float clip, thread const float *raw, thread slstm_state &u) {
-    if (lstm != 0u)
-        lstm_unit(raw, u);
+static inline void advance_unit(constant slstm_arguments &a, thread const uint *raw,
+                                thread slstm_state &u) {
+    if (a.lstm != 0u)
+        lstm_unit(a, raw, u);
     else
-        slstm_unit(raw, u);
-    if (clip != 0.0f && u.y > clip)
-        u.y = clip;
-    if (clip != 0.0f && u.y < -clip)
-        u.y = -clip;
+        slstm_unit(a, raw, u);
 }
 
 /* ---- Places ---- */
@@ -91,21 +105,21 @@ static inline ulong out_at(constant slstm_arguments &a, uint token, uint head) {
 /* ---- Kernels ---- */
 
 kernel void slstm_sequence(constant slstm_arguments &a [[buffer(0)]],
-                           device const float *input_i [[buffer(1)]],
-                           device const float *input_f [[buffer(2)]],
-                           device const float *input_z [[buffer(3)]],
-                           device const float *input_o [[buffer(4)]],
+                           device const uint *input_i [[buffer(1)]],
+                           device const uint *input_f [[buffer(2)]],
+                           device const uint *input_z [[buffer(3)]],
+                           device const uint *input_o [[buffer(4)]],
                            device const float *recurrent [[buffer(5)]],
                            device const float *bias [[buffer(6)]],
                            device const int *slots [[buffer(7)]],
                            device const int *start [[buffer(8)]],
-                           device float *out [[buffer(9)]], device float *y [[buffer(10)]],
-                           device float *c [[buffer(11)]], device float *n [[buffer(12)]],
-                           device float *m [[buffer(13)]],
+                           device uint *out [[buffer(9)]], device uint *y [[buffer(10)]],
+                           device uint *c [[buffer(11)]], device uint *n [[buffer(12)]],
+                           device uint *m [[buffer(13)]],
                            uint3 group [[threadgroup_position_in_grid]],
                            uint3 threads [[threads_per_threadgroup]],
                            uint thread_index [[thread_index_in_threadgroup]]) {
-    threadgroup float states[4 * SLSTM_SMALL], mixed[4 * SLSTM_SMALL];
+    threadgroup uint states[4 * SLSTM_SMALL], mixed[4 * SLSTM_SMALL];
     uint head = group.x, size = a.size;
     int slot = slots[a.slot_first + group.y];
     uint first = uint(start[a.start_first + group.y]);
@@ -124,30 +138,34 @@ kernel void slstm_sequence(constant slstm_arguments &a [[buffer(0)]],
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (uint at = thread_index; at < 4u * size; at += threads.x) {
             uint gate = at / size, d = at % size;
-            device const float *input = gate == 0u   ? input_i
+            device const uint *input = gate == 0u   ? input_i
                                         : gate == 1u ? input_f
                                         : gate == 2u ? input_z
                                                      : input_o;
             float sum = 0.0f;
-            for (uint p = 0u; p < size; p++)
-                sum = fma(states[STATE_Y * SLSTM_SMALL + p], weights[ulong(p) * a.recurrent_stride + at],
-                          sum);
-            mixed[gate * SLSTM_SMALL + d] = input[input_at(a, gate, token, head) + d] + sum +
-                                            biases[ulong(gate) * a.bias_stride + d];
+            bool has_nan = false;
+            for (uint p = 0u; p < size; p++) {
+                uint before = states[STATE_Y * SLSTM_SMALL + p];
+                has_nan = has_nan || is_nan(before);
+                sum = fma(as_type<float>(before), weights[ulong(p) * a.recurrent_stride + at], sum);
+            }
+            mixed[gate * SLSTM_SMALL + d] =
+                raw_gate(input[input_at(a, gate, token, head) + d], bits_of_sum(sum, has_nan),
+                         biases[ulong(gate) * a.bias_stride + d]);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (uint d = thread_index; d < size; d += threads.x) {
-            float raw[4];
+            uint raw[4];
             for (uint gate = 0u; gate < 4u; gate++)
                 raw[gate] = mixed[gate * SLSTM_SMALL + d];
             slstm_state u;
             u.c = states[STATE_C * SLSTM_SMALL + d];
-            u.n = u.m = 0.0f;
+            u.n = u.m = 0u;
             if (a.lstm == 0u) {
                 u.n = states[STATE_N * SLSTM_SMALL + d];
                 u.m = states[STATE_M * SLSTM_SMALL + d];
             }
-            advance_unit(a.lstm, a.clip, raw, u);
+            advance_unit(a, raw, u);
             states[STATE_Y * SLSTM_SMALL + d] = u.y;
             states[STATE_C * SLSTM_SMALL + d] = u.c;
             states[STATE_N * SLSTM_SMALL + d] = u.n;
@@ -167,9 +185,12 @@ kernel void slstm_sequence(constant slstm_arguments &a [[buffer(0)]],
 
 /* The sums over one part of the units before, for the gates of one unit in SLSTM_SEQUENCES sequences. */
 static inline void mix_part(constant slstm_arguments &a, device const float *weights,
-                            device const float *thread *before, uint part, uint column,
-                            threadgroup float *to) {
+                            device const uint *thread *before, uint part, uint column,
+                            threadgroup uint *to) {
     float sums[SLSTM_SEQUENCES][4];
+    bool has_nan[SLSTM_SEQUENCES];
+    for (uint s = 0u; s < SLSTM_SEQUENCES; s++)
+        has_nan[s] = false;
     for (uint s = 0u; s < SLSTM_SEQUENCES; s++)
         for (uint gate = 0u; gate < 4u; gate++)
             sums[s][gate] = 0.0f;
@@ -181,35 +202,37 @@ static inline void mix_part(constant slstm_arguments &a, device const float *wei
         for (uint gate = 0u; gate < 4u; gate++)
             w[gate] = row[gate * a.size];
         for (uint s = 0u; s < SLSTM_SEQUENCES; s++) {
-            float value = before[s][p];
+            uint bits = before[s][p];
+            float value = as_type<float>(bits);
+            has_nan[s] = has_nan[s] || is_nan(bits);
             for (uint gate = 0u; gate < 4u; gate++)
                 sums[s][gate] = fma(value, w[gate], sums[s][gate]);
         }
     }
     for (uint s = 0u; s < SLSTM_SEQUENCES; s++)
         for (uint gate = 0u; gate < 4u; gate++)
-            to[(s * 4u + gate) * SLSTM_UNITS] = sums[s][gate];
+            to[(s * 4u + gate) * SLSTM_UNITS] = bits_of_sum(sums[s][gate], has_nan[s]);
 }
 
 kernel void slstm_step(constant slstm_arguments &a [[buffer(0)]],
-                       device const float *input_i [[buffer(1)]],
-                       device const float *input_f [[buffer(2)]],
-                       device const float *input_z [[buffer(3)]],
-                       device const float *input_o [[buffer(4)]],
+                       device const uint *input_i [[buffer(1)]],
+                       device const uint *input_f [[buffer(2)]],
+                       device const uint *input_z [[buffer(3)]],
+                       device const uint *input_o [[buffer(4)]],
                        device const float *recurrent [[buffer(5)]],
                        device const float *bias [[buffer(6)]],
                        device const int *slots [[buffer(7)]],
-                       device const int *start [[buffer(8)]], device float *out [[buffer(9)]],
-                       device const float *y [[buffer(10)]], device float *c [[buffer(11)]],
-                       device float *n [[buffer(12)]], device float *m [[buffer(13)]],
+                       device const int *start [[buffer(8)]], device uint *out [[buffer(9)]],
+                       device const uint *y [[buffer(10)]], device uint *c [[buffer(11)]],
+                       device uint *n [[buffer(12)]], device uint *m [[buffer(13)]],
                        uint3 group [[threadgroup_position_in_grid]],
                        uint3 threads [[threads_per_threadgroup]],
                        uint thread_index [[thread_index_in_threadgroup]],
                        uint simd_group [[simdgroup_index_in_threadgroup]],
                        uint lane [[thread_index_in_simdgroup]]) {
-    threadgroup float parts[SLSTM_PARTS * SLSTM_SEQUENCES * 4 * SLSTM_UNITS];
+    threadgroup uint parts[SLSTM_PARTS * SLSTM_SEQUENCES * 4 * SLSTM_UNITS];
     uint first_unit = group.x * SLSTM_UNITS, head = group.y, size = a.size;
-    device const float *before[SLSTM_SEQUENCES];
+    device const uint *before[SLSTM_SEQUENCES];
     bool any = false;
     for (uint s = 0u; s < SLSTM_SEQUENCES; s++) {
         uint sequence = group.z * SLSTM_SEQUENCES + s;
@@ -239,25 +262,32 @@ kernel void slstm_step(constant slstm_arguments &a [[buffer(0)]],
         if (token >= uint(start[a.start_first + sequence + 1u]))
             continue;
         int slot = slots[a.slot_first + sequence];
-        float raw[4] = {input_i[input_at(a, 0u, token, head) + d],
-                        input_f[input_at(a, 1u, token, head) + d],
-                        input_z[input_at(a, 2u, token, head) + d],
-                        input_o[input_at(a, 3u, token, head) + d]};
+        uint raw[4] = {input_i[input_at(a, 0u, token, head) + d],
+                       input_f[input_at(a, 1u, token, head) + d],
+                       input_z[input_at(a, 2u, token, head) + d],
+                       input_o[input_at(a, 3u, token, head) + d]};
         for (uint gate = 0u; gate < 4u; gate++) {
             float sum = 0.0f;
-            for (uint part = 0u; part < SLSTM_PARTS; part++)
-                sum += parts[((part * SLSTM_SEQUENCES + s) * 4u + gate) * SLSTM_UNITS + column];
-            raw[gate] += sum + bias[a.bias_first + ulong(gate) * a.bias_stride + head * size + d];
+            bool has_nan = false;
+            for (uint part = 0u; part < SLSTM_PARTS; part++) {
+                uint bits =
+                    parts[((part * SLSTM_SEQUENCES + s) * 4u + gate) * SLSTM_UNITS + column];
+                has_nan = has_nan || is_nan(bits);
+                sum += as_type<float>(bits);
+            }
+            raw[gate] =
+                raw_gate(raw[gate], bits_of_sum(sum, has_nan),
+                         bias[a.bias_first + ulong(gate) * a.bias_stride + head * size + d]);
         }
         ulong c_at = state_at(a, STATE_C, slot, head) + d;
         slstm_state u;
         u.c = c[c_at];
-        u.n = u.m = 0.0f;
+        u.n = u.m = 0u;
         if (a.lstm == 0u) {
             u.n = n[state_at(a, STATE_N, slot, head) + d];
             u.m = m[state_at(a, STATE_M, slot, head) + d];
         }
-        advance_unit(a.lstm, a.clip, raw, u);
+        advance_unit(a, raw, u);
         c[c_at] = u.c;
         if (a.lstm == 0u) {
             n[state_at(a, STATE_N, slot, head) + d] = u.n;
@@ -271,7 +301,7 @@ kernel void slstm_step(constant slstm_arguments &a [[buffer(0)]],
 kernel void slstm_finish(constant slstm_arguments &a [[buffer(0)]],
                          device const int *slots [[buffer(1)]],
                          device const int *start [[buffer(2)]],
-                         device const float *out [[buffer(3)]], device float *y [[buffer(4)]],
+                         device const uint *out [[buffer(3)]], device uint *y [[buffer(4)]],
                          uint3 group [[threadgroup_position_in_grid]],
                          uint3 threads [[threads_per_threadgroup]],
                          uint thread_index [[thread_index_in_threadgroup]]) {
