@@ -12,6 +12,7 @@ void check_gate_extremes(ops_device *device);
 void check_padding(ops_device *device);
 void check_poisoned_gates(ops_device *device);
 void check_nothing_stored(ops_device *device);
+void check_kept_weights(ops_device *device);
 
 /* Types of states, and rings (state_checks.c). */
 void check_state_rounding(ops_device *device);
@@ -27,6 +28,7 @@ void check_projection_counts(ops_device *device);
 
 /* The causal convolution, the sLSTM and the LSTM (recurrent_checks.c). */
 void check_recurrent_batches(ops_device *device);
+void check_recurrent_limits(ops_device *device);
 void check_recurrent_wrong_calls(ops_device *device);
 
 /* Speed of every op with the shapes of xLSTM-7B, printed (perf.c). */

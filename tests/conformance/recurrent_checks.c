@@ -1,8 +1,10 @@
 /* The causal convolution, the sLSTM and the LSTM beyond the table: sequences alone, in batches and in
- * pieces give the same bits, and wrong calls fail without touching a state. */
+ * pieces give the same bits, what rounding m takes is not lost, NaN stays where it belongs, and wrong
+ * calls fail without touching a state. */
 #include "conformance/checks.h"
 #include "conformance/recurrent_problem.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -62,6 +64,85 @@ static void check_cuts(ops_device *device, enum kind kind) {
 void check_recurrent_batches(ops_device *device) {
     for (int kind = 0; kind < KINDS; kind++)
         check_cuts(device, (enum kind)kind);
+}
+
+/* ---- Rounding of m, and NaN ---- */
+
+static const recurrent_shape small_heads = {3, {2, 150, 70}, 2, 13, 1};
+static const recurrent_shape large_heads = {3, {3, 30, 11}, 2, 70, 1};
+
+enum output { OUT, STATE_Y, STATE_C, STATE_N, STATE_M };
+
+static void run_slstm(side *s, ops_device *device, bool exact, const recurrent_problem *p) {
+    setting as = {device, DTYPE_F32, DTYPE_F32, OPS_EXACT, 2};
+    ops_limits limits = recurrent_limits(p->shape);
+    side_open(s, &as, exact, true, 3, &limits);
+    recurrent_tensors t = recurrent_place_slstm(s, p);
+    recurrent_run(s, &t, &(recurrent_part){.count = p->shape->sequences});
+    side_finish(s, "slstm");
+}
+
+/* n and m together say what is kept: exp(m) n. m of about 100 loses 4e-6 a token, if n does not gain it. */
+static void check_kept(ops_device *device, const recurrent_shape *of) {
+    recurrent_problem p = {.shape = of, .seed = 17, .gates = GATES_KEPT};
+    side s, exact;
+    run_slstm(&s, device, false, &p);
+    run_slstm(&exact, device, true, &p);
+    const double *n = s.outputs[STATE_N].values, *m = s.outputs[STATE_M].values;
+    const double *exact_n = exact.outputs[STATE_N].values, *exact_m = exact.outputs[STATE_M].values;
+    double worst = 0;
+    int64_t units = of->heads * of->size;
+    for (int sequence = 0; sequence < of->sequences; sequence++)
+        for (int64_t d = 0; d < units; d++) {
+            int64_t at = recurrent_slot(of, sequence) * units + d;
+            worst = fmax(worst, fabs(log(n[at] / exact_n[at]) + (m[at] - exact_m[at])));
+        }
+    side_close(&s);
+    side_close(&exact);
+    if (!(worst <= 3e-5)) /* rounding a gate of about 100 costs up to 8e-6 */
+        fail_msg("sLSTM on %s: %d tokens later, what is kept is off by %.1e", device->name,
+                 of->lengths[1], worst);
+}
+
+/* Of sequence 1, whose tokens follow those of sequence 0. */
+static void check_poison(ops_device *device, const recurrent_shape *of, double poison, int token) {
+    enum { HEAD = 1, UNIT = 2 };
+    int64_t width = of->heads * of->size, unit = HEAD * of->size + UNIT, first = of->lengths[0];
+    recurrent_problem p = {.shape = of, .seed = 23};
+    side clean, s;
+    run_slstm(&clean, device, false, &p);
+    p.poison = poison;
+    p.poisoned_token = first + token;
+    p.poisoned_unit = unit;
+    run_slstm(&s, device, false, &p);
+    for (int64_t t = 0; t < recurrent_tokens(of); t++)
+        for (int64_t d = 0; d < width; d++) {
+            int64_t after = t - p.poisoned_token; /* R hands it on to the head in the next token */
+            bool spoiled = t < first + of->lengths[1] && d / of->size == HEAD &&
+                           (after > 0 || (after == 0 && d == unit));
+            double y = s.outputs[OUT].values[t * width + d];
+            if (spoiled ? !isnan(y) : y != clean.outputs[OUT].values[t * width + d])
+                fail_msg("sLSTM on %s: an input gate of %g in token %d: token %d, unit %d is %g",
+                         device->name, poison, (int)p.poisoned_token, (int)t, (int)d, y);
+        }
+    int64_t at = recurrent_slot(of, 1) * width + unit;
+    for (int which = STATE_Y; which <= STATE_N; which++)
+        if (!isnan(s.outputs[which].values[at]))
+            fail_msg("sLSTM on %s: an input gate of %g is hidden in the state", device->name,
+                     poison);
+    side_close(&clean);
+    side_close(&s);
+}
+
+void check_recurrent_limits(ops_device *device) {
+    const recurrent_shape *shapes[] = {&small_heads, &large_heads};
+    for (int i = 0; i < 2; i++) {
+        check_kept(device, shapes[i]);
+        check_poison(device, shapes[i], (double)NAN, 0);
+        check_poison(device, shapes[i], INFINITY, 0);
+        check_poison(device, shapes[i], (double)NAN, shapes[i]->lengths[1] - 1);
+        check_poison(device, shapes[i], INFINITY, 5);
+    }
 }
 
 /* ---- Wrong calls ---- */

@@ -18,7 +18,7 @@ static int64_t width_of(const recurrent_shape *shape) {
     return shape->heads * shape->size;
 }
 
-static int32_t slot_of(const recurrent_shape *shape, int sequence) {
+int32_t recurrent_slot(const recurrent_shape *shape, int sequence) {
     return (int32_t)(shape->sequences + SPARE_SLOTS - 1 - sequence);
 }
 
@@ -47,6 +47,16 @@ static void make_extreme(double *gates, int64_t count, enum recurrent_gates kind
     }
 }
 
+static void make_kept(double *x, const recurrent_shape *shape) {
+    int64_t width = width_of(shape), token = 0;
+    for (int i = 0; i < shape->sequences; i++)
+        for (int t = 0; t < shape->lengths[i]; t++, token++)
+            for (int64_t d = 0; d < width; d++) {
+                x[4 * token * width + d] = t == 0 ? 100 : -INFINITY;
+                x[(4 * token + 1) * width + d] = 10;
+            }
+}
+
 /* Inputs of the gates, side by side. */
 static ops_tensor place_gates(side *s, const recurrent_problem *p) {
     int64_t tokens = recurrent_tokens(p->shape), width = width_of(p->shape);
@@ -56,6 +66,10 @@ static ops_tensor place_gates(side *s, const recurrent_problem *p) {
         for (int g = 0; g < 2; g++)
             make_extreme(x + (4 * t + g) * width, width, p->gates, p->seed + (uint64_t)(2 * t + g),
                          g == 0);
+    if (p->gates == GATES_KEPT)
+        make_kept(x, p->shape);
+    if (p->poison != 0)
+        x[4 * p->poisoned_token * width + p->poisoned_unit] = p->poison;
     ops_tensor placed = side_place(s, s->as.activation, 2, (int64_t[]){tokens, 4 * width}, x);
     free(x);
     return placed;
@@ -126,7 +140,7 @@ static ops_batch batch_of(side *s, const recurrent_problem *p, const recurrent_p
         *first_token += p->shape->lengths[i];
     for (int i = 0; i < part->count; i++) {
         int64_t length = (part->to ? part->to : p->shape->lengths[part->first + i]) - part->from;
-        slot[i] = slot_of(p->shape, part->first + i);
+        slot[i] = recurrent_slot(p->shape, part->first + i);
         start[i + 1] = start[i] + (int32_t)length;
         position[i] = part->from + 7 * i;
         longest = length > longest ? length : longest;

@@ -20,7 +20,8 @@ enum recurrent_gates {
     GATES_CAPPED,  /* up to +-15 */
     GATES_WIDE,    /* up to +-100 */
     GATES_EXTREME, /* now and then i = -inf, f = +-inf */
-    GATES_EQUAL    /* all the same */
+    GATES_EQUAL,   /* all the same */
+    GATES_KEPT     /* what the first token stores is kept almost as it is, under a large m */
 };
 
 typedef struct recurrent_problem {
@@ -29,6 +30,8 @@ typedef struct recurrent_problem {
     enum recurrent_gates gates;
     bool lstm, empty; /* states begin as 0 */
     double clip;
+    double poison; /* where it is not 0: the input gate of a token and unit */
+    int64_t poisoned_token, poisoned_unit;
     enum ops_activation activation;
     bool bias;
 } recurrent_problem;
@@ -42,6 +45,8 @@ typedef struct recurrent_part {
 
 ops_limits recurrent_limits(const recurrent_shape *shape);
 int64_t recurrent_tokens(const recurrent_shape *shape);
+/* Where the states of a sequence are. */
+int32_t recurrent_slot(const recurrent_shape *shape, int sequence);
 
 /* Everything of a problem on a side, ready to be run in parts. */
 typedef struct recurrent_tensors {

@@ -76,6 +76,8 @@ double *side_read(side *s, const ops_tensor *t);
 
 /* The largest relative error of an output of s against the same output of `exact`. */
 double side_error(const side *s, const side *exact);
+/* The largest relative error of an output of s, which has one row, against row `row` of `exact`. */
+double side_row_error(const side *s, const side *exact, int64_t row);
 /* Whether all outputs are equal bit by bit; `row` >= 0: only row `row` of s to the one row of
  * `other`. */
 bool side_equal(const side *s, const side *other, int64_t row);

@@ -3,6 +3,10 @@
  * devices with the worst relative error, and checks that bits depend neither on the number of
  * threads nor on the other rows of a batch.
  *
+ * With fast math, which no build has and which Metal's test device runs to show that nothing rests on the order of
+ * sums, a row alone may be added up in another order than one of a batch: there each is to be as near to
+ * the reference as the other. All else that is asked of bits is asked there too.
+ *
  *     build/tests/conformance/test_conformance [--perf]
  *
  * --perf, or XLSTM_PERF=1, measures speed instead. */
@@ -76,8 +80,15 @@ static void require_equal(const side *s, const side *other, int64_t row, const c
                  s->as.device->name, dtype_name(s->as.weight), variant, what);
 }
 
+/* Whether the device adds up in the order that its kernels are written in. */
+static bool keeps_order(const ops_device *device) {
+    const char *mode = getenv("XLSTM_METAL_TEST_MODE");
+    return strcmp(device->name, "metal") != 0 || !mode || strcmp(mode, "fastmath") != 0;
+}
+
 /* With 1 and 7 threads; and some rows each alone, whose bits the profile `exact` promises. */
-static void check_bits(const side *s, const conformance_case *c, int variant) {
+static void check_bits(const side *s, const side *exact, double tolerance,
+                       const conformance_case *c, int variant) {
     static const int threads[] = {1, 7};
     bool threaded = s->as.device->stream_threads(s->stream) > 1;
     for (int i = 0; i < 2 && threaded; i++) {
@@ -94,7 +105,14 @@ static void check_bits(const side *s, const conformance_case *c, int variant) {
     for (int64_t row = 0; row < tokens; row += 1 + tokens / 4) {
         side other;
         run_side(&other, c, &s->as, false, variant, row);
-        require_equal(s, &other, row, c, variant, "the other rows of the batch");
+        double error = keeps_order(s->as.device) ? 0 : side_row_error(&other, exact, row);
+        if (keeps_order(s->as.device))
+            require_equal(s, &other, row, c, variant, "the other rows of the batch");
+        if (!(error <= tolerance))
+            fail_msg("%s on %s, %s weights, variant %d: row %d alone has a relative error of %.1e, "
+                     "tolerance %.1e",
+                     c->op, s->as.device->name, dtype_name(s->as.weight), variant, (int)row, error,
+                     tolerance);
         side_close(&other);
     }
 }
@@ -146,11 +164,11 @@ static void run_variant(const conformance_case *c, int op, int variant, const co
         }
         side s;
         run_side(&s, c, &in->as, false, variant, -1);
-        double error = side_error(&s, &exact);
+        double error = side_error(&s, &exact), tolerance = tolerance_of(c, in, variant);
         if (!(error <= outcomes[i].worst))
             outcomes[i].worst = error;
-        outcomes[i].failed |= !(error <= tolerance_of(c, in, variant));
-        check_bits(&s, c, variant);
+        outcomes[i].failed |= !(error <= tolerance);
+        check_bits(&s, &exact, tolerance, c, variant);
         side_close(&s);
     }
     if (current)
@@ -274,12 +292,14 @@ TEST(gate_extremes)
 TEST(padding)
 TEST(poisoned_gates)
 TEST(nothing_stored)
+TEST(kept_weights)
 TEST(state_rounding)
 TEST(deferral)
 TEST(sample_errors)
 TEST(wrong_batches)
 TEST(projection_counts)
 TEST(recurrent_batches)
+TEST(recurrent_limits)
 TEST(recurrent_wrong_calls)
 
 int main(int argc, char **argv) {
@@ -301,12 +321,14 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_padding),
         cmocka_unit_test(test_poisoned_gates),
         cmocka_unit_test(test_nothing_stored),
+        cmocka_unit_test(test_kept_weights),
         cmocka_unit_test(test_state_rounding),
         cmocka_unit_test(test_deferral),
         cmocka_unit_test(test_sample_errors),
         cmocka_unit_test(test_wrong_batches),
         cmocka_unit_test(test_projection_counts),
         cmocka_unit_test(test_recurrent_batches),
+        cmocka_unit_test(test_recurrent_limits),
         cmocka_unit_test(test_recurrent_wrong_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
