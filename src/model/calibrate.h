@@ -23,8 +23,8 @@ enum { CALIBRATION_MEMORY = 2000 }; /* MB */
 /* A text runs in pieces of so many tokens, each from a fresh state. */
 enum { CALIBRATION_PIECE = 512 };
 
-/* Runs the ids. The model must be loaded to run on a device of the
- * host with f32 activations, have a free session, and must not be used meanwhile; it outlives the
+/* Runs the ids. The model must be loaded to run on a device whose ops are done when they return and whose memory the
+ * host can read, with f32 activations, have a free session, and must not be used meanwhile; it outlives the
  * calibration, which takes at most `memory` MB beside what the model needs to run (or what windows of
  * one block take). `progress` is in tokens and may be NULL. Released with calibration_free. */
 xlstm_status calibration_run(xlstm_model *model, const int32_t *ids, int64_t count, int64_t memory,

@@ -73,6 +73,7 @@ const char *ops_batch_fault(const ops_batch *batch, int64_t slots) {
     for (int i = 0; i < batch->sequences; i++) {
         if (start[i] >= start[i + 1])
             return "its starts must rise: every sequence has a token at least";
+        /* Of a device that works ahead it is the slot before or after an op retire under way. */
         if (slot[i] < 0 || slot[i] >= slots)
             return "it names a slot that the states do not have";
         if (position[i] < 0 || position[i] > INT64_MAX - batch->tokens)
