@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PROMPT = 4 };
+enum { PROMPT = 2 };
 
 static const int32_t *prompt(void) {
-    static int32_t ids[PROMPT + 3];
-    for (int i = 0; i < PROMPT + 3; i++)
+    static int32_t ids[PROMPT + 1];
+    for (int i = 0; i < PROMPT + 1; i++)
         ids[i] = (i * 7 + 11) % STORY_VOCAB;
     return ids;
 }

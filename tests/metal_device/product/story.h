@@ -10,7 +10,7 @@
     "{\"model_type\": \"xlstm\", \"embedding_dim\": 16, \"num_heads\": 1, \"num_blocks\": 1, "     \
     "\"vocab_size\": 48, \"ffn_round_up_to_multiple_of\": 8}"
 
-enum { STORY_VOCAB = 48, STORY_SESSIONS = 3, STORY_NEW = 5, STORY_EVALUATED = 5 };
+enum { STORY_VOCAB = 48, STORY_SESSIONS = 3, STORY_NEW = 4, STORY_EVALUATED = 5 };
 
 /* What came out. */
 typedef struct story_end {

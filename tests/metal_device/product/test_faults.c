@@ -105,7 +105,7 @@ static void check_failed(const scene *s) {
         }
 }
 
-/* Tells the story with the nth of `what` failing, and every other time once more without. false: there are fewer. */
+/* Tells the story with the nth of `what` failing, and every fourth time once more without. false: there are fewer. */
 static bool tell_with(scene *s, enum metal_device_fault what, unsigned nth, long code,
                       xlstm_status wanted, const char *words) {
     open_scene(s);
@@ -118,7 +118,7 @@ static bool tell_with(scene *s, enum metal_device_fault what, unsigned nth, long
         must(failed, "%s: %s", s->story.step, xlstm_last_error());
         check_failed(s);
         story_forget(&s->story);
-        whole = nth % 2 != 0;
+        whole = nth % 4 == 1;
         status = whole ? story_tell(&s->story) : XLSTM_OK;
     }
     must(status == XLSTM_OK, "%s: %s", s->story.step, xlstm_last_error());
