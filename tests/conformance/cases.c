@@ -22,6 +22,8 @@ static const struct sizes {
     {4, 5, 64, 23, false},
     {2, 4, 257, 3, true},
     {5, 1, 96, 2, true},
+    {18, 1, 41, 34, false}, /* many tokens and rows: tiles */
+    {19, 3, 32, 67, true},
     /* beyond the quick ones */
     {67, 4, 32, 66, false},
     {101, 1, 73, 67, true},
@@ -34,7 +36,7 @@ static const struct sizes {
     {1, 3, 32, 67, true},
     {9, 1, 544, 70, true},
 };
-enum { SIZES = sizeof all_sizes / sizeof *all_sizes, QUICK_SIZES = 7 };
+enum { SIZES = sizeof all_sizes / sizeof *all_sizes, QUICK_SIZES = 9 };
 
 static int64_t width_of(int variant) {
     return all_sizes[variant].groups * all_sizes[variant].group;

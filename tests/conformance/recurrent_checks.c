@@ -134,10 +134,25 @@ static void check_poison(ops_device *device, const recurrent_shape *of, double p
     side_close(&s);
 }
 
+/* A closed gate lets nothing in, whatever there is. */
+static void check_closed(ops_device *device, const recurrent_shape *of) {
+    recurrent_problem p = {
+        .shape = of, .seed = 29, .closed = true, .poisoned_token = 7, .poisoned_unit = 4};
+    side clean, s;
+    run_slstm(&clean, device, false, &p);
+    p.poison = (double)NAN;
+    run_slstm(&s, device, false, &p);
+    if (!side_equal(&s, &clean, -1))
+        fail_msg("sLSTM on %s: a NaN went through a closed input gate", device->name);
+    side_close(&clean);
+    side_close(&s);
+}
+
 void check_recurrent_limits(ops_device *device) {
     const recurrent_shape *shapes[] = {&small_heads, &large_heads};
     for (int i = 0; i < 2; i++) {
         check_kept(device, shapes[i]);
+        check_closed(device, shapes[i]);
         check_poison(device, shapes[i], (double)NAN, 0);
         check_poison(device, shapes[i], INFINITY, 0);
         check_poison(device, shapes[i], (double)NAN, shapes[i]->lengths[1] - 1);

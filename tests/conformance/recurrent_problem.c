@@ -68,8 +68,11 @@ static ops_tensor place_gates(side *s, const recurrent_problem *p) {
                          g == 0);
     if (p->gates == GATES_KEPT)
         make_kept(x, p->shape);
+    double *poisoned = x + 4 * p->poisoned_token * width + p->poisoned_unit;
     if (p->poison != 0)
-        x[4 * p->poisoned_token * width + p->poisoned_unit] = p->poison;
+        poisoned[p->closed ? 2 * width : 0] = p->poison;
+    if (p->closed)
+        poisoned[0] = -INFINITY;
     ops_tensor placed = side_place(s, s->as.activation, 2, (int64_t[]){tokens, 4 * width}, x);
     free(x);
     return placed;

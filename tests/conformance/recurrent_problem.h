@@ -30,7 +30,9 @@ typedef struct recurrent_problem {
     enum recurrent_gates gates;
     bool lstm, empty; /* states begin as 0 */
     double clip;
-    double poison; /* where it is not 0: the input gate of a token and unit */
+    double
+        poison; /* where it is not 0: the input gate of a token and unit, or with `closed` what that */
+    bool closed; /* gate would let in, while it is -inf */
     int64_t poisoned_token, poisoned_unit;
     enum ops_activation activation;
     bool bias;

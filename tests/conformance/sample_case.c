@@ -1,5 +1,5 @@
 /* Sampling as a case of the table: rows of random logits under random rules. Every other row is
- * rounded to quarters, which makes ties. */
+ * rounded to quarters, or to tens, which makes ties. */
 #include "conformance/cases.h"
 
 #include <math.h>
@@ -27,7 +27,7 @@ enum { LISTED = 24 };
 static struct ops_sample_row draw_rule(uint64_t seed, int64_t row, int64_t vocab) {
     static const float temperatures[] = {0, 0.7f, 1, 1, 1.3f, 1e-30f, 1e30f, 0.05f};
     static const float top_ps[] = {0, 0.9f, 1, 0.5f, 0.1f, 0.999f};
-    static const float min_ps[] = {0, 0, 0.05f, 0.5f};
+    static const float min_ps[] = {0, 0.05f, 0.5f, 1};
     static const float penalties[] = {1, 0, 1.3f, 0.8f, 3};
     uint64_t at = (uint64_t)row * 16;
     struct ops_sample_row rule = {
@@ -56,7 +56,8 @@ void sample_case_run(side *s, int variant) {
         double *z = logits + row * vocab;
         draw_normal(s->seed, (uint64_t)row, 0, vocab, 0, 3, z);
         for (int64_t id = 0; id < vocab; id++) {
-            z[id] = row % 2 ? rint(4 * z[id]) / 4 : z[id];
+            double step = row % 8 == 7 ? 10 : 0.25;
+            z[id] = row % 2 ? rint(z[id] / step) * step : z[id];
             z[id] = row % 5 == 4 && id % 3 == 1 ? -INFINITY : z[id];
         }
     }
