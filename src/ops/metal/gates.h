@@ -61,7 +61,7 @@ static inline maximum exact_sum(float a, float b, uint zero) {
 /* ---- The maximum in memory ---- */
 
 static inline maximum load_maximum(uint bits) {
-    return maximum_of(bits == MINUS_INFINITY ? NOTHING
+    return maximum_of(bits == MINUS_INFINITY                  ? NOTHING
                       : is_nan(bits) || bits == PLUS_INFINITY ? SPOILED
                                                               : as_type<float>(bits));
 }

@@ -73,8 +73,9 @@ static inline mlstm_exponents mlstm_no_terms(maximum m) {
     return e;
 }
 
-static inline step_gates mlstm_add(constant mlstm_arguments &a, thread mlstm_exponents &e, uint term,
-                                   uint thread_index, uint input_bits, uint forget_bits) {
+static inline step_gates mlstm_add(constant mlstm_arguments &a, thread mlstm_exponents &e,
+                                   uint term, uint thread_index, uint input_bits,
+                                   uint forget_bits) {
     step_gates g = pass_gates(input_bits, forget_bits, e.m, a.zero);
     e.m = g.m;
     e.carried = term == 0 ? g.forget : aged(e.carried, g.forget);
@@ -114,9 +115,9 @@ static inline float divisor_of(constant mlstm_arguments &a, float carried, float
         sum += scores[l];
     float least = exp(-max(m.high, -88.0f));
     least = fma(least, -m.low, least);
-    return is_spoiled(m.high)  ? -1.0f
-           : m.high < -88.0f ? 0.0f
-                             : max(fabs(sum * a.scale), least) + a.eps;
+    return is_spoiled(m.high) ? -1.0f
+           : m.high < -88.0f  ? 0.0f
+                              : max(fabs(sum * a.scale), least) + a.eps;
 }
 
 /* The bits of h, from the sum of scores and values. */
@@ -221,8 +222,7 @@ static inline float4 load_quad(device const typename T::stored *p, uint count, b
     return x;
 }
 
-template <typename T>
-static inline void spoil_quad(device typename T::stored *p, uint count) {
+template <typename T> static inline void spoil_quad(device typename T::stored *p, uint count) {
     for (uint i = 0; i < count; i++)
         T::store_nan(p, i);
 }
