@@ -25,7 +25,7 @@ typedef struct slstm_arguments {
     uint lstm;
     uint time;  /* of a step: the token of each sequence, counted from its first */
     float clip; /* 0: none */
-    uint zero; /* 0, which no compiler knows (gates.h) */
+    uint zero;  /* 0, which no compiler knows (gates.h) */
 } slstm_arguments;
 
 #endif
