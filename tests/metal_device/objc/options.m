@@ -37,6 +37,7 @@ bool device_refuses(const char *method) {
 /* ---- Options and descriptors ------------------------------------------------------------------ */
 
 @implementation MTLCompileOptions
+@synthesize languageVersion = version;
 - (instancetype)init {
     fastMath = YES;
     math = MTLMathModeFast;
@@ -94,12 +95,6 @@ bool device_refuses(const char *method) {
         functions = choice;
     }
 }
-- (MTLLanguageVersion)languageVersion {
-    return version;
-}
-- (void)setLanguageVersion:(MTLLanguageVersion)language {
-    version = language;
-}
 @end
 
 @implementation MTLFunctionConstantValues
@@ -128,6 +123,10 @@ bool device_refuses(const char *method) {
 @end
 
 @implementation MTLComputePipelineDescriptor
+@synthesize label = text;
+@synthesize computeFunction = function;
+@synthesize threadGroupSizeIsMultipleOfThreadExecutionWidth = multiple;
+@synthesize maxTotalThreadsPerThreadgroup = most;
 - (void)dealloc {
     [self reset];
     [super dealloc];
@@ -141,34 +140,6 @@ bool device_refuses(const char *method) {
     copy->most = most;
     return copy;
 }
-- (NSString *)label {
-    return text;
-}
-- (void)setLabel:(NSString *)label {
-    NSString *copy = [label copy];
-    [text release];
-    text = copy;
-}
-- (id<MTLFunction>)computeFunction {
-    return function;
-}
-- (void)setComputeFunction:(id<MTLFunction>)computeFunction {
-    [computeFunction retain];
-    [function release];
-    function = computeFunction;
-}
-- (BOOL)threadGroupSizeIsMultipleOfThreadExecutionWidth {
-    return multiple;
-}
-- (void)setThreadGroupSizeIsMultipleOfThreadExecutionWidth:(BOOL)value {
-    multiple = value;
-}
-- (NSUInteger)maxTotalThreadsPerThreadgroup {
-    return most;
-}
-- (void)setMaxTotalThreadsPerThreadgroup:(NSUInteger)value {
-    most = value;
-}
 - (void)reset {
     [text release];
     [function release];
@@ -180,6 +151,8 @@ bool device_refuses(const char *method) {
 @end
 
 @implementation MTLCommandBufferDescriptor
+@synthesize retainedReferences = retained;
+@synthesize errorOptions = options;
 - (instancetype)init {
     retained = YES;
     return self;
@@ -191,21 +164,11 @@ bool device_refuses(const char *method) {
     copy->options = options;
     return copy;
 }
-- (BOOL)retainedReferences {
-    return retained;
-}
-- (void)setRetainedReferences:(BOOL)value {
-    retained = value;
-}
-- (MTLCommandBufferErrorOption)errorOptions {
-    return options;
-}
-- (void)setErrorOptions:(MTLCommandBufferErrorOption)value {
-    options = value;
-}
 @end
 
 @implementation MTLResidencySetDescriptor
+@synthesize label = text;
+@synthesize initialCapacity = capacity;
 + (instancetype)alloc {
     return device_refuses("MTLResidencySetDescriptor") ? nil : [super alloc];
 }
@@ -219,19 +182,5 @@ bool device_refuses(const char *method) {
     copy->text = [text copy];
     copy->capacity = capacity;
     return copy;
-}
-- (NSString *)label {
-    return text;
-}
-- (void)setLabel:(NSString *)label {
-    NSString *copy = [label copy];
-    [text release];
-    text = copy;
-}
-- (NSUInteger)initialCapacity {
-    return capacity;
-}
-- (void)setInitialCapacity:(NSUInteger)value {
-    capacity = value;
 }
 @end
