@@ -12,6 +12,7 @@
 #import <Metal/Metal.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,7 @@ struct metal_gpu {
 /* Of the one GPU: its kernels and its set of memory. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static metal_gpu *the_gpu;
+static atomic_int users; /* memory and commands, which name the GPU: it stays while they do */
 
 static const char *words(NSError *error) {
     const char *text = error ? [[error localizedDescription] UTF8String] : NULL;
@@ -113,7 +115,8 @@ static void gpu_free(metal_gpu *gpu) {
 }
 
 static void free_the_gpu(void) {
-    gpu_free(the_gpu);
+    if (users == 0)
+        gpu_free(the_gpu);
     the_gpu = NULL;
 }
 
@@ -302,6 +305,7 @@ static void make_resident(metal_gpu *gpu, const metal_memory *memory, bool resid
 static void release_buffers(metal_memory *memory) {
     for (int i = 0; i < memory->count; i++)
         [memory->buffers[i] release];
+    users--;
     free(memory);
 }
 
@@ -312,6 +316,7 @@ static metal_memory *allocate_memory(metal_gpu *gpu, size_t size, int count) {
         error_memory(bytes, "a buffer of the GPU");
         return NULL;
     }
+    users++;
     memory->gpu = gpu;
     memory->size = size;
     memory->step = SIZE_MAX;
@@ -338,7 +343,7 @@ xlstm_status metal_memory_create(metal_gpu *gpu, size_t size, metal_memory **out
         memory->buffers[0] = [gpu->device newBufferWithLength:length
                                                       options:MTLResourceStorageModeShared];
         if (!memory->buffers[0]) {
-            free(memory);
+            release_buffers(memory);
             return no_buffer(gpu, size);
         }
         memory->count = 1;
@@ -445,6 +450,7 @@ xlstm_status metal_commands_create(metal_gpu *gpu, metal_commands **out) {
     metal_commands *commands = calloc(1, sizeof *commands);
     if (!commands)
         return error_memory(sizeof *commands, "the commands of a stream");
+    users++;
     commands->gpu = gpu;
     commands->oldest = commands->next = 1;
     *out = commands;
@@ -592,5 +598,6 @@ void metal_commands_free(metal_commands *c) {
             end_encoding(c);
         [c->open release];
     }
+    users--;
     free(c);
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "support/models.h"
 #include "support/support.h"
@@ -124,6 +125,31 @@ static void from_the_beginning(void *context) {
     free(ends);
 }
 
+/* As an object with a destructor that lives as long as the program: it was there before the GPU, and ends after it. */
+static xlstm_model *late_model;
+static xlstm_session *late_session;
+
+static void free_late(void) {
+    float logits[STORY_VOCAB];
+    story_first_words(late_session, logits);
+    xlstm_session_free(late_session);
+    xlstm_model_free(late_model);
+    must(metal_device_live_bytes() == 0, "memory of a model that was freed");
+    _exit(0); /* the GPU stays open */
+}
+
+static void end_before_the_model(void *context) {
+    (void)context;
+    must(atexit(free_late) == 0, "atexit");
+    late_model = load();
+    late_session = product_session(late_model);
+}
+
+static void a_model_that_outlives_main(void **state) {
+    (void)state;
+    product_run(NULL, end_before_the_model, NULL);
+}
+
 static void sessions_of_one_model(void **state) {
     (void)state;
     product_run(NULL, one_model, NULL);
@@ -147,10 +173,9 @@ static void threads_that_open_the_gpu(void **state) {
 int main(void) {
     snprintf(model_path, sizeof model_path, "%s", test_random_model("story", STORY_MODEL));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sessions_of_one_model),
-        cmocka_unit_test(sessions_of_two_models),
-        cmocka_unit_test(failures_beside_others),
-        cmocka_unit_test(threads_that_open_the_gpu),
+        cmocka_unit_test(sessions_of_one_model),      cmocka_unit_test(sessions_of_two_models),
+        cmocka_unit_test(failures_beside_others),     cmocka_unit_test(threads_that_open_the_gpu),
+        cmocka_unit_test(a_model_that_outlives_main),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
