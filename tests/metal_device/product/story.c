@@ -5,12 +5,7 @@
 
 enum { PROMPT = 2 };
 
-static const int32_t *prompt(void) {
-    static int32_t ids[PROMPT + 1];
-    for (int i = 0; i < PROMPT + 1; i++)
-        ids[i] = (i * 7 + 11) % STORY_VOCAB;
-    return ids;
-}
+static const int32_t prompt[PROMPT + 1] = {11, 18, 25};
 
 /* ---- Steps ---- */
 
@@ -42,7 +37,7 @@ static xlstm_status generate(story *s, const xlstm_sampling *sampling, int32_t *
     xlstm_sampler *sampler;
     xlstm_status status = xlstm_sampler_create(s->model, sampling, &sampler);
     if (status == XLSTM_OK)
-        status = xlstm_generate(session, sampler, prompt(), PROMPT, &options, &result);
+        status = xlstm_generate(session, sampler, prompt, PROMPT, &options, &result);
     xlstm_sampler_free(sampler);
     return status;
 }
@@ -64,7 +59,7 @@ static xlstm_status clone(story *s) {
 }
 
 static xlstm_status eval_clone(story *s) {
-    return xlstm_eval(uses(s, 1, -1, 2), prompt(), 2, s->end.logits[0], NULL, NULL);
+    return xlstm_eval(uses(s, 1, -1, 2), prompt, 2, s->end.logits[0], NULL, NULL);
 }
 
 static xlstm_status begin_another(story *s) {
@@ -76,13 +71,13 @@ static xlstm_status load(story *s) {
 }
 
 static xlstm_status eval_loaded(story *s) {
-    return xlstm_eval(uses(s, 2, -1, 2), prompt(), 2, s->end.logits[1], NULL, NULL);
+    return xlstm_eval(uses(s, 2, -1, 2), prompt, 2, s->end.logits[1], NULL, NULL);
 }
 
 static xlstm_status eval_batch(story *s) {
     uses(s, 1, 2, PROMPT);
-    xlstm_batch_item items[] = {{s->session[1], prompt(), PROMPT, s->end.logits[2]},
-                                {s->session[2], prompt() + 1, 2, s->end.logits[3]}};
+    xlstm_batch_item items[] = {{s->session[1], prompt, PROMPT, s->end.logits[2]},
+                                {s->session[2], prompt + 1, 2, s->end.logits[3]}};
     return xlstm_eval_batch(items, 2);
 }
 
@@ -94,7 +89,7 @@ static bool keep_last(void *context, int64_t first, int64_t rows, const float *l
 }
 
 static xlstm_status eval_all(story *s) {
-    return xlstm_eval_all(uses(s, 1, -1, PROMPT), prompt(), PROMPT, keep_last, s->end.logits[4]);
+    return xlstm_eval_all(uses(s, 1, -1, PROMPT), prompt, PROMPT, keep_last, s->end.logits[4]);
 }
 
 static xlstm_status sample(story *s) {
@@ -173,6 +168,6 @@ void story_compare(const story *s, const story_end *right, bool whole) {
 }
 
 void story_first_words(xlstm_session *session, float *logits) {
-    must(xlstm_eval(session, prompt() + 1, PROMPT, logits, NULL, NULL) == XLSTM_OK, "%s",
+    must(xlstm_eval(session, prompt + 1, PROMPT, logits, NULL, NULL) == XLSTM_OK, "%s",
          xlstm_last_error());
 }

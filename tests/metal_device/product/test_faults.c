@@ -217,6 +217,16 @@ static void loading(void **state) {
     product_run(NULL, no_residency_set, NULL);
 }
 
+/* macOS 14 has no residency sets and no math modes. */
+static void older_system(void *context) {
+    (void)context;
+    scene s;
+    begin_scene(&s);
+    must(metal_device_counted().residency_sets == 0, "a residency set on macOS 14");
+    must(tell_with(&s, METAL_FAULT_COMMANDS, 1, 2, XLSTM_DEVICE_ERROR, "the GPU took too long"),
+         "no commands");
+}
+
 static void machines(void **state) {
     (void)state;
     metal_device_config machine = product_machine();
@@ -226,6 +236,9 @@ static void machines(void **state) {
     machine.family = 6;
     product_run(&machine, refused,
                 "the GPU \"Linux test device\" is not of Apple silicon: M1 or later is needed");
+    machine = product_machine();
+    machine.macos = 14;
+    product_run(&machine, older_system, NULL);
     machine = product_machine();
     machine.memory = 30000;
     product_run(&machine, little_memory, NULL);
