@@ -29,6 +29,8 @@ fails() { # WORDS: $text fails with them, in one line
         bad "$name" "not that error: $(show)"
     elif [ "$(wc -l <"$work/err" | tr -d ' ')" != 1 ]; then
         bad "$name" "more than a line: $(show)"
+    elif [ -s "$work/out" ] && [ -n "$(tail -c 1 "$work/out")" ]; then
+        bad "$name" "the text's line is not ended: $(show)"
     else
         case $right in
         "$(cat "$work/out")"*) ok "$name" ;;
