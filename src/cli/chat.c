@@ -281,7 +281,7 @@ static int converse(chat *c, lines *in) {
             status = take_turn(c, line + is_slash, length - is_slash);
         /* What the line itself is to blame for has changed nothing. */
         if (status != XLSTM_OK) {
-            int failed = cli_fail(status);
+            int failed = cli_break_off(status, c->last_byte != '\n');
             if (status != XLSTM_INVALID_ARGUMENT)
                 return failed;
         }

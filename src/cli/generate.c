@@ -141,19 +141,6 @@ static xlstm_status conclude(generation *g, const xlstm_generate_result *r, int6
     return status;
 }
 
-/* Says why the text breaks off, on a line of its own. */
-static int break_off(const generation *g, xlstm_status status) {
-    buffer cause = {0};
-    buffer_print(&cause, "%s", xlstm_last_error());
-    bool within_line = g->last_byte != '\0' && g->last_byte != '\n';
-    if (!g->as_json && (within_line || (g->as_ids && g->id_count > 0)) &&
-        output_write("\n", 1) == XLSTM_OK)
-        (void)output_flush();
-    error_set(status, "%s", cause.data ? cause.data : "out of memory");
-    buffer_free(&cause);
-    return cli_fail(status);
-}
-
 /* ---- The run ---- */
 
 static xlstm_generate_options make_options(const options *o, bool needs_text, generation *g) {
@@ -258,7 +245,8 @@ static int run(const options *o, const input_prompt *prompt, xlstm_model *model,
     }
     if (status == XLSTM_OK && g.status == XLSTM_OK)
         keep_error(&g, conclude(&g, &result, count, needs_text));
-    int exit_status = status == XLSTM_OK ? 0 : break_off(&g, status);
+    bool within_line = (g.last_byte != '\0' && g.last_byte != '\n') || (g.as_ids && g.id_count > 0);
+    int exit_status = status == XLSTM_OK ? 0 : cli_break_off(status, within_line && !g.as_json);
     if (status == XLSTM_OK && (status = save_state(o, session, result.last_id)) != XLSTM_OK)
         exit_status = cli_fail(status);
     if (exit_status == 0 && g.status != XLSTM_OK)

@@ -119,6 +119,16 @@ int cli_fail(xlstm_status status) {
     return EXIT_WORK_FAILED;
 }
 
+int cli_break_off(xlstm_status status, bool within_line) {
+    char *cause = strdup(xlstm_last_error());
+    if (cause && within_line && output_write("\n", 1) == XLSTM_OK)
+        (void)output_flush();
+    if (cause)
+        error_set(status, "%s", cause);
+    free(cause);
+    return cli_fail(status);
+}
+
 int cli_fail_usage_last(const char *command) {
     print_error();
     fprintf(stderr, "see: xlstm %s%s--help\n", command ? command : "", command ? " " : "");

@@ -30,6 +30,8 @@ void cli_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Prints this thread's error, a line each, and returns the exit status: 1, or 128 + the signal
  * where the work was stopped by one. */
 int cli_fail(xlstm_status status);
+/* The same after text that breaks off, whose line is ended first if the text is within one. */
+int cli_break_off(xlstm_status status, bool within_line);
 /* The same for wrong usage, with a pointer to the help; returns 2. */
 int cli_fail_usage(const char *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

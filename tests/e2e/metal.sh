@@ -65,7 +65,23 @@ commands:5:8 the GPU is out of memory ("Linux test device"): Insufficient Memory
 commands:2:11 the GPU is lost ("Linux test device"): The GPU was removed
 lost:3 the GPU is lost
 LIST
+
+# A chat ends with the error, on a line of its own.
+sed 's/"vocab_size": 320/"vocab_size": 4096/' "$config" >"$work/large.json"
 XLSTM_METAL_TEST_FAIL=''
+run init --config "$work/large.json" -o "$work/chat" --seed 3
+cp $model/tokenizer.json "$work/chat/"
+for number in 1 9; do
+    status=0
+    echo hello | XLSTM_METAL_TEST_FAIL=commands:$number:2 "$XLSTM" chat -m "$work/chat" -n 20 --device metal \
+        >"$work/out" 2>"$work/err" || status=$?
+    if [ "$status" = 1 ] && ! crashed && [ "$(grep -c '^error: the GPU took too long' "$work/err")" = 1 ] &&
+        [ -z "$(tail -c 1 "$work/out")" ]; then
+        ok "chat, command buffer $number"
+    else
+        bad "chat, command buffer $number" "$(show)"
+    fi
+done
 # shellcheck disable=SC2086
 run $text
 same 'and then it works' "$right" "$(cat "$work/out")"
