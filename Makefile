@@ -47,6 +47,8 @@ BUILD := build$(if $(SANITIZE),/sanitize-$(subst $(comma),-,$(SANITIZE)))
 
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
             -Wconversion -Wvla $(WERROR)
+# Constants of anonymous enums are numbers; newer clangs (19, Xcode's) would have them cast beside floating-point ones.
+WARNINGS += $(if $(filter Darwin,$(OS))$(findstring clang,$(CC)),-Wno-enum-float-conversion)
 # No contraction to fused multiply-add behind the source's back: results must not depend on the compiler.
 LANGUAGE := -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -fno-math-errno -ffp-contract=off \
             -fstack-protector-strong -pthread
@@ -156,7 +158,7 @@ TRACKED_C = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h
 # packages are installed; otherwise the command to run is printed and make stops.
 
 GOALS := $(or $(MAKECMDGOALS),all)
-BUILDING := $(filter-out clean help format lint fuzz uninstall,$(GOALS))
+BUILDING := $(filter-out clean help format lint fuzz metal-check uninstall,$(GOALS))
 ifneq ($(BUILDING),)
 include $(BUILD)/packages.mk
 endif
@@ -180,7 +182,7 @@ $(BUILD)/packages-test.mk: scripts/install-deps | $(BUILD)/packages.mk
 
 # ---- Targets -------------------------------------------------------------------------------------
 
-.PHONY: all test test-quick test-large test-oracle test-programs demo models/demo bench install uninstall clean help fuzz \
+.PHONY: all test test-quick test-large test-oracle test-programs metal-check demo models/demo bench install uninstall clean help fuzz \
         fuzz-programs format lint FORCE
 
 all: $(STATIC_LIBRARY) $(SHARED_LIBRARY) $(if $(MAIN_OBJECT),$(COMMAND)) ## the command and the libraries
@@ -225,6 +227,11 @@ test-quick: test-programs $(DEMO) ## all tests with small shapes (for sanitizers
 test-large: test-programs $(DEMO) ## also what takes long, much memory or a large model
 	@XLSTM_TEST_LARGE=1 $(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS) $(LARGE_SCRIPTS)
 
+metal-check: ## on a Mac: Metal by Apple's compiler and on the GPU, and a report of it
+	@scripts/metal-check --machine
+	@$(MAKE) --no-print-directory test-programs
+	@BUILD='$(BUILD)' XCRUN='$(XCRUN)' scripts/metal-check
+
 test-oracle: $(SHARED_LIBRARY) $(COMMAND) ## the official packages' own tests with these kernels (PyTorch, from the network); GGUF
 	@scripts/test-oracle $(SHARED_LIBRARY)
 
@@ -248,8 +255,9 @@ lint: ## clang-format and cppcheck, changing nothing
 clean: ## removes build/
 	rm -rf build
 
-# ---- Metal's kernels, for the test device --------------------------------------------------------
+# ---- Metal: in the library on macOS, for the test device elsewhere ---------------------------------
 
+include src/ops/metal/rules.mk
 include tests/metal_device/rules.mk
 include tests/metal_device/objc/rules.mk
 include tests/metal_device/host.mk
@@ -260,8 +268,8 @@ test-programs: $(METAL_MODULES) $(METAL_PLANTS) $(DEVICE_OBJC_TESTS) $(METAL_PRO
 
 quiet = $(if $(V),,@printf '  %-5s %s\n' $(1) '$(2)';)
 
-COMPILE = $(CC) $(LANGUAGE) $(WARNINGS) $(CFLAGS) $(CPPFLAGS) $(SANITIZE_FLAGS) -Isrc -Iinclude \
-          $(PACKAGE_CFLAGS)
+COMPILE_FLAGS = $(LANGUAGE) $(WARNINGS) $(CFLAGS) $(CPPFLAGS) $(SANITIZE_FLAGS) -Isrc -Iinclude $(PACKAGE_CFLAGS)
+COMPILE = $(CC) $(COMPILE_FLAGS)
 
 # Objects depend on these files, which change when the flags or the version do.
 FLAGS_TEXT = $(COMPILE) $(EDIT_CFLAGS) $(KERNEL_FLAGS_avx2vnni) $(KERNEL_FLAGS_amx) $(METAL_MISSING)
@@ -335,26 +343,26 @@ else
 endif
 
 $(SHARED_LIBRARY): $(LIBRARY_OBJECTS)
-	$(call quiet,LINK,$@)$(CC) $(SHARED_FLAGS) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) -lm
+	$(call quiet,LINK,$@)$(CC) $(SHARED_FLAGS) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(SYSTEM_LIBS)
 	@ln -sf $(SHARED_NAME) $(BUILD)/$(SHARED_SONAME)
 
 $(COMMAND): $(MAIN_OBJECT) $(INTERNAL_LIBRARY)
-	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) -lm
+	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) $(SYSTEM_LIBS)
 
 .SECONDEXPANSION:
 # The archive is remade for a new commit; a test need not be, so it is linked anew for other changes only.
 $(TEST_PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $$(call helpers_of,$$@) $(SUPPORT_OBJECTS) \
     $(filter-out $(VERSION_OBJECT),$(LIBRARY_OBJECTS)) $(CLI_OBJECTS) | $(INTERNAL_LIBRARY)
 	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $< $(call helpers_of,$@) $(SUPPORT_OBJECTS) \
-	  $(INTERNAL_LIBRARY) $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) -lm
+	  $(INTERNAL_LIBRARY) $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) $(SYSTEM_LIBS)
 
 $(BUILD)/bench/%: bench/%.c $(INTERNAL_LIBRARY)
 	@mkdir -p $(@D)
-	$(call quiet,LINK,$@)$(COMPILE) $(LINK_FLAGS) -o $@ $< $(INTERNAL_LIBRARY) $(PACKAGE_LIBS) -lm
+	$(call quiet,LINK,$@)$(COMPILE) $(LINK_FLAGS) -o $@ $< $(INTERNAL_LIBRARY) $(PACKAGE_LIBS) $(SYSTEM_LIBS)
 
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(INTERNAL_LIBRARY)
 	$(call quiet,LINK,$@)$(CC) $(LDFLAGS) -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ \
-	  $(PACKAGE_LIBS) $(EDIT_LIBS) -lm
+	  $(PACKAGE_LIBS) $(EDIT_LIBS) $(SYSTEM_LIBS)
 
 .SECONDARY:
 -include $(wildcard $(BUILD)/src/*/*.d $(BUILD)/src/*/*/*.d $(BUILD)/tests/*/*.d)
@@ -372,7 +380,7 @@ $(BUILD)/xlstm.zsh: $(COMMAND)
 
 $(BUILD)/xlstm.pc: xlstm.pc.in VERSION FORCE
 	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
-	  -e 's|@VERSION@|$(VERSION)|' $< > $@
+	  -e 's|@VERSION@|$(VERSION)|' -e 's|@SYSTEM_LIBS@|$(SYSTEM_LIBS)|' $< > $@
 
 INSTALLED = $(BINDIR)/xlstm $(INCLUDEDIR)/xlstm.h $(INCLUDEDIR)/xlstm_kernels.h $(LIBDIR)/libxlstm.a $(LIBDIR)/$(SHARED_FULL) \
             $(LIBDIR)/$(SHARED_SONAME) $(LIBDIR)/$(SHARED_NAME) $(LIBDIR)/pkgconfig/xlstm.pc \

@@ -13,12 +13,13 @@
  *   XLSTM_METAL_TEST_MACOS=14|15            14: no residency sets, no mathMode, no language 3.2
  *   XLSTM_METAL_TEST_BUFFER=bytes           of the largest buffer
  *   XLSTM_METAL_TEST_MEMORY=bytes           of all buffers; more of them is out of memory
- *   XLSTM_METAL_TEST_PAGE=bytes             what memory that is not copied is aligned to (the machine's page)
+ *   XLSTM_METAL_TEST_PAGE=bytes             what memory that is not copied is aligned to (the machine's page); larger
+ *                                           pages than the machine's are what the program is told of, too (pages.c)
  *   XLSTM_METAL_TEST_THREADS=n              most threads of a threadgroup that a pipeline takes
  *   XLSTM_METAL_TEST_KERNELS=folder         where the compiled kernels lie
  *   XLSTM_METAL_TEST_FAIL=fault[:n[:code]],...   metal_device_fail: buffer, queue, residency, library, pipeline,
  *                                           commandbuffer, encoder, commands, lost
- *   XLSTM_METAL_TEST_TRACE=1                every dispatch on standard error
+ *   XLSTM_METAL_TEST_TRACE=1                every dispatch and every buffer on standard error
  */
 #ifndef METAL_DEVICE_DEVICE_H
 #define METAL_DEVICE_DEVICE_H

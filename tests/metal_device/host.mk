@@ -1,30 +1,8 @@
-# The Metal device of the library. On macOS it is part of every build; on Linux the same files, over the test device's
-# Foundation and Metal, make programs of their own in $(METAL): the command and tests, which link all else of a plain
-# build.
+# The Metal device of the library on Linux: over the test device's Foundation and Metal its files make programs of their
+# own in $(METAL), the command and tests, which link all else of a plain build. What is common with macOS is in
+# src/ops/metal/rules.mk.
 
-METAL_HOST := $(patsubst src/ops/metal/%.c,$(METAL)/host/%.o,$(wildcard src/ops/metal/*.c)) $(METAL)/host/host.o \
-              $(METAL)/host/source.o
-
-# The text of all kernels, as bytes.
-$(METAL)/host/source.c: $(METAL)/kernels.metal
-	@mkdir -p $(@D)
-	@{ echo '#include "ops/metal/host.h"' && echo 'const char metal_source[] = {' && \
-	  od -An -v -td1 $< | sed 's/-\{0,1\}[0-9][0-9]*/&,/g' && echo '0};'; } > $@
-
-$(METAL)/host/source.o: $(METAL)/host/source.c $(BUILD)/flags
-	$(call quiet,CC,$<)$(COMPILE) -c $< -o $@
-
-$(METAL)/host/%.o: src/ops/metal/%.c $(BUILD)/flags
-	@mkdir -p $(@D)
-	$(call quiet,CC,$<)$(COMPILE) -MMD -MP -c $< -o $@
-
-ifeq ($(OS),Darwin)
-
-$(METAL)/host/host.o: src/ops/metal/host.m $(BUILD)/flags
-	@mkdir -p $(@D)
-	$(call quiet,OBJC,$<)$(COMPILE) -fblocks -fno-objc-arc -mmacosx-version-min=14.0 -MMD -MP -c $< -o $@
-
-else
+ifneq ($(OS),Darwin)
 
 METAL_HOST_MISSING := $(strip $(METAL_MISSING) $(DEVICE_OBJC_MISSING) $(if $(SANITIZE),the test device is not sanitized))
 
@@ -35,6 +13,8 @@ $(METAL)/host/host.o: src/ops/metal/host.m tests/metal_device/host.mk
 	$(call quiet,OBJC,$< (arm64-apple-macos))$(DEVICE_OBJC) -target arm64-apple-macosx14.0 -std=c11 -D_GNU_SOURCE $(WARNINGS) \
 	  -Wunguarded-availability -D__x86_64__ -U__nonnull -fblocks -fno-objc-arc -Isrc -Iinclude -I$(METAL_DEVICE) \
 	  -idirafter /usr/include/$(ARCH)-linux-gnu -c $< -o $(METAL)/host/host-macos.o
+	$(call quiet,OBJC,$< (headers of macOS 14))$(DEVICE_OBJC_COMPILE) -Isrc -Iinclude -D__MAC_OS_X_VERSION_MAX_ALLOWED=140000 \
+	  -fsyntax-only $<
 
 $(METAL)/host/gpu.o: $(METAL_DEVICE)/gpu.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -49,19 +29,38 @@ $(METAL)/host/version.o: src/base/version.c $(BUILD)/flags $(BUILD)/version
 	$(call quiet,CC,$< (metal))$(COMPILE) -DXLSTM_VERSION='"$(VERSION)"' -DXLSTM_COMMIT='"$(COMMIT)"' \
 	  -DXLSTM_DEVICES='"$(DEVICES) metal"' -DXLSTM_KERNELS='"$(ISAS_TEXT)"' -MMD -MP -c $< -o $@
 
+$(METAL)/none.metallib:
+	@mkdir -p $(@D)
+	@: > $@ && echo 'none: this program is to compile the text' > $@.note
+
 # These stand in front of the library, and so in the place of what it has of the same names.
 METAL_LINKED := $(METAL_HOST) $(METAL)/host/ops.o $(METAL)/host/version.o $(METAL)/host/gpu.o $(DEVICE_OBJC_OBJECTS)
-METAL_TESTS := conformance/test_conformance engine/test_ahead golden/test_golden golden/test_neurips
+METAL_TESTS := conformance/test_conformance engine/test_ahead golden/test_golden golden/test_neurips model/test_faults
 # Tests of the library on this device alone; what they share lies beside them.
 METAL_PRODUCT := $(METAL_DEVICE)/product
 METAL_PRODUCT_TESTS := $(if $(METAL_HOST_MISSING),,$(patsubst tests/%.c,$(METAL)/tests/%,$(wildcard $(METAL_PRODUCT)/test_*.c)))
 METAL_PRODUCT_OBJECTS := $(call object,$(filter-out $(METAL_PRODUCT)/test_%,$(wildcard $(METAL_PRODUCT)/*.c)))
-METAL_PROGRAMS := $(if $(METAL_HOST_MISSING),,$(METAL)/xlstm $(METAL_TESTS:%=$(METAL)/tests/%)) $(METAL_PRODUCT_TESTS)
+METAL_PROGRAMS := $(if $(METAL_HOST_MISSING),,$(METAL)/xlstm $(METAL)/xlstm-metallib $(METAL_TESTS:%=$(METAL)/tests/%)) $(METAL_PRODUCT_TESTS)
 
 .PHONY: metal
 metal: $(METAL_PROGRAMS) $(METAL_MODULES)
 
 $(METAL)/xlstm: $(MAIN_OBJECT) $(METAL_LINKED) $(INTERNAL_LIBRARY)
+	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) -lobjc -ldl -lm
+
+# The same with a library that was compiled beforehand.
+$(METAL)/metallib/kernels.metallib: $(METAL)/kernels.metal scripts/make-metallib $(METAL_DEVICE)/xcrun
+	@mkdir -p $(@D)
+	@XCRUN=$(METAL_DEVICE)/xcrun scripts/make-metallib $< $@
+
+$(METAL)/metallib/source.c: $(METAL)/kernels.metal $(METAL)/metallib/kernels.metallib scripts/embed-metal
+	@scripts/embed-metal $(METAL)/kernels.metal $(METAL)/metallib/kernels.metallib > $@
+
+$(METAL)/metallib/source.o: $(METAL)/metallib/source.c $(BUILD)/flags
+	$(call quiet,CC,$<)$(COMPILE) -c $< -o $@
+
+METAL_WITH_LIBRARY := $(METAL_LINKED:$(METAL)/host/source.o=$(METAL)/metallib/source.o)
+$(METAL)/xlstm-metallib: $(MAIN_OBJECT) $(METAL_WITH_LIBRARY) $(INTERNAL_LIBRARY)
 	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) -lobjc -ldl -lm
 
 .SECONDEXPANSION:

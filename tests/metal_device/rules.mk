@@ -2,9 +2,6 @@
 # Needs clang++-19 on Linux and x86-64; elsewhere nothing is built, and the tests of it say why they are skipped.
 
 METAL_CXX ?= clang++-19
-METAL := $(if $(filter build build/%,$(BUILD)),build,$(BUILD))/metal
-METAL_SOURCES := $(sort $(wildcard src/ops/metal/*.metal))
-METAL_HEADERS := $(wildcard src/ops/metal/*.h src/base/two_float.h src/ops/*.h)
 METAL_DEVICE := tests/metal_device
 METAL_LOOKALIKE := $(wildcard $(METAL_DEVICE)/include/* $(METAL_DEVICE)/include/metal_device/*.h)
 METAL_GENERATOR := $(METAL_DEVICE)/generate.py $(METAL_DEVICE)/tokens.py $(METAL_DEVICE)/lints.py
@@ -37,21 +34,10 @@ METAL_PARTS_checked := runtime shadow
 METAL_PARTS_fast := runtime shadow_none
 METAL_PARTS_fastmath := runtime shadow_none
 
-# The text that ships, and the same file by file.
-$(METAL)/kernels.metal: $(METAL_SOURCES) $(METAL_HEADERS) scripts/inline-metal $(METAL)/sources
-	@mkdir -p $(@D)
-	@scripts/inline-metal $(METAL_SOURCES) > $@
-
+# The text that ships (src/ops/metal/rules.mk), file by file.
 $(METAL)/text/%.metal: src/ops/metal/%.metal $(METAL_HEADERS) scripts/inline-metal
 	@mkdir -p $(@D)
 	@scripts/inline-metal $< > $@
-
-# Changes when a file comes or goes.
-ifneq ($(BUILDING),)
-$(shell mkdir -p $(METAL) && { echo '$(METAL_SOURCES)' | cmp -s - $(METAL)/sources || echo '$(METAL_SOURCES)' > $(METAL)/sources; })
-endif
-$(METAL)/sources:
-	@mkdir -p $(@D) && echo '$(METAL_SOURCES)' > $@
 
 $(METAL)/text/%.cc: $(METAL)/text/%.metal $(METAL_GENERATOR)
 	@$(METAL_PREPROCESS) $< | python3 $(METAL_DEVICE)/generate.py > $@

@@ -227,11 +227,27 @@ static void offline_libraries(void **state) {
         assert_null([f->device newLibraryWithURL:[NSURL fileURLWithPath:@"a.metallib"]
                                            error:&error]);
         assert_int_equal(error.code, MTLLibraryErrorFileNotFound);
+        /* One of no kind, one of another text; one of this text, used in place until it is let go. */
         dispatch_data_t data =
-            dispatch_data_create("MTLB", 4, nil, DISPATCH_DATA_DESTRUCTOR_DEFAULT);
+            dispatch_data_create("AIR", 3, nil, DISPATCH_DATA_DESTRUCTOR_DEFAULT);
         assert_null([f->device newLibraryWithData:data error:&error]);
-        assert_non_null(strstr(why(error), "runs no metallib"));
+        assert_non_null(strstr(why(error), "Invalid library file"));
         dispatch_release(data);
+        data = dispatch_data_create("MTLB123", 7, nil, DISPATCH_DATA_DESTRUCTOR_DEFAULT);
+        assert_null([f->device newLibraryWithData:data error:&error]);
+        assert_non_null(strstr(why(error), "is not what the test device's kernels"));
+        dispatch_release(data);
+        char right[32];
+        __block int let_go = 0;
+        snprintf(right, sizeof right, "MTLB%016llx", (unsigned long long)gpu_source_hash(NULL));
+        data = dispatch_data_create(right, strlen(right), nil, ^{
+          let_go++;
+        });
+        id<MTLLibrary> library = [f->device newLibraryWithData:data error:&error];
+        assert_non_null(library);
+        [library release];
+        dispatch_release(data);
+        assert_int_equal(let_go, 1);
         MTLFunctionConstantValues *values = [[[MTLFunctionConstantValues alloc] init] autorelease];
         assert_null([f->library newFunctionWithName:@"scale" constantValues:values error:&error]);
         assert_non_null(strstr(why(error), "without function constants"));

@@ -29,14 +29,23 @@ typedef struct metal_facts {
     bool bfloat; /* the family has it (Apple 9 and later without emulation) */
     uint64_t largest_buffer, working_set; /* bytes */
     uint32_t threadgroup_bytes;           /* most of a threadgroup */
+    bool residency;                       /* memory is held by a residency set (macOS 15) */
 } metal_facts;
 
-/* The text of all kernels, headers inlined: made by the build from src/ops/metal. */
+/* Made by the build from src/ops/metal: the text of all kernels, headers inlined; the same compiled by Apple's
+ * compiler, of size 0 where the build had none; how that was made, or why it was not. */
 extern const char metal_source[];
+extern const unsigned char metal_library[];
+extern const size_t metal_library_size;
+extern const char metal_library_note[];
 
 /* The GPU of this machine, opened at the first call; *gpu is NULL, with an error that says why, where there is none. */
 xlstm_status metal_gpu_get(metal_gpu **gpu);
 const metal_facts *metal_gpu_facts(const metal_gpu *gpu);
+/* Makes the library of kernels, which the first stream does too: of what the build compiled, else, or with
+ * XLSTM_METAL_LIBRARY=source in the environment, of the text. *how: which of them, in which math mode, and why it is not
+ * the first; it lasts as long as the GPU. */
+xlstm_status metal_gpu_compile(metal_gpu *gpu, const char **how);
 
 /* Zeroed memory. */
 xlstm_status metal_memory_create(metal_gpu *gpu, size_t size, metal_memory **out);

@@ -10,6 +10,7 @@
 
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
+#import <dispatch/dispatch.h>
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,6 +22,10 @@
 #if __has_feature(objc_arc)
 #error "host.m counts references itself: compile it with -fno-objc-arc"
 #endif
+
+/* Apple's headers before those of macOS 15 have no residency sets and no math modes; with later ones, the system that a
+ * program finds is asked. */
+#define HAS_MACOS_15 (__MAC_OS_X_VERSION_MAX_ALLOWED >= 150000)
 
 enum {
     KERNEL_BUCKETS = 256,
@@ -42,7 +47,8 @@ struct metal_gpu {
     id<MTLDevice> device;
     id<MTLCommandQueue> queue;
     id<MTLLibrary> library; /* nil before the first stream */
-    id residency;           /* MTLResidencySet of all memory; nil before macOS 15 */
+    char library_how[400];
+    id residency; /* MTLResidencySet of all memory; nil before macOS 15 */
     metal_facts facts;
     struct metal_kernel *kernels[KERNEL_BUCKETS];
 };
@@ -79,6 +85,7 @@ static metal_facts facts_of(id<MTLDevice> device) {
 
 /* nil where the system has none, or makes none: then Metal keeps what each command buffer uses. */
 static id create_residency(metal_gpu *gpu) {
+#if HAS_MACOS_15
     if (![gpu->device respondsToSelector:@selector(newResidencySetWithDescriptor:error:)])
         return nil;
     if (@available(macOS 15.0, *)) {
@@ -90,6 +97,9 @@ static id create_residency(metal_gpu *gpu) {
             [gpu->queue addResidencySet:set];
         return set;
     }
+#else
+    (void)gpu;
+#endif
     return nil;
 }
 
@@ -103,10 +113,12 @@ static void gpu_free(metal_gpu *gpu) {
             [kernel->pipeline release];
             free(kernel);
         }
+#if HAS_MACOS_15
     if (gpu->residency) {
         if (@available(macOS 15.0, *))
             [gpu->queue removeResidencySet:gpu->residency];
     }
+#endif
     [gpu->residency release];
     [gpu->library release];
     [gpu->queue release];
@@ -134,6 +146,7 @@ static xlstm_status open_gpu(metal_gpu *gpu) {
         return error_set(XLSTM_DEVICE_ERROR, "the GPU \"%s\" gives no command queue",
                          gpu->facts.name);
     gpu->residency = create_residency(gpu);
+    gpu->facts.residency = gpu->residency != nil;
     return XLSTM_OK;
 }
 
@@ -170,19 +183,37 @@ const metal_facts *metal_gpu_facts(const metal_gpu *gpu) {
 
 /* ---- Kernels ---------------------------------------------------------------------------------- */
 
-/* Nothing of the kernels depends on fast math, which Metal has on unless it is told. */
-static MTLCompileOptions *compile_options(void) {
+/* Nothing of the kernels depends on fast math, which Metal has on unless it is told. *how: what it was told. */
+static MTLCompileOptions *compile_options(const char **how) {
     MTLCompileOptions *options = [[[MTLCompileOptions alloc] init] autorelease];
     [options setLanguageVersion:MTLLanguageVersion3_1];
+#if HAS_MACOS_15
     if ([options respondsToSelector:@selector(setMathMode:)]) {
         if (@available(macOS 15.0, *)) {
             [options setMathMode:MTLMathModeSafe];
             [options setMathFloatingPointFunctions:MTLMathFloatingPointFunctionsPrecise];
         }
-    } else {
-        [options setFastMathEnabled:NO];
+        *how = "math mode safe, functions precise";
+        return options;
     }
+#endif
+    [options setFastMathEnabled:NO];
+    *how = "fast math off";
     return options;
+}
+
+/* nil with the cause; of what the build compiled, which lasts as long as the process and so is not copied. */
+static id<MTLLibrary> load_library(metal_gpu *gpu, NSError **error) {
+    dispatch_data_t data = dispatch_data_create(metal_library, metal_library_size, NULL, ^{
+                                                });
+    id<MTLLibrary> library = [gpu->device newLibraryWithData:data error:error];
+    dispatch_release(data);
+    return library;
+}
+
+static id<MTLLibrary> compile_source(metal_gpu *gpu, const char **math, NSError **error) {
+    NSString *source = [[[NSString alloc] initWithUTF8String:metal_source] autorelease];
+    return [gpu->device newLibraryWithSource:source options:compile_options(math) error:error];
 }
 
 /* With the lock. */
@@ -190,12 +221,37 @@ static xlstm_status compile(metal_gpu *gpu) {
     if (gpu->library)
         return XLSTM_OK;
     NSError *error = nil;
-    NSString *source = [[[NSString alloc] initWithUTF8String:metal_source] autorelease];
-    gpu->library = [gpu->device newLibraryWithSource:source options:compile_options() error:&error];
+    const char *wish = getenv("XLSTM_METAL_LIBRARY"), *math = "";
+    char refused[300] = "";
+    if (wish && strcmp(wish, "source") == 0) {
+        snprintf(refused, sizeof refused, "as XLSTM_METAL_LIBRARY asks");
+    } else if (metal_library_size == 0) {
+        snprintf(refused, sizeof refused, "metallib of the build: %s", metal_library_note);
+    } else if ((gpu->library = load_library(gpu, &error)) != nil) {
+        snprintf(gpu->library_how, sizeof gpu->library_how, "the build's metallib (%s)",
+                 metal_library_note);
+        return XLSTM_OK;
+    } else {
+        snprintf(refused, sizeof refused, "the build's metallib does not load: %s", words(error));
+    }
+    gpu->library = compile_source(gpu, &math, &error);
     if (!gpu->library)
         return error_set(XLSTM_DEVICE_ERROR, "the kernels do not compile for the GPU \"%s\": %s",
                          gpu->facts.name, words(error));
+    snprintf(gpu->library_how, sizeof gpu->library_how, "compiled at start, %s (%s)", math,
+             refused);
     return XLSTM_OK;
+}
+
+xlstm_status metal_gpu_compile(metal_gpu *gpu, const char **how) {
+    xlstm_status status;
+    pthread_mutex_lock(&lock);
+    @autoreleasepool {
+        status = compile(gpu);
+    }
+    pthread_mutex_unlock(&lock);
+    *how = gpu->library_how;
+    return status;
 }
 
 /* A pipeline, which the caller releases. */
@@ -285,6 +341,7 @@ struct metal_memory {
 
 /* The set of what the GPU can reach at any time; without it Metal finds out with every command buffer. */
 static void make_resident(metal_gpu *gpu, const metal_memory *memory, bool resident) {
+#if HAS_MACOS_15
     if (!gpu->residency)
         return;
     if (@available(macOS 15.0, *)) {
@@ -300,6 +357,9 @@ static void make_resident(metal_gpu *gpu, const metal_memory *memory, bool resid
             [set requestResidency];
         pthread_mutex_unlock(&lock);
     }
+#else
+    (void)gpu, (void)memory, (void)resident;
+#endif
 }
 
 static void release_buffers(metal_memory *memory) {
@@ -439,12 +499,8 @@ struct metal_commands {
 
 xlstm_status metal_commands_create(metal_gpu *gpu, metal_commands **out) {
     *out = NULL;
-    xlstm_status status;
-    pthread_mutex_lock(&lock);
-    @autoreleasepool {
-        status = compile(gpu);
-    }
-    pthread_mutex_unlock(&lock);
+    const char *how;
+    xlstm_status status = metal_gpu_compile(gpu, &how);
     if (status != XLSTM_OK)
         return status;
     metal_commands *commands = calloc(1, sizeof *commands);

@@ -14,6 +14,11 @@
 #error "manual retain and release: compile without -fobjc-arc"
 #endif
 
+/* The newest system that the headers know; 140000: what Xcode 15 has. */
+#ifndef __MAC_OS_X_VERSION_MAX_ALLOWED
+#define __MAC_OS_X_VERSION_MAX_ALLOWED 150000
+#endif
+
 #ifdef __APPLE__
 typedef bool BOOL;
 #define API_AVAILABLE_MACOS(version) __attribute__((availability(macos, introduced = version)))
@@ -23,6 +28,10 @@ typedef bool BOOL;
 typedef unsigned char BOOL;
 #define API_AVAILABLE_MACOS(version)
 #define API_DEPRECATED_MACOS(from, to, text)
+#endif
+#if __MAC_OS_X_VERSION_MAX_ALLOWED < 150000 /* all that says so is of macOS 15 */
+#undef API_AVAILABLE_MACOS
+#define API_AVAILABLE_MACOS(version) __attribute__((unavailable("not in headers of macOS 14")))
 #endif
 
 #ifndef YES

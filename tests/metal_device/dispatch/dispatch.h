@@ -8,7 +8,7 @@ typedef void (^dispatch_block_t)(void);
 typedef id dispatch_queue_t;
 typedef id dispatch_data_t;
 
-/* The bytes are copied at once. */
+/* The bytes are copied at once; with a block of the caller they are used in place, until it is called. */
 #define DISPATCH_DATA_DESTRUCTOR_DEFAULT ((dispatch_block_t)0)
 
 dispatch_data_t dispatch_data_create(const void *buffer, size_t size, dispatch_queue_t queue,

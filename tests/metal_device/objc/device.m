@@ -23,6 +23,15 @@ NSErrorDomain const MTLLibraryErrorDomain = @"MTLLibraryErrorDomain";
 @interface TestDevice : NSObject <MTLDevice>
 @end
 
+@interface DeviceData : NSObject {
+  @public
+    void *copied;
+    const void *bytes;
+    size_t size;
+    dispatch_block_t destructor;
+}
+@end
+
 /* ---- Functions and pipelines ------------------------------------------------------------------ */
 
 @implementation DeviceFunction
@@ -239,13 +248,12 @@ static uint64_t hash(const char *text, size_t length) {
     return value;
 }
 
-static bool is_shipped_text(NSString *source, NSError **error) {
+static bool is_hash_of_shipped_text(uint64_t given, NSError **error) {
     const char *reason = NULL;
     device_gpu_lock();
     gpu *processor = device_gpu(&reason);
     uint64_t right = processor != NULL ? gpu_source_hash(processor) : 0;
     device_gpu_unlock();
-    uint64_t given = hash(source.UTF8String, source.length);
     if (processor == NULL) {
         DEVICE_FAIL(error, MTLLibraryErrorDomain, MTLLibraryErrorInternal, "%s", reason);
     } else if (given != right) {
@@ -290,7 +298,8 @@ static bool are_possible(MTLCompileOptions *options, NSError **error) {
         device_violation("newLibraryWithSource: the source is nil");
         return nil;
     }
-    if (!are_possible(options, error) || !is_shipped_text(source, error)) {
+    if (!are_possible(options, error) ||
+        !is_hash_of_shipped_text(hash(source.UTF8String, source.length), error)) {
         return nil;
     }
     device_count(&device_counts.libraries, 1);
@@ -302,11 +311,25 @@ static bool are_possible(MTLCompileOptions *options, NSError **error) {
                 url.path.UTF8String);
     return nil;
 }
+/* What the test device's xcrun makes: "MTLB", and the hash of the text in hexadecimal digits. */
 - (id<MTLLibrary>)newLibraryWithData:(dispatch_data_t)data error:(NSError **)error {
-    (void)data;
-    DEVICE_FAIL(error, MTLLibraryErrorDomain, MTLLibraryErrorUnsupported,
-                "the test device runs no metallib, which only Apple's compiler makes");
-    return nil;
+    if (![data isKindOfClass:[DeviceData class]]) {
+        device_violation("newLibraryWithData: the data is none of dispatch_data_create");
+        return nil;
+    }
+    const DeviceData *given = (DeviceData *)data;
+    char text[32] = "";
+    memcpy(text, given->bytes, given->size < sizeof text - 1 ? given->size : sizeof text - 1);
+    if (device_fails(METAL_FAULT_LIBRARY, NULL) || strncmp(text, "MTLB", 4) != 0) {
+        DEVICE_FAIL(error, MTLLibraryErrorDomain, MTLLibraryErrorUnsupported,
+                    "Invalid library file");
+        return nil;
+    }
+    if (!is_hash_of_shipped_text(strtoull(text + 4, NULL, 16), error)) {
+        return nil;
+    }
+    device_count(&device_counts.libraries, 1);
+    return [[DeviceLibrary alloc] initWithDevice:self];
 }
 
 /* ---- Pipelines */
@@ -416,21 +439,31 @@ NSArray<id<MTLDevice>> *MTLCopyAllDevices(void) {
 
 /* ---- Data of libdispatch ---------------------------------------------------------------------- */
 
-@interface DeviceData : NSObject
-@end
-
 @implementation DeviceData
+- (void)dealloc {
+    if (destructor != NULL) {
+        destructor();
+        Block_release(destructor);
+    }
+    free(copied);
+    [super dealloc];
+}
 @end
 
 dispatch_data_t dispatch_data_create(const void *buffer, size_t size, dispatch_queue_t queue,
                                      dispatch_block_t destructor) {
-    (void)buffer;
-    (void)size;
     (void)queue;
+    DeviceData *data = [[DeviceData alloc] init];
+    data->bytes = buffer;
+    data->size = size;
     if (destructor != DISPATCH_DATA_DESTRUCTOR_DEFAULT) {
-        device_violation("dispatch_data_create: the test device takes the default destructor only");
+        data->destructor = Block_copy(destructor);
+    } else if ((data->copied = malloc(size > 0 ? size : 1)) != NULL) {
+        data->bytes = memcpy(data->copied, buffer, size);
+    } else {
+        data->size = 0;
     }
-    return [[DeviceData alloc] init];
+    return data;
 }
 
 void dispatch_release(dispatch_data_t object) {

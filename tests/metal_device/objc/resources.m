@@ -97,6 +97,8 @@ const char *device_name(id object) {
     }
     device_count(&device_counts.buffers, 1);
     device_count(&device_counts.buffer_bytes, length);
+    if (device_config.trace)
+        fprintf(stderr, "buffer of %lu bytes%s\n", length, base != NULL ? " in place" : "");
     forget(memory);
     return self;
 }
