@@ -61,7 +61,7 @@ typedef struct xlstm_tokenizer xlstm_tokenizer;
 typedef struct xlstm_sampler xlstm_sampler;
 
 typedef struct xlstm_model_options {
-    const char *device;   /* "cpu" (default), "reference" (plain and slow), "reference:f64" */
+    const char *device;   /* "cpu" (default), "metal", "reference" (plain, slow), "reference:f64" */
     const char *profile;  /* "fast" (default), "exact" */
     int threads;          /* 0: one for every processor this process may use */
     int max_sessions;     /* slots of the state pool; 0: 4. More sessions than slots is an error */

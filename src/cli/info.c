@@ -1,11 +1,12 @@
 /* xlstm info: what a checkpoint is, and what it needs. The model is opened and checked, but its
- * weights are not read and no memory is taken for running it. */
+ * weights are not read and no memory is taken for running it. Without a model: the devices alone. */
 #include <inttypes.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/info.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
 #include "model/model.h"
@@ -148,18 +149,6 @@ static json_t *memory_fields(const xlstm_model *model) {
         "moved_per_decoded_token", (json_int_t)bytes_per_token(&memory));
 }
 
-/* What this build has, and what each device computes in. */
-static json_t *device_list(void) {
-    json_t *devices = json_object();
-    ops_device *device;
-    for (int i = 0; (device = ops_device_at(i)) != NULL; i++) {
-        char text[512] = "";
-        device->describe(device, text, sizeof text);
-        json_object_set_new(devices, device->name, json_string(text));
-    }
-    return devices;
-}
-
 static json_t *tokenizer_fields(const xlstm_model *model) {
     const xlstm_tokenizer *tokenizer = xlstm_model_tokenizer(model);
     if (!tokenizer)
@@ -169,17 +158,17 @@ static json_t *tokenizer_fields(const xlstm_model *model) {
                      known_id(end));
 }
 
-static json_t *collect(const xlstm_model *model) {
-    return json_pack("{s:o, s:o, s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o}",
-                     "path", json_text(model->source.path, strlen(model->source.path)), "file",
-                     file_fields(model), "config", config_fields(model), "device",
-                     model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast",
-                     "state_type", dtype_name(model->state.stored), "deferred",
-                     model->state.deferred, "threads", model->threads, "batch_tokens",
-                     model->max_batch_tokens, "parameters", (json_int_t)model->weights.parameters,
-                     "tensors", (json_int_t)model->files.count, "weight_types", weight_types(model),
-                     "memory", memory_fields(model), "tokenizer", tokenizer_fields(model),
-                     "devices", device_list());
+static json_t *collect(const xlstm_model *model, json_t *device_facts) {
+    return json_pack(
+        "{s:o, s:o, s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "path",
+        json_text(model->source.path, strlen(model->source.path)), "file", file_fields(model),
+        "config", config_fields(model), "device", model->device->name, "profile",
+        model->profile == OPS_EXACT ? "exact" : "fast", "state_type",
+        dtype_name(model->state.stored), "deferred", model->state.deferred, "threads",
+        model->threads, "batch_tokens", model->max_batch_tokens, "parameters",
+        (json_int_t)model->weights.parameters, "tensors", (json_int_t)model->files.count,
+        "weight_types", weight_types(model), "memory", memory_fields(model), "tokenizer",
+        tokenizer_fields(model), "devices", info_devices(), "device_facts", device_facts);
 }
 
 /* ---- Words ---- */
@@ -192,7 +181,7 @@ static void print_list(const char *name, const json_t *list, buffer *out) {
     buffer_print(out, "\n");
 }
 
-static void print_value(const char *name, const json_t *value, buffer *out) {
+void info_print_value(const char *name, const json_t *value, buffer *out) {
     if (json_is_boolean(value))
         buffer_print(out, "  %-28s%s\n", name, json_is_true(value) ? "true" : "false");
     else if (json_is_null(value))
@@ -207,7 +196,7 @@ static void print_value(const char *name, const json_t *value, buffer *out) {
         buffer_print(out, "  %-28s%g\n", name, json_number_value(value));
 }
 
-static void print_bytes(const char *name, int64_t bytes, buffer *out) {
+void info_print_bytes(const char *name, int64_t bytes, buffer *out) {
     char amount[16];
     buffer_print(out, "  %-28s%s\n", name, format_bytes((double)bytes, amount));
 }
@@ -218,9 +207,9 @@ static void print_memory(const json_t *memory, buffer *out) {
     buffer_print(out, "\nMemory\n");
     json_object_foreach((json_t *)(uintptr_t)memory, name, value) {
         if (strcmp(name, "sessions") == 0)
-            print_value(name, value, out);
+            info_print_value(name, value, out);
         else
-            print_bytes(name, json_integer_value(value), out);
+            info_print_bytes(name, json_integer_value(value), out);
     }
     if (json_integer_value(json_object_get(memory, "available")) > 0 &&
         json_integer_value(json_object_get(memory, "needed")) >
@@ -230,44 +219,34 @@ static void print_memory(const json_t *memory, buffer *out) {
                      "and again.\n");
 }
 
-static void print_lines(const char *name, const char *text, buffer *out) {
-    for (const char *line = text; *line; name = "") {
-        int length = (int)strcspn(line, "\n");
-        buffer_print(out, "  %-14s%.*s\n", name, length, line);
-        line += length + (line[length] == '\n');
-    }
-}
-
-static void print_words(const xlstm_model *model, const json_t *facts, buffer *out) {
+static xlstm_status print_words(const xlstm_model *model, const json_t *facts, buffer *out) {
     const char *name;
     json_t *value;
     buffer_print(out, "Config (%s)\n", model->source.path);
     json_object_foreach(json_object_get(facts, "config"), name, value) {
-        print_value(name, value, out);
+        info_print_value(name, value, out);
     }
     buffer_print(out, "\nWeights\n");
     json_object_foreach(json_object_get(facts, "file"), name, value) {
         if (!json_is_null(value))
-            print_value(name, value, out);
+            info_print_value(name, value, out);
     }
-    print_value("parameters", json_object_get(facts, "parameters"), out);
-    print_value("tensors", json_object_get(facts, "tensors"), out);
+    info_print_value("parameters", json_object_get(facts, "parameters"), out);
+    info_print_value("tensors", json_object_get(facts, "tensors"), out);
     json_object_foreach(json_object_get(facts, "weight_types"), name, value) {
-        print_bytes(name, json_integer_value(value), out);
+        info_print_bytes(name, json_integer_value(value), out);
     }
     print_memory(json_object_get(facts, "memory"), out);
     const json_t *tokenizer = json_object_get(facts, "tokenizer");
     buffer_print(out, "\nTokenizer\n");
     if (json_is_object(tokenizer)) {
-        print_value("size", json_object_get(tokenizer, "size"), out);
-        print_value("end_of_text", json_object_get(tokenizer, "end_of_text"), out);
+        info_print_value("size", json_object_get(tokenizer, "size"), out);
+        info_print_value("end_of_text", json_object_get(tokenizer, "end_of_text"), out);
     } else {
         buffer_print(out, "  none: ids can be given with --ids\n");
     }
-    buffer_print(out, "\nDevices of this build\n");
-    json_object_foreach(json_object_get(facts, "devices"), name, value) {
-        print_lines(name, json_string_value(value), out);
-    }
+    buffer_print(out, "\n");
+    xlstm_status status = info_print_devices(model->device, model->profile, out);
     buffer_print(out, "\nWith these options\n  %-14s%s\n  %-14s%s: %s\n  %-14s%d\n", "device",
                  model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast",
                  profile_words(model), "threads", model->threads);
@@ -275,6 +254,7 @@ static void print_words(const xlstm_model *model, const json_t *facts, buffer *o
     if (model->state.deferred > 0)
         buffer_print(out, ", tokens folded in %d at a time", model->state.deferred);
     buffer_print(out, "\n");
+    return status;
 }
 
 /* ---- The command ---- */
@@ -298,16 +278,25 @@ static xlstm_status print_wiring(const wiring *graph, const char *style) {
 }
 
 static xlstm_status print_facts(const xlstm_model *model, bool as_json) {
-    json_t *facts = collect(model);
+    json_t *device_facts;
+    xlstm_status status = info_device_facts(model->device, model->profile, &device_facts);
+    if (status != XLSTM_OK)
+        return status;
+    json_t *facts = collect(model, device_facts);
     if (as_json || !facts)
         return output_json(facts);
     buffer text = {0};
-    print_words(model, facts, &text);
+    status = print_words(model, facts, &text);
     json_decref(facts);
-    return output_buffer(&text);
+    if (status == XLSTM_OK)
+        return output_buffer(&text);
+    buffer_free(&text);
+    return status;
 }
 
 int command_info(const options *o) {
+    if (!option_given(o, OPTION_MODEL))
+        return info_machine(o);
     xlstm_model *model;
     xlstm_model_options wanted = input_model_options(o, 1);
     xlstm_status status = model_open(option_text(o, OPTION_MODEL, ""), &wanted, &model);

@@ -189,8 +189,9 @@ const option_spec option_table[OPTION_COUNT] = {
                             "(Linux)"},
     [OPTION_DEVICE] = {OPTION_CHOICE, 0, "device", "NAME",
                        .choices = "cpu|reference|reference:f64|cuda|metal", .section = machine,
-                       .help = "where to compute; reference is plain and slow, reference:f64 also "
-                               "computes in double (default: cpu)"},
+                       .help = "where to compute; metal is the GPU of a Mac with Apple silicon, "
+                               "macOS 14 or later; reference is plain and slow, reference:f64 "
+                               "also computes in double (default: cpu)"},
     [OPTION_PROFILE] = {OPTION_CHOICE, 0, "profile", "NAME", .choices = "fast|exact|upstream",
                         .section = machine,
                         .help = "how to round: exact is bit-equal for any number of threads "
@@ -266,10 +267,12 @@ const command_spec command_table[] = {
      "what a checkpoint is, and what it needs",
      "Prints the config, the types and sizes of the weights, the size of a session's state, the "
      "memory that running needs and what is free, and what would run where. The checkpoint is "
-     "checked on the way; its weights are not read.",
-     {"xlstm info -m models/reference-17m", "xlstm info -m models/reference-17m --wiring unicode"},
+     "checked on the way; its weights are not read. Without a model: the devices of this build; "
+     "with --device metal also the GPU, its memory, and what will be used of it.",
+     {"xlstm info -m models/reference-17m", "xlstm info -m models/reference-17m --wiring unicode",
+      "xlstm info --device metal"},
      {OPTION_MODEL, OPTION_WIRING, OPTION_JSON, MACHINE_OPTIONS, OPTION_HELP},
-     {OPTION_MODEL},
+     {OPTION_NONE},
      {{OPTION_WIRING, OPTION_JSON}},
      command_info,
      NULL},

@@ -107,9 +107,10 @@ ops_device *ops_device_find(const char *name) {
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "",
                                  devices[i]()->name);
     error_set(XLSTM_UNSUPPORTED, "no device \"%s\" in this build; it has: %s%s", name, names,
-              strcmp(name, "metal") == 0 ? ". Metal is in no build yet: its kernels run on a test "
-                                           "device for Linux only (make metal)"
-                                         : "");
+              strcmp(name, "metal") == 0
+                  ? ". Metal is in builds made on macOS 14 or later; it needs "
+                    "a Mac with Apple silicon (M1 or later)"
+                  : "");
     return NULL;
 }
 

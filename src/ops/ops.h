@@ -348,6 +348,8 @@ typedef struct ops_table {
     void (*retire)(ops_stream *, const struct ops_retire *);
 } ops_table;
 
+typedef struct ops_fact ops_fact; /* facts.h */
+
 struct ops_device {
     const char *name;
     ops_table ops;
@@ -380,6 +382,8 @@ struct ops_device {
     void (*zero)(ops_stream *, ops_buffer *, size_t offset, size_t size);
     /* One line each: what the device is (instruction set, GPU family), and what it computes in. */
     void (*describe)(ops_device *, char *text, size_t size);
+    /* All there is to tell (ops/facts.h); fails where the device cannot be used. NULL: describe has it all. */
+    xlstm_status (*facts)(ops_device *, ops_profile, ops_fact *facts, int *count);
     /* Whether a matrix times many tokens runs on bf16 tiles in this profile: what its speed is
      * compared with. NULL: no. */
     bool (*uses_tiles)(ops_device *, ops_profile);

@@ -86,6 +86,9 @@ bool metal_has_faults(const metal_stream *s);
 /* Once the stream's commands are done: what they found wrong fails the stream, and is forgotten. */
 void metal_take_faults(metal_stream *s);
 
+/* The entry `facts` of the device. */
+xlstm_status metal_tell_facts(ops_device *self, ops_profile profile, ops_fact *facts, int *count);
+
 /* The ops. */
 void metal_embed(ops_stream *, const struct ops_embed *);
 void metal_take_rows(ops_stream *, const struct ops_take_rows *);

@@ -262,6 +262,7 @@ static ops_device device = {
     .copy = copy_bytes,
     .zero = zero_bytes,
     .describe = describe,
+    .facts = metal_tell_facts,
 };
 
 ops_device *metal_device(void) {
