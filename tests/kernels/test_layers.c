@@ -141,7 +141,7 @@ static void check_case(const char *name, const char *device, xlstm_dtype type) {
 static void test_official_package(void **state) {
     (void)state;
     for (int d = 0; ops_device_at(d); d++)
-        for (int i = 0; i < CASES; i++) {
+        for (int i = 0; ops_device_at(d)->kernels && i < CASES; i++) {
             check_case(cases[i], ops_device_at(d)->name, XLSTM_F64);
             check_case(cases[i], ops_device_at(d)->name, XLSTM_F32);
         }

@@ -94,6 +94,32 @@ static void test_tokenizer_larger_than_model(void **state) {
     xlstm_model_free(model);
 }
 
+/* A model that needs what a device lacks is refused when it is loaded, with the names of all such ops. */
+static void test_ops_that_are_missing(void **state) {
+    (void)state;
+    for (int i = 0; ops_device_at(i); i++) {
+        ops_device *device = ops_device_at(i);
+        if (!test_uses_device(device->name))
+            continue;
+        ops_table all = device->ops;
+        device->ops.mlstm = NULL;
+        device->ops.project_add = NULL;
+        device->ops.slstm = NULL; /* this model has none */
+        xlstm_model_options options = {.device = device->name};
+        xlstm_model *model;
+        xlstm_status status = xlstm_model_load(TEST_MODEL, &options, &model);
+        device->ops = all;
+        char expected[256];
+        snprintf(expected, sizeof expected,
+                 "device %s lacks the op project_add, which this model needs\n"
+                 "device %s lacks the op mlstm, which this model needs",
+                 device->name, device->name);
+        test_expect_error(status, XLSTM_UNSUPPORTED, expected);
+        assert_null(model);
+        assert_int_equal(lines(xlstm_last_error()), 2);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_config_and_tensors),
@@ -102,6 +128,7 @@ int main(void) {
         cmocka_unit_test(test_tied),
         cmocka_unit_test(test_other_files_in_place),
         cmocka_unit_test(test_tokenizer_larger_than_model),
+        cmocka_unit_test(test_ops_that_are_missing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

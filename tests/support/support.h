@@ -21,7 +21,7 @@ int test_count_entries(const char *folder);
 
 bool test_is_quick(void); /* XLSTM_TEST_QUICK=1: small shapes, for sanitizers */
 bool test_is_large(void); /* XLSTM_TEST_LARGE=1: shapes and lengths that take minutes */
-/* Whether the build has the device, and XLSTM_TEST_DEVICES, if it is set, names it. */
+/* Whether the build has the device, and XLSTM_TEST_DEVICES names it or, if it is not set, this machine can use it. */
 bool test_uses_device(const char *name);
 
 /* Fail the running test unless the thread's error has `part`; and unless the status is this one. */
