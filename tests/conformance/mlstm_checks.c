@@ -400,6 +400,18 @@ static void kept(int64_t t, int64_t a, double *i, double *f) {
     *f = 10;
 }
 
+/* Tokens meet a large m that is no float. */
+static void met(int64_t t, int64_t a, double *i, double *f) {
+    *i = 100 - (double)((t * 7 + a) % 5) * 0.7;
+    *f = 3;
+}
+
+/* exp(-m) decides, at an m that is no float. */
+static void small(int64_t t, int64_t a, double *i, double *f) {
+    *i = t == 0 ? -70 - (double)a : -INFINITY;
+    *f = t == 0 ? -INFINITY : 4.5;
+}
+
 /* n and m together say what is kept: exp(m) n, and C the same. m of about 100 loses 4e-6 a token, if they do not
  * gain it. */
 static double kept_error(const mlstm_problem *p, const mlstm_result *r, const mlstm_result *exact) {
@@ -422,20 +434,28 @@ static double kept_error(const mlstm_problem *p, const mlstm_result *r, const ml
 }
 
 void check_kept_weights(ops_device *device) {
-    static const int rings[] = {0, 0, 0, 16};
-    static const int chunks[] = {0, 1, 16, 16};
+    static const gate_rule rules[] = {kept, met, small};
+    static const struct {
+        int chunk, ring;
+        double kept,
+            h; /* tolerances: C and its weight are rounded once a chunk, by 2^-24 at most */
+    } ways[] = {{1, 0, 6e-5, 1e-5}, {16, 0, 1e-5, 6e-7}, {64, 0, 1e-5, 6e-7}, {16, 16, 1e-5, 6e-7}};
     mlstm_shape shape = {2, {500, 30}, {0, 7}, 2, 5, 6};
-    mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 83);
-    apply(&p, kept);
-    for (int i = 0; i < 4; i++) {
-        p.deferred = device->most_deferred >= rings[i] ? rings[i] : 0;
-        mlstm_result exact = run_exactly(device, &p), r = run_whole(device, &p, chunks[i]);
+    for (int i = 0; i < 3 * 4; i++) {
+        int chunk = ways[i % 4].chunk, ring = ways[i % 4].ring;
+        mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 83);
+        apply(&p, rules[i / 4]);
+        p.deferred = device->most_deferred >= ring ? ring : 0;
+        mlstm_result exact = run_exactly(device, &p), r = run_whole(device, &p, chunk);
         double error = kept_error(&p, &r, &exact);
-        if (!(error <= 6e-5)) /* C and its weight are rounded 500 times, by 2^-24 at most */
-            fail_msg("mlstm on %s, chunks of %d, ring of %d: what is kept is off by %.1e",
-                     device->name, chunks[i], p.deferred, error);
+        double h = distance(r.h, exact.h, p.start[2] * shape.heads * shape.d_v, 1e-40);
+        if (!(error <= ways[i % 4].kept) || !(h <= ways[i % 4].h))
+            fail_msg("mlstm on %s, chunks of %d, ring of %d, gates %d: what is kept is off by "
+                     "%.1e, h by "
+                     "%.1e",
+                     device->name, chunk, p.deferred, i / 4, error, h);
         mlstm_result_free(&exact);
         mlstm_result_free(&r);
+        mlstm_problem_free(&p);
     }
-    mlstm_problem_free(&p);
 }

@@ -78,7 +78,7 @@ static inline step_gates mlstm_add(constant mlstm_arguments &a, thread mlstm_exp
                                    uint forget_bits) {
     step_gates g = pass_gates(input_bits, forget_bits, e.m, a.zero);
     e.m = g.m;
-    e.carried = term == 0 ? g.forget : aged(e.carried, g.forget);
+    e.carried = aged(e.carried, g.forget);
     e.own = next_exponent(e.own, thread_index, term, g);
     return g;
 }

@@ -121,7 +121,7 @@ mlstm_scores(constant mlstm_arguments &a [[buffer(0)]], device const float *q_in
         g.forget = row[MLSTM_FORGET];
         g.input = row[MLSTM_INPUT];
         e.own = next_exponent(e.own, thread_index, j, g);
-        e.carried = j == 0 ? g.forget : aged(e.carried, g.forget);
+        e.carried = aged(e.carried, g.forget);
         if (thread_index <= j)
             scores[j * MLSTM_LONGEST + thread_index] = weight_of(e.own);
         if (thread_index == terms)
