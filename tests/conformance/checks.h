@@ -18,8 +18,9 @@ void check_kept_weights(ops_device *device);
 void check_state_rounding(ops_device *device);
 void check_deferral(ops_device *device);
 
-/* Memory, streams, sampling errors (device_checks.c). */
+/* Memory, streams, rows that are not there, sampling errors (device_checks.c). */
 void check_memory(ops_device *device);
+void check_row_ids(ops_device *device);
 void check_sample_errors(ops_device *device);
 
 /* Calls that are wrong (wrong_calls.c). */

@@ -1,5 +1,5 @@
-/* What must hold for the memory and the streams of every device, and for sampling from broken
- * logits. */
+/* What must hold for the memory and the streams of every device, for rows that are not there, and for
+ * sampling from broken logits. */
 #include "conformance/checks.h"
 #include "conformance/side.h"
 
@@ -71,6 +71,42 @@ void check_memory(ops_device *device) {
     assert_true(text[0] != '\0');
     assert_true(device->chunk_size == 1 ||
                 (device->chunk_size % 16 == 0 && device->chunk_size <= 128));
+}
+
+/* Takes rows 1, `id` and 2 of a table of three, by embed or take_rows. */
+static xlstm_status take_three(ops_device *device, ops_stream *stream, bool embed, int32_t id,
+                               float *out) {
+    static const float table[3][2] = {{0, 1}, {2, 3}, {4, 5}};
+    const int32_t ids[3] = {1, id, 2};
+    ops_buffer buffer;
+    assert_int_equal(device->buffer_create(device, 80, &buffer), XLSTM_OK);
+    device->write(stream, &buffer, 0, table, sizeof table);
+    device->write(stream, &buffer, 32, ids, sizeof ids);
+    ops_tensor rows = ops_tensor_make(&buffer, 0, DTYPE_F32, 2, (int64_t[]){3, 2});
+    ops_tensor which = ops_tensor_make(&buffer, 32, DTYPE_I32, 1, (int64_t[]){3});
+    ops_tensor to = ops_tensor_make(&buffer, 48, DTYPE_F32, 2, (int64_t[]){3, 2});
+    if (embed)
+        device->ops.embed(stream, &(struct ops_embed){rows, which, to});
+    else
+        device->ops.take_rows(stream, &(struct ops_take_rows){rows, which, to});
+    xlstm_status status = device->wait(stream);
+    assert_int_equal(device->read(stream, &buffer, 48, out, 6 * sizeof *out), XLSTM_OK);
+    device->buffer_free(&buffer);
+    return status;
+}
+
+void check_row_ids(ops_device *device) {
+    static const int32_t wrong[] = {-1, 3, INT32_MAX, INT32_MIN};
+    ops_stream *stream = open_stream(device);
+    float out[6];
+    for (int i = 0; i < 8; i++) {
+        if (take_three(device, stream, i < 4, wrong[i % 4], out) != XLSTM_INVALID_ARGUMENT)
+            fail_msg("%s: %s took row %d of 3", device->name, i < 4 ? "embed" : "take_rows",
+                     (int)wrong[i % 4]);
+        assert_int_equal(take_three(device, stream, i < 4, 0, out), XLSTM_OK);
+        assert_memory_equal(out, ((float[]){2, 3, 0, 1, 4, 5}), sizeof out);
+    }
+    device->stream_free(stream);
 }
 
 /* Samples greedily from three rows, the second of which is given. */

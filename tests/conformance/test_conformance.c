@@ -285,6 +285,7 @@ static void on_every_device(void (*check)(ops_device *)) {
         on_every_device(check_##check);                                                            \
     }
 TEST(memory)
+TEST(row_ids)
 TEST(chunk_sizes)
 TEST(splits)
 TEST(threads_and_batches)
@@ -312,6 +313,7 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_row_ids),
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_instruction_sets),
         cmocka_unit_test(test_chunk_sizes),
