@@ -61,7 +61,7 @@ commands:1:1 the GPU failed ("Linux test device"): Internal Error (injected)
 commands:2:2 the GPU took too long ("Linux test device"): Caused GPU Timeout Error
 commands:3:3 a kernel touched memory that is not there ("Linux test device"): Caused GPU Address Fault Error
 commands:4:4 the system does not let this process use the GPU
-commands:5:8 the GPU is out of memory ("Linux test device"): Insufficient Memory
+commands:5:8 the GPU is out of memory ("Linux test device"): Insufficient Memory (injected); a smaller max_batch_tokens needs less
 commands:2:11 the GPU is lost ("Linux test device"): The GPU was removed
 lost:3 the GPU is lost
 LIST

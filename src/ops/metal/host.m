@@ -578,19 +578,24 @@ void metal_commands_barrier(metal_commands *c) {
         [c->encoder memoryBarrierWithScope:MTLBarrierScopeBuffers];
 }
 
-static xlstm_status status_of(NSError *error, const char **cause) {
+/* *advice: what can be done, "" where nothing is known. */
+static xlstm_status status_of(NSError *error, const char **cause, const char **advice) {
     *cause = "the GPU failed";
+    *advice = "";
     if (!error || ![[error domain] isEqualToString:MTLCommandBufferErrorDomain])
         return XLSTM_DEVICE_ERROR;
     switch ((MTLCommandBufferError)[error code]) {
     case MTLCommandBufferErrorOutOfMemory:
         *cause = "the GPU is out of memory";
+        *advice = "; a smaller max_batch_tokens needs less";
         return XLSTM_OUT_OF_MEMORY;
     case MTLCommandBufferErrorTimeout:
         *cause = "the GPU took too long";
+        *advice = "; a smaller max_batch_tokens makes its work shorter";
         break;
     case MTLCommandBufferErrorPageFault:
         *cause = "a kernel touched memory that is not there";
+        *advice = "; this is a fault of xlstm, please report it";
         break;
     case MTLCommandBufferErrorAccessRevoked:
     case MTLCommandBufferErrorNotPermitted:
@@ -611,11 +616,11 @@ static void finish_oldest(metal_commands *c) {
     @autoreleasepool {
         [*buffer waitUntilCompleted];
         if ([*buffer status] != MTLCommandBufferStatusCompleted && c->status == XLSTM_OK) {
-            const char *cause;
+            const char *cause, *advice;
             NSError *error = [*buffer error];
-            c->status = status_of(error, &cause);
-            snprintf(c->message, sizeof c->message, "%s (\"%s\"): %s", cause, c->gpu->facts.name,
-                     words(error));
+            c->status = status_of(error, &cause, &advice);
+            snprintf(c->message, sizeof c->message, "%s (\"%s\"): %s%s", cause,
+                     c->gpu->facts.name, words(error), advice);
         }
         [*buffer release];
     }

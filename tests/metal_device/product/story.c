@@ -171,3 +171,8 @@ void story_first_words(xlstm_session *session, float *logits) {
     must(xlstm_eval(session, prompt + 1, PROMPT, logits, NULL, NULL) == XLSTM_OK, "%s",
          xlstm_last_error());
 }
+
+void story_go_on(xlstm_session *session, const char *file, float *logits) {
+    must(xlstm_session_load(session, file) == XLSTM_OK, "%s", xlstm_last_error());
+    must(xlstm_eval(session, prompt, 2, logits, NULL, NULL) == XLSTM_OK, "%s", xlstm_last_error());
+}

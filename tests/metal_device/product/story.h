@@ -38,4 +38,7 @@ void story_compare(const story *s, const story_end *right, bool whole);
 /* In a child: the logits after a few tokens from position 0, of which the session is. */
 void story_first_words(xlstm_session *session, float *logits);
 
+/* The same after the state file of a story is loaded, which gives its second logits. */
+void story_go_on(xlstm_session *session, const char *file, float *logits);
+
 #endif

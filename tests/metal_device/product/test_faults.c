@@ -19,11 +19,15 @@ static const struct {
     const char *words;
 } command_faults[] = {
     {1, XLSTM_DEVICE_ERROR, "the GPU failed"},
-    {2, XLSTM_DEVICE_ERROR, "the GPU took too long"},
-    {3, XLSTM_DEVICE_ERROR, "a kernel touched memory that is not there"},
+    {2, XLSTM_DEVICE_ERROR, "; a smaller max_batch_tokens makes its work shorter"},
+    {3, XLSTM_DEVICE_ERROR,
+     "a kernel touched memory that is not there (\"Linux test device\"): Caused GPU Address Fault "
+     "Error (injected); this is a fault of xlstm"},
     {4, XLSTM_DEVICE_ERROR, "the system does not let this process use the GPU"},
     {7, XLSTM_DEVICE_ERROR, "the system does not let this process use the GPU"},
-    {8, XLSTM_OUT_OF_MEMORY, "the GPU is out of memory"},
+    {8, XLSTM_OUT_OF_MEMORY,
+     "the GPU is out of memory (\"Linux test device\"): Insufficient Memory (injected); a smaller "
+     "max_batch_tokens needs less"},
     {11, XLSTM_DEVICE_ERROR, "the GPU is lost"},
     {77, XLSTM_DEVICE_ERROR, "the GPU failed"}, /* one that is not known yet */
 };
@@ -93,6 +97,10 @@ static void check_failed(const scene *s) {
         int64_t taken = xlstm_session_position(told->used[0]) - told->before;
         must(taken >= 0 && taken <= told->allowed && told->before >= 0,
              "%s: %lld tokens were taken in", told->step, (long long)taken);
+    }
+    if (told->used[0] && told->session[2]) { /* there is a state file */
+        story_go_on(told->used[0], told->file, logits);
+        same_logits(logits, s->right.logits[1], "after a load");
     }
     next_words(s, logits);
     same_logits(logits, s->next, "of a session that stood by");
