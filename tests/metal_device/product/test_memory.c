@@ -1,51 +1,16 @@
 /* Weights are used where they are mapped: nothing of them is copied, whatever the size of a page and however much longer
- * the file is than the GPU's largest buffer. This program has the pages that it pretends to have. */
+ * the file is than the GPU's largest buffer. */
 #include "story.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "model/calibrate.h"
 #include "ops/ops.h"
 #include "support/models.h"
 #include "support/support.h"
-
-/* ---- Pages ------------------------------------------------------------------------------------ */
-
-static size_t page_size; /* 0: the machine's */
-
-int getpagesize(void) {
-    return (int)sysconf(_SC_PAGESIZE);
-}
-
-long sysconf(int name) {
-    static long (*real)(int);
-    if (name == _SC_PAGESIZE && page_size > 0)
-        return (long)page_size;
-    if (!real)
-        *(void **)&real = dlsym(RTLD_NEXT, "sysconf");
-    return real(name);
-}
-
-static void *map(void *address, size_t size, int protection, int flags, int file, off_t offset) {
-    return (void *)syscall(SYS_mmap, address, size, protection, flags, file, offset);
-}
-
-/* A file begins at a page, and its last page is there as a whole, with zeros behind the file. */
-void *mmap(void *address, size_t size, int protection, int flags, int file, off_t offset) {
-    if (page_size == 0 || file < 0 || address)
-        return map(address, size, protection, flags, file, offset);
-    size_t whole = (size + page_size - 1) / page_size * page_size + page_size;
-    char *room = map(NULL, whole, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (room == MAP_FAILED)
-        return room;
-    room += page_size - (uintptr_t)room % page_size;
-    return map(room, size, protection, flags | MAP_FIXED, file, offset);
-}
 
 /* ---- Zero copy -------------------------------------------------------------------------------- */
 
@@ -70,7 +35,9 @@ static void in_place(const xlstm_model *model, size_t page) {
 
 static void use_weights(void *context) {
     weights_case *c = context;
-    page_size = c->page;
+    char page[32];
+    snprintf(page, sizeof page, "%zu", c->page);
+    must(setenv("XLSTM_METAL_TEST_PAGE", page, 1) == 0, "no environment");
     xlstm_model *model = product_load(c->path, &c->options);
     c->buffers = metal_device_counted().buffers;
     c->live = metal_device_live_bytes();
@@ -86,7 +53,7 @@ static const weights_case *run_case(const char *path, size_t page, uint64_t larg
     static weights_case *shared;
     if (!shared)
         shared =
-            map(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+            mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     *shared = (weights_case){.path = path, .page = page, .options = product_options};
     shared->options.max_sessions = 1;
     metal_device_config machine = product_machine();
