@@ -17,7 +17,10 @@
 static const double tolerance = MLSTM_TOLERANCE;
 
 static const int chunk_sizes[] = {1, 16, 32, 64, 128};
-enum { CHUNKS = sizeof chunk_sizes / sizeof *chunk_sizes };
+
+static int chunk_count(void) {
+    return test_is_brief() ? 2 : sizeof chunk_sizes / sizeof *chunk_sizes;
+}
 
 static setting f32_on(ops_device *device, int threads) {
     return (setting){device, DTYPE_F32, DTYPE_F32, OPS_EXACT, threads};
@@ -39,7 +42,7 @@ static void check_length(ops_device *device, int64_t length, double *worst) {
     mlstm_shape shape = {2, {length, 1 + length / 2}, {0, 37}, 2, 16, 24};
     mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 31 + (uint64_t)length);
     mlstm_result exact = run_exactly(device, &p);
-    for (int i = 0; i < CHUNKS; i++) {
+    for (int i = 0; i < chunk_count(); i++) {
         mlstm_result r = run_whole(device, &p, chunk_sizes[i]);
         double error = mlstm_error(&p, &r, &exact);
         *worst = error > *worst ? error : *worst;
@@ -55,7 +58,9 @@ static void check_length(ops_device *device, int64_t length, double *worst) {
 void check_chunk_sizes(ops_device *device) {
     static const int64_t lengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 1000};
     double worst = 0;
-    int count = (int)(sizeof lengths / sizeof *lengths) - (test_is_quick() ? 1 : 0);
+    int count = (int)(sizeof lengths / sizeof *lengths) - (test_is_brief()   ? 3
+                                                           : test_is_quick() ? 1
+                                                                             : 0);
     for (int i = 0; i < count; i++)
         check_length(device, lengths[i], &worst);
     printf("  %s: chunks of 1 to 128, 1 to %d tokens: worst error %.1e\n", device->name,
@@ -109,9 +114,9 @@ static double check_splits_of(ops_device *device, int chunk_size, int64_t length
 
 void check_splits(ops_device *device) {
     double worst = 0;
-    for (int i = -1; i < CHUNKS; i++) {
+    for (int i = -1; i < chunk_count(); i++) {
         int chunk_size = i < 0 ? 0 : chunk_sizes[i]; /* 0: the device's choice */
-        double error = check_splits_of(device, chunk_size, 3 * 128 + 5);
+        double error = check_splits_of(device, chunk_size, (test_is_brief() ? 1 : 3) * 128 + 5);
         worst = error > worst ? error : worst;
         if (!test_is_quick())
             check_splits_of(device, chunk_size, 1000);
@@ -126,7 +131,7 @@ void check_threads_and_batches(ops_device *device) {
     static const int threads[] = {1, 2, 7};
     mlstm_shape shape = {4, {90, 1, 33, 64}, {10, 5, 64, 0}, 3, 23, 37};
     mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 11);
-    for (int i = -1; i < CHUNKS; i++) {
+    for (int i = -1; i < chunk_count(); i++) {
         mlstm_plan plan = {.chunk_size = i < 0 ? 0 : chunk_sizes[i], .only = -1};
         mlstm_result whole = run_whole(device, &p, plan.chunk_size);
         for (int t = 0; t < 3; t++) {
@@ -230,7 +235,7 @@ void check_gate_extremes(ops_device *device) {
         mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 41);
         apply(&p, rules[i].rule);
         mlstm_result exact = run_exactly(device, &p);
-        for (int c = -1; c < CHUNKS; c++) {
+        for (int c = -1; c < chunk_count(); c++) {
             int chunk_size = c < 0 ? 0 : chunk_sizes[c];
             mlstm_result r = run_whole(device, &p, chunk_size);
             double error = mlstm_error(&p, &r, &exact); /* infinite if anything but m is */
@@ -272,8 +277,8 @@ static void check_padded(ops_device *device, int chunk_size, int64_t kept, int64
 
 void check_padding(ops_device *device) {
     static const int64_t kept[] = {1, 15, 64, 70, 128};
-    for (int c = -1; c < CHUNKS; c++)
-        for (int i = 0; i < 4 * 5; i++)
+    for (int c = -1; c < chunk_count(); c++)
+        for (int i = 0; i < 4 * 5; i += test_is_brief() ? 3 : 1)
             check_padded(device, c < 0 ? 0 : chunk_sizes[c], kept[i / 4],
                          i % 2 ? kept[i / 4] + 1 : 200, i % 4 > 1);
 }
@@ -331,7 +336,7 @@ static void check_poison(ops_device *device, double poison, int64_t where, int c
 
 void check_poisoned_gates(ops_device *device) {
     static const int64_t places[] = {0, 31, 64, 99};
-    for (int c = -1; c < CHUNKS; c++)
+    for (int c = -1; c < chunk_count(); c++)
         for (int i = 0; i < 4; i++) {
             check_poison(device, (double)NAN, places[i], c < 0 ? 0 : chunk_sizes[c]);
             check_poison(device, INFINITY, places[i], c < 0 ? 0 : chunk_sizes[c]);
@@ -385,7 +390,7 @@ static void wiping(int64_t t, int64_t a, double *i, double *f) {
 
 void check_nothing_stored(ops_device *device) {
     static const gate_rule rules[] = {no_rule, all_kept, sinking, wiping};
-    for (int c = -1; c < CHUNKS; c++)
+    for (int c = -1; c < chunk_count(); c++)
         for (int i = 0; i < 4; i++) {
             check_empty(device, 0, rules[i], c < 0 ? 0 : chunk_sizes[c]);
             check_empty(device, -INFINITY, rules[i], c < 0 ? 0 : chunk_sizes[c]);

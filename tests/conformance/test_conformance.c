@@ -7,9 +7,10 @@
  * sums, a row alone may be added up in another order than one of a batch: there each is to be as near to
  * the reference as the other. All else that is asked of bits is asked there too.
  *
- *     build/tests/conformance/test_conformance [--perf]
+ *     build/tests/conformance/test_conformance [--perf | TEST…]
  *
- * --perf, or XLSTM_PERF=1, measures speed instead. */
+ * --perf, or XLSTM_PERF=1, measures speed instead; TESTs (names, with * and ?) are all that is run.
+ * XLSTM_TEST_VARIANTS=odd or even: half of the variants of ops that have many. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,12 +28,13 @@
 
 /* ---- The table ---- */
 
-enum { MAX_COLUMNS = 64 };
+enum { MAX_COLUMNS = 256 };
 
 /* A column: what all ops of a device run in. */
 typedef struct column {
     setting as;
-    bool exact; /* f64 activations */
+    bool exact;      /* f64 activations */
+    const char *isa; /* instruction set, or NULL: the best */
 } column;
 
 /* The thread sanitizer sees who touches which memory, which the type of the weights changes only
@@ -55,7 +57,7 @@ static int list_columns(column *columns) {
                               conformance_weights[w], kind == 1 ? OPS_FAST : OPS_EXACT, 2};
                 bool reference = strcmp(as.device->name, "reference") == 0;
                 if (kind == 0 || (!reference && (kind == 1 || as.device->f64)))
-                    columns[count++] = (column){as, kind == 2};
+                    columns[count++] = (column){as, kind == 2, NULL};
             }
     return count;
 }
@@ -145,6 +147,11 @@ typedef struct outcome {
     bool failed;
 } outcome;
 
+static void use_isa(const char *name) {
+    if (name)
+        setenv("XLSTM_CPU_ISA", name, 1);
+}
+
 /* One variant of an op in all columns; worst errors go up. One run of the reference in double
  * serves all columns that follow each other with the same types. */
 static void run_variant(const conformance_case *c, int op, int variant, const column *columns,
@@ -163,6 +170,7 @@ static void run_variant(const conformance_case *c, int op, int variant, const co
             current = in;
         }
         side s;
+        use_isa(in->isa);
         run_side(&s, c, &in->as, false, variant, -1);
         double error = side_error(&s, &exact), tolerance = tolerance_of(c, in, variant);
         if (!(error <= outcomes[i].worst))
@@ -207,21 +215,34 @@ static const conformance_case *case_of(int op) {
     return NULL;
 }
 
-/* A line of the table, of every `step`-th variant; how many of its cells fail. */
-static int run_line(const conformance_case *c, int op, int step, const column *columns, int count) {
-    int variants = test_is_quick() ? c->quick_variants : c->variants;
-    outcome outcomes[MAX_COLUMNS] = {0};
-    int failures = 0;
-    for (int variant = variants - 1; variant >= 0; variant -= step)
-        run_variant(c, op, variant, columns, count, outcomes);
-    printf("%-20s", c->op);
-    for (int i = 0; i < count; i++) {
-        print_cell(c, &columns[i], op, &outcomes[i]);
-        failures += outcomes[i].failed;
-    }
+/* The variants to run: all, or of an op with many only those whose layouts are ragged, or only the others; the
+ * thread sanitizer is slow, and the shape of a tensor does not change who shares it. */
+static bool is_taken(const conformance_case *c, int variant) {
+    const char *half = strstr(TEST_SANITIZE, "thread") ? "odd" : getenv("XLSTM_TEST_VARIANTS");
+    return c->variants <= 12 || !half || variant % 2 == (strcmp(half, "odd") == 0);
+}
+
+static void print_line(const conformance_case *c, int op, const column *columns, int count,
+                       const outcome *outcomes, const char *isa) {
+    printf("%-12s", c->op);
+    printf(isa ? " %-12s" : "%8s", isa ? isa : "");
+    for (int i = 0; i < count; i++)
+        if (columns[i].isa == isa)
+            print_cell(c, &columns[i], op, &outcomes[i]);
     printf("   <= %.0e: %s%s\n", c->tolerance, c->reason,
            c->weights == WEIGHT_MATRICES && c->tolerance > 0 ? "; fast: bf16, integers" : "");
     fflush(stdout);
+}
+
+/* An op in all columns, of every `step`-th variant; how many of its cells fail. */
+static int run_op(const conformance_case *c, int op, int step, const column *columns, int count,
+                  outcome *outcomes) {
+    int variants = test_is_quick() ? c->quick_variants : c->variants, failures = 0;
+    for (int variant = variants - 1; variant >= 0; variant -= step)
+        if (is_taken(c, variant))
+            run_variant(c, op, variant, columns, count, outcomes);
+    for (int i = 0; i < count; i++)
+        failures += outcomes[i].failed;
     return failures;
 }
 
@@ -233,9 +254,32 @@ static void test_table(void **state) {
     print_heads(columns, count);
     for (int op = 0; ops_name(op); op++) {
         const conformance_case *c = case_of(op);
-        failures += run_line(c, op, 1, columns, count);
+        outcome outcomes[MAX_COLUMNS] = {0};
+        failures += run_op(c, op, 1, columns, count, outcomes);
+        print_line(c, op, columns, count, outcomes, NULL);
     }
     assert_int_equal(failures, 0);
+}
+
+/* Every column of the CPU with every instruction set of the build that runs here. */
+static int list_isas(column *columns, const char **names, int *name_count) {
+    column all[MAX_COLUMNS];
+    int count = list_columns(all), used = 0;
+    bool runs;
+    *name_count = 0;
+    for (int i = 0; cpu_kernels_at(i, &runs); i++) {
+        const char *name = cpu_kernels_at(i, &runs)->name;
+        if (runs)
+            names[(*name_count)++] = name;
+        else
+            printf("cpu, instruction set %s: not run here\n", name);
+    }
+    for (int i = 0; i < count; i++)
+        for (int n = 0; n < *name_count && strcmp(all[i].as.device->name, "cpu") == 0; n++) {
+            columns[used] = all[i];
+            columns[used++].isa = names[n];
+        }
+    return used;
 }
 
 /* The ops with matrices on every instruction set in the build; not for the thread sanitizer. */
@@ -243,26 +287,18 @@ static void test_instruction_sets(void **state) {
     (void)state;
     if (strstr(TEST_SANITIZE, "thread") || !test_uses_device("cpu"))
         skip(); /* which instructions a thread uses does not change what it shares */
-    column columns[MAX_COLUMNS];
-    int count = list_columns(columns), used = 0, failures = 0;
-    for (int i = 0; i < count; i++)
-        if (strcmp(columns[i].as.device->name, "cpu") == 0)
-            columns[used++] = columns[i];
-    const char *before = getenv("XLSTM_CPU_ISA");
+    static column columns[MAX_COLUMNS];
+    const char *names[16], *before = getenv("XLSTM_CPU_ISA");
+    int name_count, used = list_isas(columns, names, &name_count), failures = 0;
     char *kept = before ? strdup(before) : NULL;
-    bool runs;
-    for (int i = 0; cpu_kernels_at(i, &runs); i++) {
-        const char *name = cpu_kernels_at(i, &runs)->name;
-        printf("cpu, instruction set %s%s\n", name, runs ? "" : ": not run here");
-        if (!runs)
+    for (int op = 0; ops_name(op); op++) {
+        const conformance_case *c = case_of(op);
+        if (c->weights != WEIGHT_MATRICES)
             continue;
-        setenv("XLSTM_CPU_ISA", name, 1);
-        print_heads(columns, used);
-        for (int op = 0; ops_name(op); op++) {
-            const conformance_case *c = case_of(op);
-            if (c->weights == WEIGHT_MATRICES)
-                failures += run_line(c, op, 2, columns, used);
-        }
+        outcome outcomes[MAX_COLUMNS] = {0};
+        failures += run_op(c, op, 2, columns, used, outcomes);
+        for (int n = 0; n < name_count; n++)
+            print_line(c, op, columns, used, outcomes, names[n]);
     }
     unsetenv("XLSTM_CPU_ISA");
     if (kept)
@@ -333,5 +369,12 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_recurrent_limits),
         cmocka_unit_test(test_recurrent_wrong_calls),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    if (!test_uses_device("cpu"))
+        cmocka_set_skip_filter("test_instruction_sets");
+    int failed = argc > 1 ? 0 : cmocka_run_group_tests(tests, NULL, NULL);
+    for (int i = 1; i < argc; i++) {
+        cmocka_set_test_filter(argv[i]);
+        failed += cmocka_run_group_tests(tests, NULL, NULL);
+    }
+    return failed > 0;
 }

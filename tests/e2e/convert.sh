@@ -13,21 +13,27 @@ weights() { # FOLDER FOLDER
     cmp -s "$1/model.safetensors" "$2/model.safetensors" || bad "$1 and $2" 'differ'
 }
 printf '' >"$work/empty.txt"
-head -c 20000 docs/MODEL.md >"$work/text.txt"
 
-# Quickly, of a small model with the real one's tokenizer.
-subject=$model
-times=1 # how much farther types may be from each other: weights that mean nothing are rounded worst
-if [ -n "${XLSTM_TEST_QUICK:-}" ]; then
-    cat >"$work/small.json" <<'END'
+# Quickly, of a small model with the real one's tokenizer. Calibration, which takes longest, of the real one in
+# `make test-large` alone.
+cat >"$work/small.json" <<'END'
 {"model_type": "xlstm", "embedding_dim": 64, "num_heads": 2, "num_blocks": 2, "vocab_size": 4096}
 END
-    subject=$work/small
-    times=3
-    head -c 2000 docs/MODEL.md >"$work/text.txt"
-    succeeds 'a small model' init --config "$work/small.json" -o "$subject" --dtype bf16
-    cp $model/tokenizer.json "$subject"
+succeeds 'a small model' init --config "$work/small.json" -o "$work/small" --dtype bf16
+cp $model/tokenizer.json "$work/small"
+subject=$model
+[ -z "${XLSTM_TEST_QUICK:-}" ] || subject=$work/small
+calibrated=$work/small
+head -c 2000 docs/MODEL.md >"$work/text.txt"
+if [ -n "${XLSTM_TEST_LARGE:-}" ]; then
+    calibrated=$model
+    head -c 20000 docs/MODEL.md >"$work/text.txt"
 fi
+# How much farther types may be from each other: weights that mean nothing are rounded worst.
+times_of() { # MODEL
+    if [ "$1" = "$model" ]; then echo 1; else echo 3; fi
+}
+times=$(times_of "$subject")
 
 # The real model: bf16 to GGUF and back, by way of f32 too, is the same folder. (Its own shards become one file.)
 convert "$work/same" -m "$subject" --type same
@@ -70,18 +76,18 @@ convert "$work/twice.gguf" -m "$work/q8_0.gguf" --type q4_0
 grep -q 'quantised before' "$work/err" || bad 'rounded twice' 'without a warning'
 
 # Calibration.
-convert "$work/plain.gguf" -m "$subject" --type q4_0
-convert "$work/calibrated.gguf" -m "$subject" --type q4_0 --calibrate "$work/text.txt"
+convert "$work/plain.gguf" -m "$calibrated" --type q4_0
+convert "$work/calibrated.gguf" -m "$calibrated" --type q4_0 --calibrate "$work/text.txt"
 cmp -s "$work/calibrated.gguf" "$work/plain.gguf" && bad 'calibration' 'changed nothing'
 for file in calibrated plain; do
     run logits -m "$work/$file.gguf" -p 'The capital of France is' --profile exact -o "$work/got.npy"
     npy_values "$work/got.npy" f4 >"$work/$file"
 done
-close_enough "$work/calibrated" "$work/plain" $((30 * times))e-2 || bad 'calibrated' 'is far from what it is without'
+close_enough "$work/calibrated" "$work/plain" $((30 * $(times_of "$calibrated")))e-2 || bad 'calibrated' 'is far from what it is without'
 
 # The head alone in blocks is rounded with its help, too.
-convert "$work/head.gguf" -m "$subject" --type bf16 --head-type q4_0
-convert "$work/calibrated-head.gguf" -m "$subject" --type bf16 --head-type q4_0 --calibrate "$work/text.txt"
+convert "$work/head.gguf" -m "$calibrated" --type bf16 --head-type q4_0
+convert "$work/calibrated-head.gguf" -m "$calibrated" --type bf16 --head-type q4_0 --calibrate "$work/text.txt"
 cmp -s "$work/calibrated-head.gguf" "$work/head.gguf" && bad 'calibration of the head' 'changed nothing'
 
 # Other layouts: NeurIPS, official and fused ones, with rows that are no whole blocks.

@@ -60,6 +60,8 @@ static void test_splits(void **state) {
     for (size_t l = 0; l < sizeof lengths / sizeof lengths[0] - (test_is_quick() ? 1 : 0); l++) {
         for (int64_t before = 0; before <= 70; before += before ? 6 : 64) {
             feed_in_pieces(model, before, lengths[l], lengths[l], 0, whole);
+            if (lengths[l] > 128 && before == 64 && !test_is_large())
+                continue; /* long enough with what begins at 0 and within a chunk */
             for (size_t p = 0; p < sizeof pieces / sizeof pieces[0]; p++) {
                 feed_in_pieces(model, before, lengths[l], pieces[p], (uint64_t)lengths[l], parts);
                 double error = test_error_f32(parts, whole, VOCAB);

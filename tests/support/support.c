@@ -103,6 +103,10 @@ bool test_is_quick(void) {
     return is_set("XLSTM_TEST_QUICK");
 }
 
+bool test_is_brief(void) {
+    return is_set("XLSTM_TEST_BRIEF");
+}
+
 bool test_is_large(void) {
     return is_set("XLSTM_TEST_LARGE");
 }

@@ -20,6 +20,8 @@ void test_write_file(const char *path, const void *bytes, size_t count);
 int test_count_entries(const char *folder);
 
 bool test_is_quick(void); /* XLSTM_TEST_QUICK=1: small shapes, for sanitizers */
+bool test_is_brief(
+    void); /* XLSTM_TEST_BRIEF=1: few of many alike, where every access is looked at */
 bool test_is_large(void); /* XLSTM_TEST_LARGE=1: shapes and lengths that take minutes */
 /* Whether the build has the device, and XLSTM_TEST_DEVICES names it or, if it is not set, this machine can use it. */
 bool test_uses_device(const char *name);
