@@ -219,9 +219,9 @@ bench: $(COMMAND) $(BUILD)/bench/bench_kernels $(BUILD)/bench/bench_projections 
 	@$(BUILD)/bench/bench_kernels
 	@$(BUILD)/bench/bench_projections
 
-RUN_TESTS = XLSTM='$(COMMAND)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests $(DEVICE_RUNS)
+RUN_TESTS = XLSTM='$(COMMAND)' XLSTM_METAL='$(if $(METAL_PROGRAMS),$(METAL)/xlstm)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests $(DEVICE_RUNS)
 
-QUICK_TESTS := $(filter-out $(LEFT_OUT),$(TEST_PROGRAMS) $(E2E_SCRIPTS))
+QUICK_TESTS := $(filter-out $(LEFT_OUT) $(if $(SANITIZE),tests/e2e/metal%),$(TEST_PROGRAMS) $(E2E_SCRIPTS))
 
 test: test-programs $(DEMO) ## all tests
 	@$(RUN_TESTS) $(TEST_PROGRAMS) $(E2E_SCRIPTS)

@@ -337,7 +337,7 @@ static void check_poison(ops_device *device, double poison, int64_t where, int c
 void check_poisoned_gates(ops_device *device) {
     static const int64_t places[] = {0, 31, 64, 99};
     for (int c = -1; c < chunk_count(); c++)
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < 4; i += test_is_brief() ? 2 : 1) {
             check_poison(device, (double)NAN, places[i], c < 0 ? 0 : chunk_sizes[c]);
             check_poison(device, INFINITY, places[i], c < 0 ? 0 : chunk_sizes[c]);
         }

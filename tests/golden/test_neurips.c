@@ -136,6 +136,15 @@ static void test_states(void **state) {
     check_states("cpu", 2e-5);
 }
 
+static void test_metal(void **state) {
+    (void)state;
+    for (int i = 0; i < MODELS; i++) {
+        check_logits(names[i], "metal", "exact", 2e-5);
+        check_logits(names[i], "metal", "fast", 2e-2);
+    }
+    check_states("metal", 2e-5);
+}
+
 /* The recurrent weights of one training backend or the other are the same model. */
 static void test_either_layout(void **state) {
     (void)state;
@@ -426,13 +435,17 @@ static void test_wiring_faults(void **state) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (!test_uses_device("metal"))
+        cmocka_set_skip_filter("test_metal*");
+    else if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits),        cmocka_unit_test(test_states),
-        cmocka_unit_test(test_either_layout), cmocka_unit_test(test_one_function),
-        cmocka_unit_test(test_wirings),       cmocka_unit_test(test_printed_wiring),
-        cmocka_unit_test(test_clipped),       cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_wiring_faults),
+        cmocka_unit_test(test_metal),          cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_states),         cmocka_unit_test(test_either_layout),
+        cmocka_unit_test(test_one_function),   cmocka_unit_test(test_wirings),
+        cmocka_unit_test(test_printed_wiring), cmocka_unit_test(test_clipped),
+        cmocka_unit_test(test_faults),         cmocka_unit_test(test_wiring_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,6 +74,33 @@ $(METAL_PRODUCT_TESTS): $(METAL)/tests/%: $(BUILD)/tests/%.o $(METAL_PRODUCT_OBJ
 	@mkdir -p $(@D)
 	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) -lobjc -ldl -lm
 
+# ---- Runs of these tests, each in a mode of the test device ----
+
+# NAME, SETTINGS, PROGRAM AND ARGUMENTS: a script that counts as the tests of the program. `make test-large` runs whole what
+# TEST_… would make smaller.
+define metal_run
+METAL_RUNS += $(METAL)/tests/$(1)
+$(METAL)/tests/$(1): tests/metal_device/host.mk $(if $(METAL_HOST_MISSING),,$(METAL)/tests/$(firstword $(3)) $(METAL_MODULES))
+	@mkdir -p $$(@D)
+	@{ echo '#!/bin/sh' && $(if $(METAL_HOST_MISSING),echo 'echo "1..1"' && echo 'echo "ok 1 - $(1) # SKIP $(METAL_HOST_MISSING)"', \
+	  echo '[ -n "$$$${XLSTM_TEST_LARGE:-}" ] || export $(foreach set,$(filter TEST_%,$(2)),XLSTM_$(set)) XLSTM_TEST_DEVICES=metal' && \
+	  echo 'XLSTM_TEST_DEVICES=metal $(foreach set,$(filter METAL_%,$(2)),XLSTM_$(set)) exec $(METAL)/tests/$(3)'); } > $$@ && chmod +x $$@
+endef
+
+# Every access is looked at in every op in three orders of threads, in each of them in half of the shapes of ops that have
+# many (eight or more); the mLSTM's other properties in a few of many cases. Then values and bits without looking.
+METAL_MLSTM := chunk_sizes splits threads_and_batches gate_extremes padding poisoned_gates nothing_stored state_rounding deferral
+$(eval $(call metal_run,checked-forward,METAL_TEST_MODE=checked TEST_VARIANTS=odd,conformance/test_conformance test_table))
+$(eval $(call metal_run,checked-reverse,METAL_TEST_MODE=checked METAL_TEST_SCHEDULE=reverse TEST_VARIANTS=even,conformance/test_conformance test_table))
+$(eval $(call metal_run,checked-random,METAL_TEST_MODE=checked METAL_TEST_SCHEDULE=random:7 TEST_VARIANTS=odd,conformance/test_conformance test_table))
+$(eval $(call metal_run,checked-mlstm,METAL_TEST_MODE=checked METAL_TEST_SCHEDULE=random:5 TEST_QUICK=1 TEST_BRIEF=1,conformance/test_conformance \
+  $(METAL_MLSTM:%=test_%) test_recurrent_batches))
+$(eval $(call metal_run,fast,METAL_TEST_MODE=fast TEST_BRIEF=1,conformance/test_conformance))
+$(eval $(call metal_run,fastmath,METAL_TEST_MODE=fastmath TEST_BRIEF=1 TEST_VARIANTS=odd,conformance/test_conformance))
+$(eval $(call metal_run,golden-fast,METAL_TEST_MODE=fast TEST_QUICK=1,golden/test_golden test_metal_*))
+$(eval $(call metal_run,golden-fastmath,METAL_TEST_MODE=fastmath TEST_QUICK=1,golden/test_golden test_metal_fast))
+$(eval $(call metal_run,neurips-checked,METAL_TEST_MODE=checked,golden/test_neurips test_metal))
+
 endif
 
 -include $(wildcard $(METAL)/host/*.d $(BUILD)/$(METAL_DEVICE)/product/*.d)
