@@ -3,11 +3,13 @@
 #include "story.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "ops/ops.h"
 #include "support/models.h"
 #include "support/support.h"
 
@@ -125,6 +127,31 @@ static void from_the_beginning(void *context) {
     free(ends);
 }
 
+/* Only that, as nearly at once as can be. */
+static atomic_int ready;
+
+static void *create_a_buffer(void *unused) {
+    (void)unused;
+    ops_device *device = ops_device_find("metal");
+    ops_buffer own;
+    for (ready++; ready < THREADS;)
+        ;
+    must(device->buffer_create(device, 64, &own) == XLSTM_OK, "%s", xlstm_last_error());
+    device->buffer_free(&own);
+    return NULL;
+}
+
+static void open_at_once(void *context) {
+    (void)context;
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++)
+        must(pthread_create(&threads[i], NULL, create_a_buffer, NULL) == 0, "no thread");
+    for (int i = 0; i < THREADS; i++)
+        must(pthread_join(threads[i], NULL) == 0, "a thread does not end");
+    must(metal_device_counted().queues == 1, "%llu queues",
+         (unsigned long long)metal_device_counted().queues);
+}
+
 /* As an object with a destructor that lives as long as the program: it was there before the GPU, and ends after it. */
 static xlstm_model *late_model;
 static xlstm_session *late_session;
@@ -168,6 +195,8 @@ static void failures_beside_others(void **state) {
 static void threads_that_open_the_gpu(void **state) {
     (void)state;
     product_run(NULL, from_the_beginning, NULL);
+    for (int i = 0; i < 40; i++)
+        product_run(NULL, open_at_once, NULL);
 }
 
 int main(void) {
