@@ -1,5 +1,5 @@
 /* Sampling as a case of the table: rows of random logits under random rules. Every other row is
- * rounded to quarters, or to tens, which makes ties. */
+ * rounded to quarters, which makes ties, or all are the same. */
 #include "conformance/cases.h"
 
 #include <math.h>
@@ -33,7 +33,7 @@ static struct ops_sample_row draw_rule(uint64_t seed, int64_t row, int64_t vocab
     struct ops_sample_row rule = {
         .limit = (int32_t)(1 + (row % 3 ? vocab - 1 : draw_integer(seed, at, vocab))),
         .top_k = row % 4 ? 0 : (int32_t)draw_integer(seed, at + 1, vocab + 2),
-        .temperature = temperatures[draw_integer(seed, at + 2, 8)],
+        .temperature = row % 16 == 15 ? 0 : temperatures[draw_integer(seed, at + 2, 8)],
         .top_p = top_ps[draw_integer(seed, at + 3, 6)],
         .min_p = min_ps[draw_integer(seed, at + 4, 4)],
         .penalty = penalties[draw_integer(seed, at + 5, 5)],
@@ -56,7 +56,7 @@ void sample_case_run(side *s, int variant) {
         double *z = logits + row * vocab;
         draw_normal(s->seed, (uint64_t)row, 0, vocab, 0, 3, z);
         for (int64_t id = 0; id < vocab; id++) {
-            double step = row % 8 == 7 ? 10 : 0.25;
+            double step = row % 8 == 7 ? 1000 : 0.25;
             z[id] = row % 2 ? rint(z[id] / step) * step : z[id];
             z[id] = row % 5 == 4 && id % 3 == 1 ? -INFINITY : z[id];
         }
