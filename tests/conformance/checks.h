@@ -22,6 +22,7 @@ void check_deferral(ops_device *device);
 void check_memory(ops_device *device);
 void check_row_ids(ops_device *device);
 void check_sample_errors(ops_device *device);
+void check_sample_sums(ops_device *device);
 
 /* Calls that are wrong (wrong_calls.c). */
 void check_wrong_batches(ops_device *device);

@@ -144,3 +144,37 @@ void check_sample_errors(ops_device *device) {
     assert_int_equal(ids[2], 0);
     device->stream_free(stream);
 }
+
+/* Ten ids among many that are never chosen: sums of their weights, to a few digits more than a float has. */
+void check_sample_sums(ops_device *device) {
+    enum { VOCAB = 4096, FINITE = 10, STEP = 37 };
+    ops_stream_options options = {.threads = 2, .profile = OPS_EXACT, .limits = limits};
+    options.limits.vocab = VOCAB;
+    ops_stream *stream;
+    ops_buffer buffer;
+    float logits[VOCAB];
+    for (int i = 0; i < VOCAB; i++)
+        logits[i] = i % STEP || i / STEP >= FINITE ? -INFINITY : i ? -0.1f : 0;
+    assert_int_equal(device->stream_create(device, &options, &stream), XLSTM_OK);
+    assert_int_equal(device->buffer_create(device, sizeof logits + 16, &buffer), XLSTM_OK);
+    device->write(stream, &buffer, 0, logits, sizeof logits);
+    double p = exp((double)-0.1f);
+    for (int i = 0; i < 2 * (FINITE - 2); i++) {
+        int last = 1 + i / 2, expected = STEP * (i % 2 ? last + 1 : last);
+        double sum = (1 + last * p) / (1 + (FINITE - 1) * p);
+        struct ops_sample_row rule = {
+            .limit = VOCAB, .temperature = 1, .uniform = sum + (i % 2 ? 1e-8 : -1e-8)};
+        struct ops_sample op = {
+            .logits = ops_tensor_make(&buffer, 0, DTYPE_F32, 2, (int64_t[]){1, VOCAB}),
+            .rows = &rule,
+            .out = ops_tensor_make(&buffer, sizeof logits, DTYPE_I32, 1, (int64_t[]){1})};
+        int32_t id = -1;
+        device->ops.sample(stream, &op);
+        assert_int_equal(device->read(stream, &buffer, sizeof logits, &id, sizeof id), XLSTM_OK);
+        if (id != expected)
+            fail_msg("sample on %s: %.1e %s the sum of %d ids, the id is %d, not %d", device->name,
+                     1e-8, i % 2 ? "above" : "below", last + 1, (int)id, expected);
+    }
+    device->buffer_free(&buffer);
+    device->stream_free(stream);
+}

@@ -333,6 +333,7 @@ TEST(kept_weights)
 TEST(state_rounding)
 TEST(deferral)
 TEST(sample_errors)
+TEST(sample_sums)
 TEST(wrong_batches)
 TEST(projection_counts)
 TEST(recurrent_batches)
@@ -363,6 +364,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_state_rounding),
         cmocka_unit_test(test_deferral),
         cmocka_unit_test(test_sample_errors),
+        cmocka_unit_test(test_sample_sums),
         cmocka_unit_test(test_wrong_batches),
         cmocka_unit_test(test_projection_counts),
         cmocka_unit_test(test_recurrent_batches),
