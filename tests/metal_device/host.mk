@@ -100,6 +100,8 @@ $(eval $(call metal_run,fastmath,METAL_TEST_MODE=fastmath TEST_BRIEF=1 TEST_VARI
 $(eval $(call metal_run,golden-fast,METAL_TEST_MODE=fast TEST_QUICK=1,golden/test_golden test_metal_*))
 $(eval $(call metal_run,golden-fastmath,METAL_TEST_MODE=fastmath TEST_QUICK=1,golden/test_golden test_metal_fast))
 $(eval $(call metal_run,neurips-checked,METAL_TEST_MODE=checked,golden/test_neurips test_metal))
+$(eval $(call metal_run,ahead,METAL_TEST_MODE=checked,engine/test_ahead))
+$(eval $(call metal_run,missing,METAL_TEST_MODE=fast,model/test_faults))
 
 endif
 
