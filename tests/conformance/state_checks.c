@@ -154,7 +154,8 @@ static void check_ways(ops_device *device, const mlstm_problem *p, const mlstm_r
             fail_msg("mlstm on %s, ring of %d: other bits with 7 threads", device->name,
                      p->deferred);
         mlstm_result_free(&other);
-        for (plan.only = 0; plan.only < p->shape.sequences; plan.only++) {
+        int step = test_is_brief() ? 3 : 1;
+        for (plan.only = 0; plan.only < p->shape.sequences; plan.only += step) {
             other = run(device, false, 1, p, &plan);
             if (!mlstm_equal(p, &r, &other, plan.only))
                 fail_msg("mlstm on %s, ring of %d: sequence %d has other bits alone", device->name,
