@@ -4,7 +4,8 @@
 
 ifneq ($(OS),Darwin)
 
-METAL_HOST_MISSING := $(strip $(METAL_MISSING) $(DEVICE_OBJC_MISSING) $(if $(SANITIZE),the test device is not sanitized))
+METAL_HOST_MISSING := $(strip $(METAL_MISSING) $(DEVICE_OBJC_MISSING) $(if $(SANITIZE),the test device is not sanitized) \
+                      $(if $(filter-out $(BUILD)/metal,$(METAL)),$(METAL) belongs to another build))
 
 # Once for the test device and once for Apple's ABI, against the same headers.
 $(METAL)/host/host.o: src/ops/metal/host.m tests/metal_device/host.mk
