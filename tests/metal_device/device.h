@@ -68,6 +68,12 @@ typedef struct metal_device_counts {
 metal_device_counts metal_device_counted(void);
 metal_device_counts metal_device_since(const metal_device_counts *mark);
 
+/* Told of every dispatch, with the bytes that it read and wrote, and of every barrier, kernel NULL, when they have been
+ * executed; in their order, by the thread that executes. To be set while nothing runs; NULL: nobody is told. */
+typedef void metal_device_watcher(void *context, const char *kernel, uint64_t read,
+                                  uint64_t written);
+void metal_device_watch(metal_device_watcher *watcher, void *context);
+
 /* Objects that live, and bytes of buffers that do; memory of the caller that is used in place is not among them. */
 uint64_t metal_device_live_objects(void);
 uint64_t metal_device_live_bytes(void);

@@ -190,6 +190,24 @@ metal_device_counts metal_device_since(const metal_device_counts *mark) {
     return since;
 }
 
+static metal_device_watcher *watcher;
+static void *watcher_context;
+
+void metal_device_watch(metal_device_watcher *to, void *context) {
+    device_gpu_lock();
+    watcher = to;
+    watcher_context = context;
+    device_gpu_unlock();
+}
+
+void device_tell(const char *kernel, uint64_t read, uint64_t written) {
+    device_gpu_lock();
+    if (watcher != NULL) {
+        watcher(watcher_context, kernel, read, written);
+    }
+    device_gpu_unlock();
+}
+
 uint64_t metal_device_live_bytes(void) {
     return __atomic_load_n(&device_live_bytes, __ATOMIC_RELAXED);
 }

@@ -18,6 +18,9 @@ bool device_lost(void);
 extern metal_device_counts device_counts; /* added to from any thread */
 extern uint64_t device_live_bytes;
 
+/* Tells who watches. */
+void device_tell(const char *kernel, uint64_t read, uint64_t written);
+
 static inline void device_count(uint64_t *counter, uint64_t by) {
     __atomic_fetch_add(counter, by, __ATOMIC_RELAXED);
 }

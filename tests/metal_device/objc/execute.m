@@ -75,6 +75,7 @@ static bool dispatch(const struct command *command, char *error, size_t size) {
     device_count(&device_counts.dispatches, 1);
     device_count(&device_counts.read, traffic.read);
     device_count(&device_counts.written, traffic.written);
+    device_tell(command->dispatch.name, traffic.read, traffic.written);
     if (device_config.trace) {
         const gpu_launch *l = &command->dispatch.launch;
         fprintf(stderr, "metal: %-40s %u x %u x %u of %u x %u x %u, read %llu, wrote %llu%s%s\n",
@@ -112,6 +113,9 @@ static void fence(const struct command *command) {
     }
     device_gpu_unlock();
     device_count(&device_counts.barriers, command->counted);
+    if (command->counted) {
+        device_tell(NULL, 0, 0);
+    }
     if (device_config.trace && command->counted) {
         fprintf(stderr, "metal: barrier\n");
     }
