@@ -216,6 +216,8 @@ xlstm_status forward_create(const model_config *config, const wiring *graph, con
         status = check_ops(f);
     if (status == XLSTM_OK)
         status = take_memory(f);
+    if (status == XLSTM_OK)
+        status = forward_rehearse(f);
     if (status != XLSTM_OK) {
         forward_free(f);
         return status;

@@ -38,7 +38,7 @@ int64_t forward_bytes(const model_config *config, const wiring *graph,
                       const forward_limits *limits);
 
 /* All pointers must outlive the forward. Fails if the device lacks an op that the program needs,
- * naming it. */
+ * naming it, or cannot make what it needs to run one. */
 xlstm_status forward_create(const model_config *config, const wiring *graph, const weights *w,
                             const state_pool *pool, ops_stream *stream,
                             const forward_limits *limits, forward **out);

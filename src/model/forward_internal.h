@@ -64,6 +64,8 @@ static inline void forward_send(forward *f, const ops_tensor *to, const void *fr
 
 /* The norm in front of a layer and after the last block. */
 ops_norm forward_norm(const forward *f, const ops_tensor *weight, const ops_tensor *bias);
+/* Lets the device make ready what it will run (ops_device.rehearse); fails where it cannot. */
+xlstm_status forward_rehearse(forward *f);
 /* Enqueues a step's ops. */
 void forward_step(forward *f, const step *s);
 /* Enqueues the head: logits [n][vocab] of rows x [n][D]. */

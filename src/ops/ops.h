@@ -370,6 +370,9 @@ struct ops_device {
     int64_t (*scratch_size)(ops_device *, const ops_stream_options *);
     xlstm_status (*stream_create)(ops_device *, const ops_stream_options *, ops_stream **);
     void (*stream_free)(ops_stream *);
+    /* While on, ops make ready what they would run (pipelines), and run nothing: so that nothing is left to be made when
+     * it counts, and what cannot be made is known early. NULL: there is nothing to make. */
+    void (*rehearse)(ops_stream *, bool on);
     int (*stream_threads)(const ops_stream *);
     /* Blocks until everything enqueued is done; the first error since the last wait. */
     xlstm_status (*wait)(ops_stream *);

@@ -36,12 +36,15 @@ $(METAL)/none.metallib:
 
 # These stand in front of the library, and so in the place of what it has of the same names.
 METAL_LINKED := $(METAL_HOST) $(METAL)/host/ops.o $(METAL)/host/version.o $(METAL)/host/gpu.o $(DEVICE_OBJC_OBJECTS)
-METAL_TESTS := conformance/test_conformance engine/test_ahead golden/test_golden golden/test_neurips model/test_faults
+METAL_COUNTED := $(METAL)/tests/metal_device/host/test_steady
+METAL_TESTS := conformance/test_conformance engine/test_ahead golden/test_golden golden/test_neurips model/test_faults \
+               metal_device/host/test_traffic
 # Tests of the library on this device alone; what they share lies beside them.
 METAL_PRODUCT := $(METAL_DEVICE)/product
 METAL_PRODUCT_TESTS := $(if $(METAL_HOST_MISSING),,$(patsubst tests/%.c,$(METAL)/tests/%,$(wildcard $(METAL_PRODUCT)/test_*.c)))
 METAL_PRODUCT_OBJECTS := $(call object,$(filter-out $(METAL_PRODUCT)/test_%,$(wildcard $(METAL_PRODUCT)/*.c)))
-METAL_PROGRAMS := $(if $(METAL_HOST_MISSING),,$(METAL)/xlstm $(METAL)/xlstm-metallib $(METAL_TESTS:%=$(METAL)/tests/%)) $(METAL_PRODUCT_TESTS)
+METAL_PROGRAMS := $(if $(METAL_HOST_MISSING),,$(METAL)/xlstm $(METAL)/xlstm-metallib $(METAL_TESTS:%=$(METAL)/tests/%) \
+                  $(METAL_COUNTED)) $(METAL_PRODUCT_TESTS)
 
 .PHONY: metal
 metal: $(METAL_PROGRAMS) $(METAL_MODULES)
@@ -74,6 +77,25 @@ $(METAL_PRODUCT_TESTS): $(METAL)/tests/%: $(BUILD)/tests/%.o $(METAL_PRODUCT_OBJ
     $(INTERNAL_LIBRARY) | $(METAL_MODULES)
 	@mkdir -p $(@D)
 	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) -lobjc -ldl -lm
+
+# What the library takes of memory is counted: its calls, and those of its Metal device, go to functions of the test.
+METAL_ALLOCATORS := malloc calloc realloc aligned_alloc posix_memalign strdup strndup fopen
+METAL_COUNT := $(foreach name,$(METAL_ALLOCATORS),--redefine-sym $(name)=counted_$(name))
+
+$(METAL)/counted/library.a: $(INTERNAL_LIBRARY)
+	@mkdir -p $(@D)
+	$(call quiet,COUNT,$<)$(OBJCOPY) $(METAL_COUNT) $< $@
+
+$(METAL)/counted/host.a: $(METAL_HOST) $(METAL)/host/ops.o $(METAL)/host/version.o
+	@mkdir -p $(@D)
+	$(call quiet,COUNT,$@)rm -f $@ && $(AR) rcs $@ $^ && $(OBJCOPY) $(METAL_COUNT) $@
+
+$(METAL_COUNTED): $(METAL)/tests/%: $(BUILD)/tests/%.o $(SUPPORT_OBJECTS) $(METAL)/counted/host.a $(METAL)/host/gpu.o \
+    $(DEVICE_OBJC_OBJECTS) $(METAL)/counted/library.a
+	@mkdir -p $(@D)
+	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $< $(SUPPORT_OBJECTS) -Wl,--whole-archive $(METAL)/counted/host.a \
+	  -Wl,--no-whole-archive $(METAL)/host/gpu.o $(DEVICE_OBJC_OBJECTS) $(METAL)/counted/library.a $(PACKAGE_LIBS) $(EDIT_LIBS) \
+	  $(CMOCKA_LIBS) -lobjc -ldl -lm
 
 # ---- Runs of these tests, each in a mode of the test device ----
 

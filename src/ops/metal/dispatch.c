@@ -68,6 +68,8 @@ void metal_run(metal_stream *s, const metal_dispatch *d) {
         ops_fail(&s->check, XLSTM_DEVICE_ERROR, "%s", xlstm_last_error());
         return;
     }
+    if (s->rehearsing)
+        return;
     uint32_t groups[3];
     for (int i = 0; i < 3; i++)
         groups[i] = d->groups[i] > 0 ? d->groups[i] : 1;

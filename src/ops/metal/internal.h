@@ -57,11 +57,12 @@ typedef struct metal_stream {
     ops_buffer arena;
     metal_scratch scratch;
     struct metal_hazards *hazards;
+    bool rehearsing; /* kernels are made, and not run */
 } metal_stream;
 
 /* Waits for everything that was enqueued; false where something failed, which the stream then has. */
 bool metal_finish(metal_stream *s);
-/* Does nothing on a stream that has failed (ops_failed(&s->check)). */
+/* Does nothing on a stream that has failed (ops_failed(&s->check)), and only finds the kernel on one that rehearses. */
 void metal_run(metal_stream *s, const metal_dispatch *d);
 /* Elements (of blocks: bytes) from the address that is bound to the tensor's first. */
 uint32_t metal_first(const ops_tensor *t);

@@ -204,6 +204,10 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
     return XLSTM_OK;
 }
 
+static void rehearse(ops_stream *stream, bool on) {
+    ((metal_stream *)stream)->rehearsing = on;
+}
+
 /* Of the processor: the caller's. */
 static int stream_threads(const ops_stream *stream) {
     (void)stream;
@@ -255,6 +259,7 @@ static ops_device device = {
     .scratch_size = scratch_size,
     .stream_create = stream_create,
     .stream_free = stream_free,
+    .rehearse = rehearse,
     .stream_threads = stream_threads,
     .wait = wait_all,
     .write = write_bytes,

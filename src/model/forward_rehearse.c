@@ -1,0 +1,47 @@
+/* A rehearsal: the ops of every kind of run are called, with a device that runs none of them but makes what they need.
+ *
+ * What a device picks depends on the number of tokens and of rows of logits: one, a few, or many. Afterwards nothing
+ * is made while a text is generated, and a kernel that the device cannot make fails the loading of the model.
+ */
+#include "model/forward_internal.h"
+
+#include <stdlib.h>
+
+/* So many rows of logits of a run; all go to the same place. */
+static xlstm_status rehearse_logits(forward *f, int64_t count, float *row) {
+    float *out[FORWARD_LOGIT_ROWS];
+    int32_t rows[FORWARD_LOGIT_ROWS] = {0};
+    for (int64_t i = 0; i < count; i++)
+        out[i] = row;
+    return forward_logits(f, rows, count, out);
+}
+
+static xlstm_status rehearse_run(forward *f, const int32_t *ids, int64_t tokens, float *row) {
+    int32_t id;
+    const forward_sequence sequence = {.ids = ids, .count = tokens};
+    const struct ops_sample_row greedy = {.limit = f->config->vocab_size, .top_p = 1, .penalty = 1};
+    int64_t rows = tokens < FORWARD_LOGIT_ROWS ? tokens : FORWARD_LOGIT_ROWS;
+    xlstm_status status = forward_run(f, &sequence, 1);
+    if (status == XLSTM_OK)
+        status = rehearse_logits(f, rows, row);
+    return status == XLSTM_OK ? forward_sample(f, 0, &greedy, NULL, &id) : status;
+}
+
+xlstm_status forward_rehearse(forward *f) {
+    if (!f->device->rehearse)
+        return XLSTM_OK;
+    const int64_t most = f->limits.tokens, runs[] = {1, 2, most};
+    int32_t *ids = calloc((size_t)most, sizeof *ids);
+    float *row = malloc((size_t)f->config->vocab_size * sizeof *row);
+    xlstm_status status = XLSTM_OK;
+    if (!ids || !row)
+        status = error_memory((size_t)most * sizeof *ids, "the rehearsal of a model");
+    f->device->rehearse(f->stream, true);
+    for (int i = 0; i < 3 && status == XLSTM_OK; i++)
+        if (runs[i] <= most)
+            status = rehearse_run(f, ids, runs[i], row);
+    f->device->rehearse(f->stream, false);
+    free(ids);
+    free(row);
+    return status;
+}
