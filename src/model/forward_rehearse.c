@@ -16,6 +16,19 @@ static xlstm_status rehearse_logits(forward *f, int64_t count, float *row) {
     return forward_logits(f, rows, count, out);
 }
 
+static struct ops_sample_row greedy_of(const forward *f) {
+    return (struct ops_sample_row){.limit = f->config->vocab_size, .top_p = 1, .penalty = 1};
+}
+
+static xlstm_status rehearse_ahead(forward *f) {
+    const struct ops_sample_row greedy = greedy_of(f);
+    const int32_t end = 0;
+    int32_t id;
+    forward_ahead_begin(f, 0, 0, &end, 1);
+    forward_ahead_next(f, 0, &greedy, NULL);
+    return forward_ahead_see(f, &id);
+}
+
 static xlstm_status rehearse_run(forward *f, const int32_t *ids, int64_t tokens, float *row) {
     int32_t id;
     const forward_sequence sequence = {.ids = ids, .count = tokens};
@@ -40,6 +53,8 @@ xlstm_status forward_rehearse(forward *f) {
     for (int i = 0; i < 3 && status == XLSTM_OK; i++)
         if (runs[i] <= most)
             status = rehearse_run(f, ids, runs[i], row);
+    if (status == XLSTM_OK && f->device->ahead)
+        status = rehearse_ahead(f);
     f->device->rehearse(f->stream, false);
     free(ids);
     free(row);

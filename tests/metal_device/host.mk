@@ -78,6 +78,9 @@ $(METAL_PRODUCT_TESTS): $(METAL)/tests/%: $(BUILD)/tests/%.o $(METAL_PRODUCT_OBJ
 	@mkdir -p $(@D)
 	$(call quiet,LINK,$@)$(CC) $(LINK_FLAGS) -o $@ $^ $(PACKAGE_LIBS) $(EDIT_LIBS) $(CMOCKA_LIBS) -lobjc -ldl -lm
 
+# Tests of the host itself, which choose their own mode.
+METAL_RUNS += $(if $(METAL_HOST_MISSING),,$(METAL)/tests/metal_device/host/test_traffic $(METAL_COUNTED))
+
 # What the library takes of memory is counted: its calls, and those of its Metal device, go to functions of the test.
 METAL_ALLOCATORS := malloc calloc realloc aligned_alloc posix_memalign strdup strndup fopen
 METAL_COUNT := $(foreach name,$(METAL_ALLOCATORS),--redefine-sym $(name)=counted_$(name))

@@ -71,7 +71,7 @@ FILE *counted_fopen(const char *path, const char *mode) {
 
 /* ---- Generating ---- */
 
-enum { TOKENS = 12, LONG_PROMPT = 70 };
+enum { TOKENS = 8, LONG_PROMPT = 70 };
 
 typedef struct watch {
     int ids;
@@ -228,7 +228,7 @@ static void test_what_stays(void **state) {
         {.device = "metal", .max_sessions = 3, .profile = "exact", .deferred = 16},
     };
     uint64_t objects = 0, bytes = 0;
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 2; round++) {
         for (int i = 0; i < 2; i++) {
             xlstm_model *model = test_model(test_small_model(), &options[i]);
             use(model);
