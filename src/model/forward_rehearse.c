@@ -32,7 +32,7 @@ static xlstm_status rehearse_ahead(forward *f) {
 static xlstm_status rehearse_run(forward *f, const int32_t *ids, int64_t tokens, float *row) {
     int32_t id;
     const forward_sequence sequence = {.ids = ids, .count = tokens};
-    const struct ops_sample_row greedy = {.limit = f->config->vocab_size, .top_p = 1, .penalty = 1};
+    const struct ops_sample_row greedy = greedy_of(f);
     int64_t rows = tokens < FORWARD_LOGIT_ROWS ? tokens : FORWARD_LOGIT_ROWS;
     xlstm_status status = forward_run(f, &sequence, 1);
     if (status == XLSTM_OK)

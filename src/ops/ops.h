@@ -22,6 +22,7 @@
 typedef struct ops_device ops_device;
 typedef struct ops_stream ops_stream;
 struct kernel_table;
+typedef struct ops_fact ops_fact; /* facts.h */
 
 /* ---- Tensors ---- */
 
@@ -36,7 +37,6 @@ typedef struct ops_buffer {
 } ops_buffer;
 
 enum { OPS_MAX_RANK = 4 };
-
 /* A view into a buffer. Strides are in elements and the innermost is 1. buffer == NULL: absent. Where
  * the type is one of blocks, rows are whole blocks. */
 typedef struct ops_tensor {
@@ -301,10 +301,9 @@ struct ops_sample {
 /* Where ids[s] is one of `ends`, slot[s] becomes `spare`: ops that were enqueued ahead for a sequence
  * that this id ends work on a state that nobody has. */
 struct ops_retire {
-    ops_tensor ids;  /* i32 [n] */
-    ops_tensor ends; /* i32 [k], k >= 1 */
-    int32_t spare;   /* >= 0 */
-    ops_tensor slot; /* i32 [n] */
+    ops_tensor ids, slot; /* i32 [n] */
+    ops_tensor ends;      /* i32 [k], k >= 1 */
+    int32_t spare;        /* >= 0 */
 };
 
 /* ---- Devices ---- */
@@ -320,9 +319,7 @@ typedef struct ops_limits {
     dtype activation; /* f32, or f64 where the device says so */
     int deferred;     /* R of struct ops_mlstm, wherever it is not 0 */
 } ops_limits;
-
 typedef enum ops_profile { OPS_EXACT, OPS_FAST } ops_profile;
-
 typedef struct ops_stream_options {
     int threads; /* host devices; 0: all */
     bool pin;    /* the cpu device: each on its own processor */
@@ -348,8 +345,6 @@ typedef struct ops_table {
     void (*retire)(ops_stream *, const struct ops_retire *);
 } ops_table;
 
-typedef struct ops_fact ops_fact; /* facts.h */
-
 struct ops_device {
     const char *name;
     ops_table ops;
@@ -365,21 +360,18 @@ struct ops_device {
     xlstm_status (*buffer_create)(ops_device *, size_t size, ops_buffer *);
     xlstm_status (*buffer_wrap)(ops_device *, void *host, size_t size, ops_buffer *);
     void (*buffer_free)(ops_buffer *);
-
     /* Bytes of scratch that stream_create will take. */
     int64_t (*scratch_size)(ops_device *, const ops_stream_options *);
     xlstm_status (*stream_create)(ops_device *, const ops_stream_options *, ops_stream **);
     void (*stream_free)(ops_stream *);
-    /* While on, ops make ready what they would run (pipelines), and run nothing: so that nothing is left to be made when
-     * it counts, and what cannot be made is known early. NULL: there is nothing to make. */
+    /* While on, ops make what they would run (pipelines), and run nothing. NULL: there is nothing to make. */
     void (*rehearse)(ops_stream *, bool on);
     int (*stream_threads)(const ops_stream *);
     /* Blocks until everything enqueued is done; the first error since the last wait. */
     xlstm_status (*wait)(ops_stream *);
     /* In stream order. read blocks until its data are there. Spans are contiguous, in bytes. */
     void (*write)(ops_stream *, ops_buffer *, size_t offset, const void *source, size_t size);
-    xlstm_status (*read)(ops_stream *, const ops_buffer *, size_t offset, void *target,
-                         size_t size);
+    xlstm_status (*read)(ops_stream *, const ops_buffer *, size_t offset, void *to, size_t size);
     void (*copy)(ops_stream *, ops_buffer *to, size_t to_offset, const ops_buffer *from,
                  size_t from_offset, size_t size);
     void (*zero)(ops_stream *, ops_buffer *, size_t offset, size_t size);
@@ -387,8 +379,7 @@ struct ops_device {
     void (*describe)(ops_device *, char *text, size_t size);
     /* All there is to tell (ops/facts.h); fails where the device cannot be used. NULL: describe has it all. */
     xlstm_status (*facts)(ops_device *, ops_profile, ops_fact *facts, int *count);
-    /* Whether a matrix times many tokens runs on bf16 tiles in this profile: what its speed is
-     * compared with. NULL: no. */
+    /* Whether a matrix times many tokens runs on bf16 tiles, whose speed counts then. NULL: no. */
     bool (*uses_tiles)(ops_device *, ops_profile);
 };
 
@@ -398,8 +389,7 @@ struct ops_stream {
     ops_stream_options options;
 };
 
-/* The device called `name`, or NULL with an error that says what there is ("no CUDA device", "built
- * without CUDA: run make cuda"). */
+/* The device called `name`, or NULL with an error that says what there is and what is missing. */
 ops_device *ops_device_find(const char *name);
 /* The devices of this build, in order; NULL past the end. */
 ops_device *ops_device_at(int index);
