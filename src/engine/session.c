@@ -57,9 +57,9 @@ xlstm_status xlstm_session_reset(xlstm_session *session) {
     return status;
 }
 
-/* Statuses after which nobody knows what the state is. */
+/* Whether nobody knows what the state is after an evaluation that ended so. */
 static bool breaks(xlstm_status status) {
-    return status == XLSTM_DEVICE_ERROR || status == XLSTM_OUT_OF_MEMORY;
+    return status != XLSTM_OK && status != XLSTM_CANCELLED;
 }
 
 static xlstm_status check_usable(const xlstm_session *session) {
@@ -157,14 +157,14 @@ static xlstm_status run_piece(xlstm_session *session, const int32_t *ids, int64_
     xlstm_model *model = session->model;
     forward_sequence sequence = {session->slot, session->position, ids + first, tokens};
     engine_lock(model);
-    xlstm_status status = forward_run(model->forward, &sequence, 1);
-    if (status == XLSTM_OK) {
-        session->position += tokens;
-        status = after(context, session, first, tokens, last);
-        session->broken = breaks(status);
-    } else {
-        session->broken = true;
-    }
+    forward_run(model->forward, &sequence, 1);
+    session->position += tokens;
+    xlstm_status status = after(context, session, first, tokens, last);
+    if (status == XLSTM_OK)
+        status = forward_wait(model->forward); /* where nothing was read yet */
+    session->broken = breaks(status);
+    if (session->broken)
+        session->position -= tokens;
     engine_unlock(model);
     return status;
 }
@@ -302,8 +302,8 @@ static int64_t share(const xlstm_session *session, int64_t left, int64_t room) {
 }
 
 /* One run of as many items as fit; gives the number of tokens taken of each. */
-static xlstm_status run_round(xlstm_batch_item *items, int count, const int64_t *done,
-                              int64_t *taken, forward_sequence *sequences) {
+static void run_round(xlstm_batch_item *items, int count, const int64_t *done, int64_t *taken,
+                      forward_sequence *sequences) {
     xlstm_model *model = items[0].session->model;
     int64_t room = model->max_batch_tokens;
     int running = 0;
@@ -317,10 +317,10 @@ static xlstm_status run_round(xlstm_batch_item *items, int count, const int64_t 
         sequences[running++] = (forward_sequence){
             items[i].session->slot, items[i].session->position, items[i].ids + done[i], taken[i]};
     }
-    return forward_run(model->forward, sequences, running);
+    forward_run(model->forward, sequences, running);
 }
 
-/* The logits of the items that this round finished. */
+/* The logits of the items that this round finishes; blocks until it is done. */
 static xlstm_status finish_round(xlstm_batch_item *items, int count, const int64_t *done,
                                  const int64_t *taken) {
     forward *f = items[0].session->model->forward;
@@ -330,7 +330,7 @@ static xlstm_status finish_round(xlstm_batch_item *items, int count, const int64
     xlstm_status status = XLSTM_OK;
     for (int i = 0; i < count && status == XLSTM_OK; i++) {
         row += taken[i];
-        if (taken[i] == 0 || done[i] != items[i].count || !items[i].logits)
+        if (taken[i] == 0 || done[i] + taken[i] != items[i].count || !items[i].logits)
             continue;
         rows[waiting] = (int32_t)(row - 1);
         out[waiting++] = items[i].logits;
@@ -341,7 +341,7 @@ static xlstm_status finish_round(xlstm_batch_item *items, int count, const int64
     }
     if (status == XLSTM_OK && waiting > 0)
         status = forward_logits(f, rows, waiting, out);
-    return status;
+    return status == XLSTM_OK ? forward_wait(f) : status;
 }
 
 xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count) {
@@ -357,7 +357,8 @@ xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count) {
         taken = done + count;
     for (bool more = true; status == XLSTM_OK && more;) {
         engine_lock(model);
-        status = run_round(items, count, done, taken, sequences);
+        run_round(items, count, done, taken, sequences);
+        status = finish_round(items, count, done, taken);
         more = false;
         for (int i = 0; i < count; i++) {
             if (taken[i] > 0 && status != XLSTM_OK)
@@ -367,11 +368,6 @@ xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count) {
                 items[i].session->position += taken[i];
             }
             more |= done[i] < items[i].count;
-        }
-        if (status == XLSTM_OK) {
-            status = finish_round(items, count, done, taken);
-            for (int i = 0; i < count; i++)
-                items[i].session->broken = breaks(status);
         }
         engine_unlock(model);
     }

@@ -299,7 +299,8 @@ static xlstm_status run_head(forward *f, int64_t tokens, float *logits) {
 
 static xlstm_status run_piece(xlstm_model *model, const recorder *r, const forward_sequence *piece,
                               float *logits) {
-    xlstm_status status = forward_run(model->forward, piece, 1);
+    forward_run(model->forward, piece, 1);
+    xlstm_status status = forward_wait(model->forward);
     if (status == XLSTM_OK)
         status = run_head(model->forward, piece->count, logits);
     return status == XLSTM_OK ? r->status : status;

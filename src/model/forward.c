@@ -268,10 +268,13 @@ static void send_batch(forward *f, const forward_sequence *sequences, int count)
     f->batch_ids = forward_rows(f, &f->ids);
 }
 
-xlstm_status forward_run(forward *f, const forward_sequence *sequences, int count) {
+void forward_run(forward *f, const forward_sequence *sequences, int count) {
     send_batch(f, sequences, count);
     for (int i = 0; i < f->program.count; i++)
         forward_step(f, &f->program.steps[i]);
+}
+
+xlstm_status forward_wait(forward *f) {
     return f->device->wait(f->stream);
 }
 
@@ -324,21 +327,25 @@ xlstm_status forward_logits(forward *f, const int32_t *rows, int64_t count, floa
     return status;
 }
 
-void forward_choose(forward *f, const ops_tensor *logits, const struct ops_sample_row *options,
-                    const int32_t *penalised, const ops_tensor *id) {
-    struct ops_sample sample = {.logits = *logits, .rows = options, .out = *id};
-    if (options->penalised_count > 0) {
+void forward_penalise(forward *f, const struct ops_sample_row *options, const int32_t *penalised) {
+    if (options->penalised_count > 0)
         forward_send(f, &f->penalised, penalised,
                      (size_t)options->penalised_count * sizeof *penalised);
+}
+
+void forward_choose(forward *f, const ops_tensor *logits, const struct ops_sample_row *options,
+                    const ops_tensor *id) {
+    struct ops_sample sample = {.logits = *logits, .rows = options, .out = *id};
+    if (options->penalised_count > 0)
         sample.penalised = ops_tensor_rows(&f->penalised, 0, options->penalised_count);
-    }
     f->device->ops.sample(f->stream, &sample);
 }
 
 static xlstm_status choose(forward *f, const ops_tensor *logits,
                            const struct ops_sample_row *options, const int32_t *penalised,
                            int32_t *id) {
-    forward_choose(f, logits, options, penalised, &f->sampled);
+    forward_penalise(f, options, penalised);
+    forward_choose(f, logits, options, &f->sampled);
     return f->device->read(f->stream, f->sampled.buffer, f->sampled.offset, id, sizeof *id);
 }
 

@@ -44,8 +44,10 @@ xlstm_status forward_create(const model_config *config, const wiring *graph, con
                             const forward_limits *limits, forward **out);
 void forward_free(forward *f);
 
-/* Runs all tokens of the sequences; blocks until they are done. */
-xlstm_status forward_run(forward *f, const forward_sequence *sequences, int count);
+/* Enqueues all tokens of the sequences. */
+void forward_run(forward *f, const forward_sequence *sequences, int count);
+/* Blocks until everything enqueued is done; the first failure since the last wait. */
+xlstm_status forward_wait(forward *f);
 
 /* Logits of packed rows (0 … tokens - 1) of the last run, row i into out[i] [vocab]; count <=
  * FORWARD_LOGIT_ROWS. */

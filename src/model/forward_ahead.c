@@ -20,6 +20,7 @@ void forward_ahead_next(forward *f, int64_t position, const struct ops_sample_ro
     int turn = f->ahead.begun++ % 2;
     const ops_tensor *chosen = &f->ahead.id[!turn];
     forward_send(f, &f->ahead.position[turn], &position, sizeof position);
+    forward_penalise(f, options, penalised);
     f->batch = (ops_batch){.sequences = 1,
                            .tokens = 1,
                            .longest = 1,
@@ -32,7 +33,7 @@ void forward_ahead_next(forward *f, int64_t position, const struct ops_sample_ro
     ops_tensor x = forward_rows(f, &f->values[f->program.head_input]);
     ops_tensor logits = ops_tensor_rows(&f->logits, 0, 1);
     forward_head(f, &x, &logits);
-    forward_choose(f, &logits, options, penalised, chosen);
+    forward_choose(f, &logits, options, chosen);
     if (f->ahead.end_count > 0)
         f->device->ops.retire(
             f->stream,

@@ -70,8 +70,10 @@ xlstm_status forward_rehearse(forward *f);
 void forward_step(forward *f, const step *s);
 /* Enqueues the head: logits [n][vocab] of rows x [n][D]. */
 void forward_head(forward *f, const ops_tensor *x, const ops_tensor *logits);
+/* Sends the ids that `options` penalises: before the ops of a token, which must not be cut in two. */
+void forward_penalise(forward *f, const struct ops_sample_row *options, const int32_t *penalised);
 /* Enqueues the choice of an id from logits [1][vocab]. */
 void forward_choose(forward *f, const ops_tensor *logits, const struct ops_sample_row *options,
-                    const int32_t *penalised, const ops_tensor *id);
+                    const ops_tensor *id);
 
 #endif

@@ -20,6 +20,7 @@ void check_deferral(ops_device *device);
 
 /* Memory, streams, rows that are not there, sampling errors (device_checks.c). */
 void check_memory(ops_device *device);
+void check_order(ops_device *device);
 void check_row_ids(ops_device *device);
 void check_sample_errors(ops_device *device);
 void check_sample_sums(ops_device *device);

@@ -73,6 +73,43 @@ void check_memory(ops_device *device) {
                 (device->chunk_size % 16 == 0 && device->chunk_size <= 128));
 }
 
+/* What stands behind an op in the stream comes after it, though the host is there long before: what it reads is
+ * overwritten, what it writes is too. */
+void check_order(ops_device *device) {
+    enum { ROWS = 8, WIDTH = 16, COUNT = ROWS * WIDTH };
+    ops_stream *stream = open_stream(device);
+    float values[COUNT], late[COUNT], out[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        values[i] = (float)(i + 1);
+        late[i] = -1;
+    }
+    for (int way = 0; way < 4; way++) {
+        ops_buffer buffer, other;
+        assert_int_equal(device->buffer_create(device, 2 * sizeof values, &buffer), XLSTM_OK);
+        assert_int_equal(device->buffer_create(device, sizeof late, &other), XLSTM_OK);
+        device->write(stream, &buffer, 0, values, sizeof values);
+        device->write(stream, &other, 0, late, sizeof late);
+        ops_tensor x = ops_tensor_make(&buffer, 0, DTYPE_F32, 2, (int64_t[]){ROWS, WIDTH});
+        ops_tensor y =
+            ops_tensor_make(&buffer, sizeof values, DTYPE_F32, 2, (int64_t[]){ROWS, WIDTH});
+        device->ops.sum(stream, &(struct ops_sum){.count = 1, .input = {x}, .sign = {1}, .out = y});
+        if (way == 0)
+            device->write(stream, &buffer, 0, late, sizeof late);
+        else if (way == 1)
+            device->zero(stream, &buffer, 0, sizeof late);
+        else if (way == 2)
+            device->copy(stream, &buffer, 0, &other, 0, sizeof late);
+        else
+            device->write(stream, &buffer, sizeof values, late, sizeof late);
+        assert_int_equal(device->wait(stream), XLSTM_OK);
+        assert_int_equal(device->read(stream, &buffer, sizeof values, out, sizeof out), XLSTM_OK);
+        assert_memory_equal(out, way == 3 ? late : values, sizeof out);
+        device->buffer_free(&other);
+        device->buffer_free(&buffer);
+    }
+    device->stream_free(stream);
+}
+
 /* Takes rows 1, `id` and 2 of a table of three, by embed or take_rows. */
 static xlstm_status take_three(ops_device *device, ops_stream *stream, bool embed, int32_t id,
                                float *out) {
