@@ -25,6 +25,7 @@ on_both() { # NAME ARGUMENT…
 count=8
 # Words that many others could follow: ids that a little error changes.
 on_both 'greedy, exact' -p 'In the year 1912 the' -n $count --profile exact
+count=5
 on_both 'greedy, fast' -p 'The capital of France is' -n $count
 on_both 'sampled, exact' -p 'Once upon a time' -n $count --profile exact --temperature 0.8 --top-p 0.9 --seed 7
 [ -z "${XLSTM_TEST_LARGE:-}" ] || on_both 'the best of some, exact' -p 'Once upon a time' -n $count --profile exact --temperature 1 --top-k 20 --seed 8
