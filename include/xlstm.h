@@ -61,11 +61,12 @@ typedef struct xlstm_tokenizer xlstm_tokenizer;
 typedef struct xlstm_sampler xlstm_sampler;
 
 typedef struct xlstm_model_options {
-    const char *device;   /* "cpu" (default), "metal", "reference" (plain, slow), "reference:f64" */
+    const char
+        *device; /* "cpu" (default), "cuda", "metal", "reference" (plain, slow), "reference:f64" */
     const char *profile;  /* "fast" (default), "exact" */
     int threads;          /* 0: one for every processor this process may use */
     int max_sessions;     /* slots of the state pool; 0: 4. More sessions than slots is an error */
-    int max_batch_tokens; /* most tokens that go through the layers at once; 0: 512.
+    int max_batch_tokens; /* most tokens that go through the layers at once; 0: 512, on cuda 8192.
                              Rounded up to a multiple of the chunk length. Bounds the memory. */
     bool
         pin; /* device "cpu" on Linux: each thread stays on its own processor; elsewhere an error */
@@ -149,6 +150,9 @@ typedef struct xlstm_batch_item {
     const int32_t *ids;
     int64_t count;
     float *logits; /* [vocab_size], last position, or NULL */
+    /* Where both are given, the id that follows is chosen on the device; the sampler is not told of ids. */
+    const xlstm_sampler *sampler;
+    int32_t *next;
 } xlstm_batch_item;
 
 XLSTM_API xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count);

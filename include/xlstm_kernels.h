@@ -20,6 +20,9 @@
  * bf16 or f16, in any mixture without f64, or all f64; f64 is computed in f64, everything else with
  * f32 (or better) accumulation. Results do not depend on the number of threads.
  *
+ * Kernels "<family>--cuda" work on arrays in the memory of a GPU, where they lie: no copies, no
+ * allocation, no waiting. See xlstm_kernel_options.stream and xlstm_kernel_workspace.
+ *
  * Functions may be called from any number of threads at once. Errors are as in xlstm.h.
  */
 #ifndef XLSTM_KERNELS_H
@@ -97,15 +100,30 @@ typedef struct xlstm_kernel_options {
                                        enters y from the next step; 0: none */
     double forward_clip;            /* sLSTM, LSTM: bound on every element of y; 0: none */
     int64_t ignore_index;           /* cross_entropy: targets without loss; -1 */
+
+    /* Kernels on device memory (xlstm_kernel.device_memory) */
+    void *stream; /* a cudaStream_t of the calling thread's current GPU, where the arrays are too;
+                     NULL is CUDA's default stream */
+    void *workspace;       /* device memory, aligned to 256 bytes, that the kernel may use until the
+                        stream has come past it; NULL if none is needed */
+    size_t workspace_size; /* bytes: at least what xlstm_kernel_workspace says */
 } xlstm_kernel_options;
 
 /* The values named above. */
 XLSTM_API xlstm_kernel_options xlstm_kernel_defaults(void);
 
 /* Runs a kernel. `options` may be NULL. With a backward, forward outputs that are given are written
- * too. Returns when everything is done. */
+ * too. Returns when everything is done; kernels on device memory return when everything is enqueued
+ * on the stream, and what fails while it runs comes out of the caller's next wait for the stream.
+ * These never look at what stands in arrays before they return, so that calls may be captured into
+ * a CUDA graph, and they take f32, bf16 and f16 alone. */
 XLSTM_API xlstm_status xlstm_kernel_run(const char *name, const xlstm_kernel_options *options,
                                         const xlstm_argument *arguments, int count);
+
+/* How much workspace this call will need: 0 for kernels on host memory. Nothing is run. */
+XLSTM_API xlstm_status xlstm_kernel_workspace(const char *name, const xlstm_kernel_options *options,
+                                              const xlstm_argument *arguments, int count,
+                                              size_t *bytes);
 
 /* ---- What there is ---- */
 
@@ -129,8 +147,9 @@ typedef struct xlstm_kernel {
     const char *summary; /* one line */
     const xlstm_parameter *parameters;
     int parameter_count;
-    bool upstream;    /* has XLSTM_BACKWARD_UPSTREAM besides exact */
-    bool compensated; /* takes XLSTM_ACCUMULATE_COMPENSATED */
+    bool upstream;      /* has XLSTM_BACKWARD_UPSTREAM besides exact */
+    bool compensated;   /* takes XLSTM_ACCUMULATE_COMPENSATED */
+    bool device_memory; /* its arrays are in the memory of a GPU */
 } xlstm_kernel;
 
 /* The kernels in order; NULL past the end. */

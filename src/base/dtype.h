@@ -7,6 +7,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum dtype {
     DTYPE_F64,
     DTYPE_F32,
@@ -56,5 +60,9 @@ double dtype_load(dtype type, const void *data, int64_t index);
 void dtype_store(dtype type, void *data, int64_t index, double value);
 /* Converts `count` elements between floating-point types, or from whole blocks to one. */
 void dtype_convert(dtype from, const void *source, dtype to, void *target, int64_t count);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -5,6 +5,10 @@
 
 #include "xlstm.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Sets this thread's message and returns `status`. A message has no trailing newline or full stop.
  */
 xlstm_status error_set(xlstm_status status, const char *format, ...)
@@ -35,5 +39,9 @@ void error_list_add(error_list *list, const char *format, ...)
 void error_list_add_last(error_list *list);
 /* XLSTM_OK if the list is empty; else sets the message and returns `status`. Empties the list. */
 xlstm_status error_list_finish(error_list *list, xlstm_status status);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -20,6 +20,7 @@
 #include "cli/commands.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
+#include "ops/facts.h"
 
 static const double long_enough = 10; /* seconds of a row's runs, after which none is added */
 static const double run_seconds = 2;  /* after which a run decodes no further token */
@@ -30,7 +31,9 @@ typedef struct bench {
     bench_subject subject;
     xlstm_model *model;
     machine_meter *meter;
-    float *logits; /* [sessions][vocab] */
+    float *logits;          /* [vocab] */
+    xlstm_sampler *sampler; /* of the most probable id */
+    int32_t *next;          /* [sessions] */
     xlstm_session **sessions;
     xlstm_batch_item *items;
     int session_count;
@@ -73,12 +76,13 @@ static bench_row prefill_row(const bench *b, int64_t tokens) {
     int64_t chunk = b->model->device->chunk_size > 0 ? b->model->device->chunk_size : 1;
     const ops_device *device = b->model->device;
     bool tiles = device->uses_tiles && device->uses_tiles(b->model->device, b->model->profile) &&
-                 machine_has(b->meter, MACHINE_AMX_BF16);
+                 (device->limit || machine_has(b->meter, MACHINE_AMX_BF16));
     return (bench_row){
         .size = tokens,
         .weight_bytes = weight_bytes(b) * (double)((tokens + piece - 1) / piece),
         .state_bytes = state_bytes_updated(b, (double)((tokens + chunk - 1) / chunk)),
         .flops = count_flops(b, (double)tokens, 1),
+        .of_device = device->limit != NULL,
         .bound = tiles ? MACHINE_AMX_BF16 : MACHINE_FMA,
     };
 }
@@ -106,6 +110,21 @@ static double least_seconds(const bench_row *row, const double *limit) {
 
 /* ---- Samples of the limits ---- */
 
+/* Of the device where it has limits of its own, else of the host. */
+static double sample_limit(bench *b, machine_kind kind) {
+    ops_device *device = b->model->device;
+    double rate = 0;
+    if (!device->limit)
+        return machine_sample(b->meter, kind);
+    enum ops_limit limit = kind == MACHINE_AMX_BF16 ? OPS_LIMIT_PRODUCT
+                           : kind == MACHINE_UPDATE ? OPS_LIMIT_UPDATE
+                                                    : OPS_LIMIT_READ;
+    xlstm_status status = device->limit(device, (int)limit, &rate);
+    if (status != XLSTM_OK)
+        cli_note("a limit of the device was not measured: %s", xlstm_last_error());
+    return status == XLSTM_OK ? rate : 0;
+}
+
 static bool is_sampled(const bench_row *row, int kind) {
     return row->decode ? kind == MACHINE_READ || kind == MACHINE_WEIGHTS || kind == MACHINE_UPDATE
                        : kind == (int)row->bound;
@@ -122,7 +141,7 @@ static void take_sample(bench *b, const bench_row *row, samples *s) {
     double start = clock_seconds();
     for (int k = 0; k < MACHINE_KINDS; k++)
         if (is_sampled(row, k))
-            s->sum[k] += machine_sample(b->meter, (machine_kind)k);
+            s->sum[k] += sample_limit(b, (machine_kind)k);
     s->count++;
     s->seconds += clock_seconds() - start;
 }
@@ -170,12 +189,15 @@ static xlstm_status run_prefill(bench *b, const bench_row *row, samples *s, doub
     return status;
 }
 
-/* A step of `batch` sessions, each with its logits. */
+/* A step of `batch` sessions; the ids that follow are chosen on the device. */
 static xlstm_status decode_step(bench *b, int64_t batch, int64_t t, int32_t *ids) {
     for (int64_t i = 0; i < batch; i++) {
         ids[i] = some_id(b, t + 31 * i);
-        b->items[i] = (xlstm_batch_item){b->sessions[i], &ids[i], 1,
-                                         b->logits + i * b->subject.info.vocab_size};
+        b->items[i] = (xlstm_batch_item){.session = b->sessions[i],
+                                         .ids = &ids[i],
+                                         .count = 1,
+                                         .sampler = b->sampler,
+                                         .next = &b->next[i]};
     }
     xlstm_status status = xlstm_eval_batch(b->items, (int)batch);
     if (status == XLSTM_OK && interrupt_signal() != 0)
@@ -183,9 +205,22 @@ static xlstm_status decode_step(bench *b, int64_t batch, int64_t t, int32_t *ids
     return status;
 }
 
+/* One session, as it generates: on a device that works ahead, the next token is under way. */
+static xlstm_status run_alone(bench *b, double *seconds) {
+    const int32_t id = some_id(b, 0);
+    const xlstm_generate_options how = {
+        .max_tokens = option_integer(b->options, OPTION_TOKENS, 32) + 1, .ignore_eos = true};
+    xlstm_generate_result result;
+    xlstm_status status = xlstm_generate(b->sessions[0], b->sampler, &id, 1, &how, &result);
+    *seconds = result.decode_seconds / (double)(result.new_tokens > 1 ? result.new_tokens - 1 : 1);
+    return status;
+}
+
 /* The seconds of a step. The first does not count: measuring has emptied the caches. */
 static xlstm_status run_decode(bench *b, const bench_row *row, samples *s, double *seconds) {
     (void)s;
+    if (row->size == 1 && b->model->device->ahead)
+        return run_alone(b, seconds);
     int64_t most = option_integer(b->options, OPTION_TOKENS, 32), done = 0;
     int32_t *ids = malloc(sizeof(int32_t) * (size_t)row->size);
     if (!ids)
@@ -355,11 +390,13 @@ static xlstm_status start(bench *b) {
     xlstm_model_get_info(b->model, &s->info);
     model_get_memory(b->model, &s->memory);
     size_t count = (size_t)sessions, row = sizeof(float) * (size_t)s->info.vocab_size;
-    b->logits = calloc(count, row);
+    b->logits = calloc(1, row);
+    b->next = calloc(count, sizeof *b->next);
     b->sessions = calloc(count, sizeof(xlstm_session *));
     b->items = calloc(count, sizeof *b->items);
-    if (!b->logits || !b->sessions || !b->items)
-        return error_memory(count * row, "logits");
+    if (!b->logits || !b->next || !b->sessions || !b->items)
+        return error_memory(row, "logits");
+    status = xlstm_sampler_create(b->model, NULL, &b->sampler);
     for (; b->session_count < sessions && status == XLSTM_OK; b->session_count++)
         status = xlstm_session_create(b->model, &b->sessions[b->session_count]);
     return status == XLSTM_OK ? machine_create((int)option_integer(b->options, OPTION_THREADS, 0),
@@ -440,8 +477,10 @@ int command_bench(const options *o) {
     }
     for (int i = 0; i < b.session_count; i++)
         xlstm_session_free(b.sessions[i]);
+    xlstm_sampler_free(b.sampler);
     xlstm_model_free(b.model);
     machine_free(b.meter);
+    free(b.next);
     free(b.items);
     free((void *)b.sessions);
     free(b.logits);

@@ -25,6 +25,7 @@ typedef struct bench_row {
     double weight_bytes, state_bytes; /* moved */
     double updated_bytes;             /* of state_bytes of a decode: read and written */
     double flops;
+    bool of_device;              /* the limits are the device's own */
     machine_kind bound;          /* of a prompt: what arithmetic it is compared with */
     double limit[MACHINE_KINDS]; /* medians of the samples beside the runs; 0: not sampled */
     /* The median over the runs of: least seconds by the samples around the run / its seconds. */

@@ -44,6 +44,11 @@ void bench_print_head(const bench_subject *s, buffer *out) {
                  "weights/tok", "state/tok", "of limit", "limit beside it");
 }
 
+/* What a prompt is compared with. */
+static const char *bound_name(const bench_row *row) {
+    return row->of_device ? "bf16 products" : kinds[row->bound].name;
+}
+
 void bench_print_row(const bench_row *row, buffer *out) {
     char name[32], read[16], state[16];
     double bytes = row->weight_bytes + row->state_bytes;
@@ -57,8 +62,7 @@ void bench_print_row(const bench_row *row, buffer *out) {
         buffer_print(out, "%.1f, %.1f GB/s%s\n", row->limit[MACHINE_WEIGHTS] / 1e9,
                      row->limit[MACHINE_UPDATE] / 1e9, row->percent > 100 ? " (caches)" : "");
     else
-        buffer_print(out, "%s %.0f GFLOP/s\n", kinds[row->bound].name,
-                     row->limit[row->bound] / 1e9);
+        buffer_print(out, "%s %.0f GFLOP/s\n", bound_name(row), row->limit[row->bound] / 1e9);
 }
 
 /* ---- JSON ---- */
@@ -92,7 +96,7 @@ json_t *bench_row_json(const bench_row *row) {
         row->weight_bytes / size, "state_bytes_per_token", row->state_bytes / size,
         "flop_per_token", row->flops / size, "bytes_per_second", bytes / row->seconds,
         "flop_per_second", row->flops / row->seconds, "percent_of_limit", row->percent, "limit",
-        row->decode ? "memory" : kinds[row->bound].name);
+        row->decode ? "memory" : bound_name(row));
     for (int k = 0; o && k < MACHINE_KINDS; k++)
         if (row->limit[k] > 0)
             json_object_set_new(o, kinds[k].key, json_real(row->limit[k]));

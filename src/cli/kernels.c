@@ -12,6 +12,7 @@
 #include "cli/terminal.h"
 #include "format/npy.h"
 #include "ops/kernel_shape.h"
+#include "ops/kernels.h"
 #include "xlstm_kernels.h"
 
 /* ---- The list ---- */
@@ -39,10 +40,11 @@ static json_t *kernel_json(const xlstm_kernel *k) {
         json_array_append_new(backward, json_string("upstream"));
     if (k->compensated)
         json_array_append_new(accumulate, json_string("compensated"));
-    return json_pack("{s:s, s:s, s:s, s:s, s:[s,s,s,s], s:o, s:o, s:o}", "name", k->name, "family",
-                     k->family, "device", k->device, "summary", k->summary, "dtypes", "f64", "f32",
-                     "bf16", "f16", "backward", backward, "accumulate", accumulate, "parameters",
-                     parameters);
+    json_t *types = k->device_memory ? json_pack("[s,s,s]", "f32", "bf16", "f16")
+                                     : json_pack("[s,s,s,s]", "f64", "f32", "bf16", "f16");
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o}", "name", k->name, "family",
+                     k->family, "device", k->device, "summary", k->summary, "dtypes", types,
+                     "backward", backward, "accumulate", accumulate, "parameters", parameters);
 }
 
 static xlstm_status list_kernels(bool as_json) {
@@ -241,7 +243,7 @@ static xlstm_status run_job(job *j) {
         if (is_wanted(j, i))
             status = make_output(j, i, &sizes);
     if (status == XLSTM_OK)
-        status = xlstm_kernel_run(j->kernel->name, &j->options, j->arguments, j->count);
+        status = kernel_run_copied(j->kernel, &j->options, j->arguments, j->count);
     if (status == XLSTM_OK && mkdir(j->out, 0777) != 0 && errno != EEXIST)
         status = error_system("create", j->out);
     for (int i = 0; status == XLSTM_OK && i < j->kernel->parameter_count; i++)
@@ -297,7 +299,8 @@ int command_kernels(const options *o) {
              .all_states = option_given(o, OPTION_ALL_STATES),
              .options = read_options(o)};
     if (!j.kernel)
-        return cli_fail_usage_last("kernels");
+        return kernel_needs_cuda(o->operands[1]) ? cli_fail(XLSTM_UNSUPPORTED)
+                                                 : cli_fail_usage_last("kernels");
     xlstm_status status = run_job(&j);
     return status == XLSTM_OK ? 0 : cli_fail(status);
 }

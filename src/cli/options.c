@@ -206,7 +206,7 @@ const option_spec option_table[OPTION_COUNT] = {
     [OPTION_BATCH_TOKENS] = {OPTION_INTEGER, 0, "batch-tokens", "N", .minimum = 1,
                              .maximum = 1 << 20, .section = machine,
                              .help = "most tokens that go through the layers at once; bounds the "
-                                     "memory (default: 512)"},
+                                     "memory (default: 512; with cuda: 8192)"},
     [OPTION_HELP] = {OPTION_FLAG, 'h', "help", .section = "Help", .help = "print this help"},
 };
 

@@ -62,7 +62,7 @@ static bool breaks(xlstm_status status) {
     return status != XLSTM_OK && status != XLSTM_CANCELLED;
 }
 
-static xlstm_status check_usable(const xlstm_session *session) {
+xlstm_status session_check_usable(const xlstm_session *session) {
     if (session->broken)
         return error_set(
             XLSTM_DEVICE_ERROR,
@@ -74,7 +74,7 @@ xlstm_status xlstm_session_clone(const xlstm_session *session, xlstm_session **o
     *out = NULL;
     xlstm_model *model = session->model;
     xlstm_session *copy;
-    xlstm_status status = check_usable(session);
+    xlstm_status status = session_check_usable(session);
     if (status == XLSTM_OK)
         status = xlstm_session_create(model, &copy);
     if (status != XLSTM_OK)
@@ -127,7 +127,7 @@ xlstm_status xlstm_session_rewind(xlstm_session *session, int64_t tokens) {
         return error_set(XLSTM_UNSUPPORTED,
                          "%lld tokens cannot be taken back: only the last %lld are not folded in",
                          (long long)tokens, (long long)waiting);
-    xlstm_status status = check_usable(session);
+    xlstm_status status = session_check_usable(session);
     if (status == XLSTM_OK)
         session->position -= tokens;
     return status;
@@ -172,7 +172,7 @@ static xlstm_status run_piece(xlstm_session *session, const int32_t *ids, int64_
 static xlstm_status run_pieces(xlstm_session *session, const int32_t *ids, int64_t count,
                                after_piece after, void *after_context, xlstm_progress progress,
                                void *context) {
-    xlstm_status status = check_usable(session);
+    xlstm_status status = session_check_usable(session);
     if (status == XLSTM_OK)
         status = session_check_ids(session->model, ids, count);
     int64_t most = session->model->max_batch_tokens;
@@ -264,114 +264,5 @@ xlstm_status xlstm_eval_all(xlstm_session *session, const int32_t *ids, int64_t 
         return error_memory(bytes, "logits");
     xlstm_status status = run_pieces(session, ids, count, all_logits, &target, NULL, NULL);
     free(target.rows);
-    return status;
-}
-
-/* ---- Batches ---- */
-
-static xlstm_status check_batch(const xlstm_batch_item *items, int count) {
-    if (!items || count < 1)
-        return error_set(XLSTM_INVALID_ARGUMENT, "the batch is empty");
-    for (int i = 0; i < count; i++) {
-        if (!items[i].session || items[i].session->model != items[0].session->model)
-            return error_set(XLSTM_INVALID_ARGUMENT,
-                             "item %d of the batch has no session of the same model", i);
-        xlstm_status status = check_usable(items[i].session);
-        if (status == XLSTM_OK)
-            status = session_check_ids(items[i].session->model, items[i].ids, items[i].count);
-        if (status != XLSTM_OK)
-            return error_prefix(status, "item %d of the batch", i);
-        for (int j = 0; j < i; j++)
-            if (items[j].session == items[i].session)
-                return error_set(XLSTM_INVALID_ARGUMENT,
-                                 "items %d and %d of the batch are the same session", j, i);
-    }
-    return XLSTM_OK;
-}
-
-/* How much of an item goes into a run with `room` tokens left: what remains of it, or as much as
- * ends at a chunk border, so that the bits are those of the session alone. */
-static int64_t share(const xlstm_session *session, int64_t left, int64_t room) {
-    int64_t most = session->model->max_batch_tokens;
-    int64_t tokens = most - session->position % most;
-    tokens = tokens < left ? tokens : left;
-    if (tokens <= room)
-        return tokens;
-    int64_t border = (session->position + room) / session->model->granule * session->model->granule;
-    return border > session->position ? border - session->position : 0;
-}
-
-/* One run of as many items as fit; gives the number of tokens taken of each. */
-static void run_round(xlstm_batch_item *items, int count, const int64_t *done, int64_t *taken,
-                      forward_sequence *sequences) {
-    xlstm_model *model = items[0].session->model;
-    int64_t room = model->max_batch_tokens;
-    int running = 0;
-    for (int i = 0; i < count; i++) {
-        int64_t left = items[i].count - done[i];
-        taken[i] =
-            left > 0 && running < model->max_sessions ? share(items[i].session, left, room) : 0;
-        if (taken[i] == 0)
-            continue;
-        room -= taken[i];
-        sequences[running++] = (forward_sequence){
-            items[i].session->slot, items[i].session->position, items[i].ids + done[i], taken[i]};
-    }
-    forward_run(model->forward, sequences, running);
-}
-
-/* The logits of the items that this round finishes; blocks until it is done. */
-static xlstm_status finish_round(xlstm_batch_item *items, int count, const int64_t *done,
-                                 const int64_t *taken) {
-    forward *f = items[0].session->model->forward;
-    int32_t rows[FORWARD_LOGIT_ROWS];
-    float *out[FORWARD_LOGIT_ROWS];
-    int64_t waiting = 0, row = 0;
-    xlstm_status status = XLSTM_OK;
-    for (int i = 0; i < count && status == XLSTM_OK; i++) {
-        row += taken[i];
-        if (taken[i] == 0 || done[i] + taken[i] != items[i].count || !items[i].logits)
-            continue;
-        rows[waiting] = (int32_t)(row - 1);
-        out[waiting++] = items[i].logits;
-        if (waiting == FORWARD_LOGIT_ROWS) {
-            status = forward_logits(f, rows, waiting, out);
-            waiting = 0;
-        }
-    }
-    if (status == XLSTM_OK && waiting > 0)
-        status = forward_logits(f, rows, waiting, out);
-    return status == XLSTM_OK ? forward_wait(f) : status;
-}
-
-xlstm_status xlstm_eval_batch(xlstm_batch_item *items, int count) {
-    xlstm_status status = check_batch(items, count);
-    if (status != XLSTM_OK)
-        return status;
-    xlstm_model *model = items[0].session->model;
-    int64_t *done = calloc((size_t)count * 2, sizeof *done), *taken = NULL;
-    forward_sequence *sequences = calloc((size_t)count, sizeof *sequences);
-    if (!done || !sequences)
-        status = error_memory((size_t)count * sizeof *sequences, "a batch");
-    else
-        taken = done + count;
-    for (bool more = true; status == XLSTM_OK && more;) {
-        engine_lock(model);
-        run_round(items, count, done, taken, sequences);
-        status = finish_round(items, count, done, taken);
-        more = false;
-        for (int i = 0; i < count; i++) {
-            if (taken[i] > 0 && status != XLSTM_OK)
-                items[i].session->broken = true;
-            if (status == XLSTM_OK) {
-                done[i] += taken[i];
-                items[i].session->position += taken[i];
-            }
-            more |= done[i] < items[i].count;
-        }
-        engine_unlock(model);
-    }
-    free(done);
-    free(sequences);
     return status;
 }

@@ -26,6 +26,9 @@ struct xlstm_session {
 /* XLSTM_OK if every id is in the vocabulary; names the first that is not. */
 xlstm_status session_check_ids(const xlstm_model *model, const int32_t *ids, int64_t count);
 
+/* Fails for a session that is broken, or none. */
+xlstm_status session_check_usable(const xlstm_session *session);
+
 /* Takes in ids and chooses the next on the device, from the logits of the last position. */
 xlstm_status session_eval_sample(xlstm_session *session, const int32_t *ids, int64_t count,
                                  xlstm_sampler *sampler, int32_t *id, xlstm_progress progress,

@@ -83,6 +83,7 @@ static void place_all(forward *f, const model_config *c, arena *a) {
     f->logits = place(a, real, R, c->vocab_size);
     f->penalised = place(a, DTYPE_I32, c->vocab_size, 0);
     f->sampled = place(a, DTYPE_I32, 1, 0);
+    f->chosen = place(a, DTYPE_I32, f->limits.sequences, 0);
     f->ahead.slot = place(a, DTYPE_I32, 1, 0);
     f->ahead.start = place(a, DTYPE_I32, 2, 0);
     f->ahead.ends = place(a, DTYPE_I32, FORWARD_MOST_ENDS, 0);
@@ -211,6 +212,9 @@ xlstm_status forward_create(const model_config *config, const wiring *graph, con
     f->stream = stream;
     f->device = stream->device;
     f->limits = *limits;
+    /* What lies between ops of xlstm-neurips is made and read by ops that have f32 only. */
+    if (stream->options.profile == OPS_FAST && config->family == FAMILY_LARGE)
+        f->narrow_from = stream->device->narrow_from;
     xlstm_status status = program_compile(graph, config, &f->program);
     if (status == XLSTM_OK)
         status = check_ops(f);
@@ -353,6 +357,18 @@ xlstm_status forward_sample(forward *f, int32_t row, const struct ops_sample_row
                             const int32_t *penalised, int32_t *id) {
     ops_tensor logits = make_logits(f, &row, 1);
     return choose(f, &logits, options, penalised, id);
+}
+
+void forward_choose_rows(forward *f, const int32_t *rows, int64_t count,
+                         const struct ops_sample_row *options, int64_t first) {
+    ops_tensor logits = make_logits(f, rows, count);
+    const ops_tensor ids = ops_tensor_rows(&f->chosen, first, count);
+    forward_choose(f, &logits, options, &ids);
+}
+
+xlstm_status forward_chosen(forward *f, int64_t count, int32_t *ids) {
+    return f->device->read(f->stream, f->chosen.buffer, f->chosen.offset, ids,
+                           (size_t)count * sizeof *ids);
 }
 
 xlstm_status forward_sample_from(forward *f, const float *logits,

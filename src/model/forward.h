@@ -56,6 +56,12 @@ xlstm_status forward_logits(forward *f, const int32_t *rows, int64_t count, floa
  * NULL. */
 xlstm_status forward_sample(forward *f, int32_t row, const struct ops_sample_row *options,
                             const int32_t *penalised, int32_t *id);
+/* The same for some rows, without penalties: enqueues choice number first + i of rows[i]. count <=
+ * FORWARD_LOGIT_ROWS; there are as many choices as sequences. */
+void forward_choose_rows(forward *f, const int32_t *rows, int64_t count,
+                         const struct ops_sample_row *options, int64_t first);
+/* Blocks until the first `count` choices are made. */
+xlstm_status forward_chosen(forward *f, int64_t count, int32_t *ids);
 /* Chooses from the caller's logits [vocab]. */
 xlstm_status forward_sample_from(forward *f, const float *logits,
                                  const struct ops_sample_row *options, const int32_t *penalised,

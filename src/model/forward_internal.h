@@ -21,14 +21,14 @@ struct forward {
     ops_tensor input_gate, forget_gate; /* [T][heads] */
     ops_tensor hidden;                  /* [T][F] */
     /* Only xlstm-neurips, whose q, k and v are thirds of one tensor: */
-    ops_tensor qkv;                      /* [T][3 E] */
-    ops_tensor inner, conv;              /* [T][E], conv also [T][D] of an sLSTM */
-    ops_tensor normed, gates;            /* of an sLSTM: [T][D], [T][4 D] */
-    ops_tensor ids;                      /* i32 [T] */
-    ops_tensor slot, start, position;    /* of the batch */
-    ops_tensor rows, row_values, logits; /* i32 [R], [R][D], [R][vocab] */
-    ops_tensor penalised, sampled;       /* i32 [vocab], i32 [1] */
-    ops_batch batch;                     /* of this run */
+    ops_tensor qkv;                        /* [T][3 E] */
+    ops_tensor inner, conv;                /* [T][E], conv also [T][D] of an sLSTM */
+    ops_tensor normed, gates;              /* of an sLSTM: [T][D], [T][4 D] */
+    ops_tensor ids;                        /* i32 [T] */
+    ops_tensor slot, start, position;      /* of the batch */
+    ops_tensor rows, row_values, logits;   /* i32 [R], [R][D], [R][vocab] */
+    ops_tensor penalised, sampled, chosen; /* i32 [vocab], [1], [sequences] */
+    ops_batch batch;                       /* of this run */
     ops_tensor batch_ids;
     /* Of tokens that are begun before the host has seen the one before (forward_ahead.c): */
     struct {
@@ -41,12 +41,21 @@ struct forward {
     /* Host copies of what is sent to the device. */
     int32_t *host_ids, *host_slot, *host_start;
     int64_t *host_position;
-    double *wide; /* one row of logits, where activations are f64 */
+    int64_t narrow_from; /* tokens, as of the device; 0: never */
+    double *wide;        /* one row of logits, where activations are f64 */
 };
 
 /* The first T rows, T being the tokens of this run. */
 static inline ops_tensor forward_rows(const forward *f, const ops_tensor *t) {
     return ops_tensor_rows(t, 0, f->batch.tokens);
+}
+
+/* The same of what lies between ops of a layer, which the device may want in bf16. */
+static inline ops_tensor forward_between(const forward *f, const ops_tensor *t) {
+    ops_tensor rows = forward_rows(f, t);
+    if (f->narrow_from > 0 && f->batch.tokens >= f->narrow_from)
+        rows.dtype = DTYPE_BF16;
+    return rows;
 }
 
 /* Columns [first, first + count). */

@@ -52,9 +52,9 @@ static void run_large_mlstm(forward *f, const step *s) {
     const large_config *c = &f->config->large;
     const mlstm_weights *w = &f->weights->blocks[s->block].mlstm;
     int64_t heads = c->num_heads, qk = c->qk_dim / heads, v = c->v_dim / heads;
-    ops_tensor q = forward_rows(f, &f->q), k = forward_rows(f, &f->k),
-               values = forward_rows(f, &f->v);
-    ops_tensor o = forward_rows(f, &f->output_gate), h = forward_rows(f, &f->h);
+    ops_tensor q = forward_between(f, &f->q), k = forward_between(f, &f->k),
+               values = forward_between(f, &f->v);
+    ops_tensor o = forward_between(f, &f->output_gate), h = forward_between(f, &f->h);
     ops_tensor i = forward_rows(f, &f->input_gate), forget = forward_rows(f, &f->forget_gate);
 
     struct ops_norm_project project = {
@@ -264,7 +264,7 @@ static void run_ffn(forward *f, const step *s) {
         .gate_bias = w->gate_bias,
         .up_weight = w->up,
         .up_bias = w->up_bias,
-        .out = forward_rows(f, &f->hidden),
+        .out = forward_between(f, &f->hidden),
     };
     f->device->ops.norm_project_gated(f->stream, &gated);
 

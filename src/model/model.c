@@ -117,7 +117,10 @@ static xlstm_status read_options(const xlstm_model_options *options, xlstm_model
      * next token. */
     int chunk = model->device->chunk_size > 0 ? model->device->chunk_size : 1;
     model->granule = chunk / gcd(chunk, FORWARD_LOGIT_ROWS) * FORWARD_LOGIT_ROWS;
-    int tokens = o->max_batch_tokens ? o->max_batch_tokens : DEFAULT_BATCH_TOKENS;
+    int64_t own = model->device->batch_tokens;
+    int tokens = o->max_batch_tokens ? o->max_batch_tokens
+                 : own > 0           ? (int)own
+                                     : DEFAULT_BATCH_TOKENS;
     if (tokens < model->max_sessions)
         tokens = model->max_sessions;
     model->max_batch_tokens = (tokens + model->granule - 1) / model->granule * model->granule;

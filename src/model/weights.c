@@ -78,17 +78,38 @@ const stored_tensor *weights_need(weights_binder *b, const char *const *names, i
 
 /* ---- Placing ---- */
 
-/* Hands host memory to the device and remembers the buffer; the first file_count buffers are the
- * files. */
-static ops_buffer *wrap(weights_binder *b, void *host, size_t size) {
-    ops_buffer *span = &b->out->buffers[b->out->buffer_count];
-    xlstm_status status = b->device->buffer_wrap(b->device, host, size, span);
-    if (status != XLSTM_OK) {
+/* Hands host memory to the device, once it holds what it shall. */
+static bool wrap(weights_binder *b, void *host, size_t size, size_t first, ops_buffer *span) {
+    xlstm_status status = b->device->buffer_wrap(b->device, host, size, first, span);
+    if (status != XLSTM_OK)
         fail(b, error_prefix(status, "the weights"));
-        return NULL;
+    return status == XLSTM_OK;
+}
+
+/* Where the file's tensors begin: devices that copy it have to align them, not its header. */
+static size_t first_tensor(const stored_tensors *files, int file) {
+    const uint8_t *begin = files->maps[file].data;
+    size_t first = SIZE_MAX;
+    for (size_t i = 0; i < files->count; i++) {
+        const stored_tensor *t = &files->tensors[i];
+        if (t->file == file && (size_t)(t->data - begin) < first)
+            first = (size_t)(t->data - begin);
     }
-    b->out->hosts[b->out->buffer_count++] = host;
-    return span;
+    return first == SIZE_MAX ? 0 : first;
+}
+
+/* The first file_count buffers are the files. */
+static void wrap_file(weights_binder *b, int file) {
+    const stored_tensors *files = b->files;
+    void *host = (void *)(uintptr_t)files->maps[file].data;
+    b->out->hosts[file] = host;
+    if (wrap(b, host, files->maps[file].size, first_tensor(files, file), &b->out->buffers[file]))
+        b->out->file_count = b->out->buffer_count = file + 1;
+}
+
+static void wrap_own(weights_binder *b) {
+    for (int i = b->out->file_count; i < b->out->buffer_count && b->status == XLSTM_OK; i++)
+        wrap(b, b->out->hosts[i], b->out->buffers[i].size, 0, &b->out->buffers[i]);
 }
 
 void *weights_own(weights_binder *b, dtype type, int rank, const int64_t *shape, ops_tensor *out) {
@@ -103,12 +124,10 @@ void *weights_own(weights_binder *b, dtype type, int rank, const int64_t *shape,
         fail(b, error_memory(size, "a weight"));
         return NULL;
     }
-    ops_buffer *span = wrap(b, memory, rounded);
-    if (!span) {
-        free(memory);
-        return NULL;
-    }
-    *out = ops_tensor_make(span, 0, type, rank, shape);
+    int index = b->out->buffer_count++;
+    b->out->hosts[index] = memory;
+    b->out->buffers[index].size = rounded; /* the device has it when all are filled (wrap_own) */
+    *out = ops_tensor_make(&b->out->buffers[index], 0, type, rank, shape);
     return memory;
 }
 
@@ -268,8 +287,7 @@ xlstm_status weights_bind(const model_config *config, const stored_tensors *file
     if (!b.used || !out->blocks || !out->buffers || !out->hosts)
         fail(&b, error_memory(files->count * sizeof *out->buffers, "the weights"));
     for (int i = 0; b.status == XLSTM_OK && i < files->file_count; i++)
-        if (wrap(&b, (void *)(uintptr_t)files->maps[i].data, files->maps[i].size))
-            out->file_count++;
+        wrap_file(&b, i);
     if (b.status == XLSTM_OK) {
         bind_ends(&b);
         for (int i = 0; i < config->num_blocks; i++)
@@ -282,6 +300,7 @@ xlstm_status weights_bind(const model_config *config, const stored_tensors *file
         b.status = error_list_finish(&b.faults, XLSTM_FORMAT_ERROR);
     else
         (void)error_list_finish(&b.faults, b.status);
+    wrap_own(&b);
     if (b.status != XLSTM_OK)
         weights_free(out);
     return b.status;
@@ -289,7 +308,8 @@ xlstm_status weights_bind(const model_config *config, const stored_tensors *file
 
 void weights_free(weights *w) {
     for (int i = 0; i < w->buffer_count; i++) {
-        w->buffers[i].device->buffer_free(&w->buffers[i]);
+        if (w->buffers[i].device)
+            w->buffers[i].device->buffer_free(&w->buffers[i]);
         if (i >= w->file_count)
             free(w->hosts[i]);
     }

@@ -10,10 +10,10 @@ enum { STATES = 1 << DTYPE_F32 | 1 << DTYPE_BF16 | 1 << DTYPE_F16, LONGEST_CHUNK
 static bool check_shapes(ops_check *c, const struct ops_mlstm *op) {
     const char *name = "mlstm";
     const ops_limits *limits = &c->stream->options.limits;
-    if (!ops_expect(c, name, "q", &op->q, OPS_F32, 3, (int64_t[]){op->batch.tokens, -1, -1}))
+    if (!ops_expect(c, name, "q", &op->q, ops_wide(c), 3, (int64_t[]){op->batch.tokens, -1, -1}))
         return false;
     int64_t tokens = op->q.shape[0], heads = op->q.shape[1], d_qk = op->q.shape[2];
-    if (!ops_expect(c, name, "v", &op->v, OPS_F32, 3, (int64_t[]){tokens, heads, -1}))
+    if (!ops_expect(c, name, "v", &op->v, ops_wide(c), 3, (int64_t[]){tokens, heads, -1}))
         return false;
     int64_t d_v = op->v.shape[2];
     if (tokens > limits->tokens || heads > limits->heads || d_qk > limits->head_dim_qk ||
@@ -23,8 +23,8 @@ static bool check_shapes(ops_check *c, const struct ops_mlstm *op) {
                         "was created for",
                         (long long)tokens, (long long)heads, (long long)d_qk, (long long)d_v);
     const int64_t keys[] = {tokens, heads, d_qk}, values[] = {tokens, heads, d_v};
-    return ops_expect(c, name, "k", &op->k, OPS_F32, 3, keys) &&
-           ops_expect(c, name, "h", &op->h, OPS_F32, 3, values) &&
+    return ops_expect(c, name, "k", &op->k, ops_wide(c), 3, keys) &&
+           ops_expect(c, name, "h", &op->h, ops_wide(c), 3, values) &&
            ops_expect2(c, name, "the input gate", &op->input_gate, OPS_F32, tokens, heads) &&
            ops_expect2(c, name, "the forget gate", &op->forget_gate, OPS_F32, tokens, heads) &&
            ops_expect(c, name, "c", &op->c, STATES, 4, (int64_t[]){-1, heads, d_qk, d_v}) &&
@@ -90,9 +90,64 @@ bool ops_expect_slstm(ops_check *c, const struct ops_slstm *op) {
            ops_expect_batch(c, name, &op->batch, op->y.shape[0]);
 }
 
+/* ---- Rows, convolutions, heads ---- */
+
+bool ops_expect_take(ops_check *c, const char *name, const ops_tensor *source, int types,
+                     const ops_tensor *index, const ops_tensor *out) {
+    return ops_expect2(c, name, "the source", source, types, -1, -1) &&
+           ops_expect1(c, name, "the index", index, OPS_I32, -1) &&
+           ops_expect2(c, name, "out", out, OPS_F32, index->shape[0], source->shape[1]);
+}
+
+bool ops_expect_sum(ops_check *c, const struct ops_sum *op) {
+    if (!ops_expect2(c, "sum", "out", &op->out, OPS_F32, -1, -1))
+        return false;
+    if (op->count < 1 || op->count > OPS_MAX_TERMS)
+        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "sum: %d terms, 1 to %d are possible", op->count,
+                        OPS_MAX_TERMS);
+    for (int i = 0; i < op->count; i++)
+        if (!ops_expect2(c, "sum", "an input", &op->input[i], OPS_F32, op->out.shape[0],
+                         op->out.shape[1]))
+            return false;
+    return true;
+}
+
+bool ops_expect_causal_conv(ops_check *c, const struct ops_causal_conv *op, int types) {
+    const char *name = "causal_conv";
+    if (!ops_expect2(c, name, "x", &op->x, OPS_F32, op->batch.tokens, -1))
+        return false;
+    int64_t tokens = op->x.shape[0], width = op->x.shape[1];
+    if (!ops_expect2(c, name, "the weight", &op->weight, types, width, -1) ||
+        (ops_present(&op->bias) && !ops_expect1(c, name, "the bias", &op->bias, types, width)) ||
+        !ops_expect2(c, name, "out", &op->out, OPS_F32, tokens, width) ||
+        !ops_expect_activation(c, name, op->activation))
+        return false;
+    int64_t taps = op->weight.shape[1];
+    if (taps > OPS_MAX_TAPS)
+        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: %lld taps, must be 1 to %d", name,
+                        (long long)taps, OPS_MAX_TAPS);
+    if (taps == 1) /* no state; slots need only be numbers */
+        return ops_expect_batch(c, name, &op->batch, INT32_MAX);
+    return ops_expect(c, name, "the state", &op->state, OPS_F32, 3,
+                      (int64_t[]){-1, taps - 1, width}) &&
+           ops_expect_batch(c, name, &op->batch, op->state.shape[0]);
+}
+
+bool ops_expect_headwise(ops_check *c, const struct ops_headwise *op, int types) {
+    const char *name = "headwise";
+    const int64_t *w = op->weight.shape;
+    return ops_expect(c, name, "the weight", &op->weight, types, 3, (int64_t[]){-1, -1, -1}) &&
+           ops_expect(c, name, "x", &op->x, OPS_F32, 3, (int64_t[]){-1, w[0], w[2]}) &&
+           ops_expect(c, name, "out", &op->out, OPS_F32, 3,
+                      (int64_t[]){op->x.shape[0], w[0], w[1]}) &&
+           (!ops_present(&op->bias) ||
+            ops_expect2(c, name, "the bias", &op->bias, types, w[0], w[1]));
+}
+
 /* ---- Sampling ---- */
 
-bool ops_expect_sample_rule(ops_check *c, const struct ops_sample *op, int64_t row) {
+/* Whether the rule of this row is as it should be. */
+static bool check_rule(ops_check *c, const struct ops_sample *op, int64_t row) {
     const struct ops_sample_row *rule = &op->rows[row];
     if (rule->limit < 1 || rule->limit > op->logits.shape[1])
         return ops_fail(c, XLSTM_INVALID_ARGUMENT,
@@ -110,6 +165,24 @@ bool ops_expect_sample_rule(ops_check *c, const struct ops_sample *op, int64_t r
          (int64_t)rule->penalised_first + rule->penalised_count > op->penalised.shape[0]))
         return ops_fail(c, XLSTM_INVALID_ARGUMENT,
                         "sample: row %lld: its penalised ids are not all there", (long long)row);
+    return true;
+}
+
+bool ops_expect_sample(ops_check *c, const struct ops_sample *op) {
+    if (!ops_expect2(c, "sample", "logits", &op->logits, OPS_F32, -1, -1))
+        return false;
+    int64_t rows = op->logits.shape[0], vocab = c->stream->options.limits.vocab;
+    if (op->logits.shape[1] > vocab)
+        return ops_fail(c, XLSTM_INVALID_ARGUMENT,
+                        "sample: %lld logits a row are more than the stream was created for (%lld)",
+                        (long long)op->logits.shape[1], (long long)vocab);
+    if (!ops_expect1(c, "sample", "out", &op->out, OPS_I32, rows) ||
+        (ops_present(&op->penalised) &&
+         !ops_expect1(c, "sample", "the penalised ids", &op->penalised, OPS_I32, -1)))
+        return false;
+    for (int64_t row = 0; row < rows; row++)
+        if (!check_rule(c, op, row))
+            return false;
     return true;
 }
 

@@ -131,7 +131,7 @@ static const xlstm_parameter cross_entropy_parameters[CROSS_ENTROPY_ARGUMENTS] =
 static const struct {
     const xlstm_parameter *parameters;
     int count;
-    size_t function; /* offset in kernel_table */
+    size_t functions; /* offset in kernel_table */
 } groups[GROUP_COUNT] = {
     [GROUP_MLSTM] = {mlstm_parameters, MLSTM_ARGUMENTS, offsetof(kernel_table, mlstm)},
     [GROUP_SLSTM] = {slstm_parameters, SLSTM_ARGUMENTS, offsetof(kernel_table, slstm)},
@@ -228,15 +228,20 @@ static xlstm_parameter parameter_of(const family *f, int argument) {
 }
 
 static void add(const family *f, const ops_device *device) {
-    kernel_function *run = NULL;
+    kernel_functions functions = {0};
     if (device->kernels)
-        memcpy(&run, (const char *)device->kernels + groups[f->group].function, sizeof run);
-    if (!run)
+        memcpy(&functions, (const char *)device->kernels + groups[f->group].functions,
+               sizeof functions);
+    if (!functions.run)
         return;
     snprintf(list[list_count].name, sizeof list->name, "%s--%s", f->name, device->name);
     kernel_entry *e = &list[list_count].entry;
-    *e = (kernel_entry){
-        .group = f->group, .form = f->form, .sigmoid = f->sigmoid, .lstm = f->lstm, .run = run};
+    *e = (kernel_entry){.group = f->group,
+                        .form = f->form,
+                        .sigmoid = f->sigmoid,
+                        .lstm = f->lstm,
+                        .functions = functions,
+                        .table = device->kernels};
     xlstm_parameter *parameters = list[list_count].parameters;
     int count = 0;
     for (int i = 0; i < groups[f->group].count; i++) {
@@ -254,6 +259,7 @@ static void add(const family *f, const ops_device *device) {
         .parameter_count = count,
         .upstream = f->group == GROUP_MLSTM,
         .compensated = f->group == GROUP_MLSTM && device->kernels->mlstm_compensated,
+        .device_memory = device->kernels->memory != NULL,
     };
     list_count++;
 }
@@ -287,6 +293,17 @@ static size_t common(const char *a, const char *b) {
     return n;
 }
 
+bool kernel_needs_cuda(const char *name) {
+    const char *device = strstr(name, "--");
+    if (!device || strcmp(device, "--cuda") != 0)
+        return false;
+    const ops_device *built;
+    for (int d = 0; (built = ops_device_at(d)); d++)
+        if (strcmp(built->name, "cuda") == 0)
+            return false;
+    return true;
+}
+
 const xlstm_kernel *xlstm_kernel_find(const char *name) {
     need_list();
     int nearest = 0;
@@ -296,6 +313,10 @@ const xlstm_kernel *xlstm_kernel_find(const char *name) {
             return &list[i].entry.kernel;
         if (common(name, list[i].name) > common(name, list[nearest].name))
             nearest = i;
+    }
+    if (kernel_needs_cuda(name)) {
+        error_set(XLSTM_UNSUPPORTED, "%.60s: built without CUDA: run make cuda", name);
+        return NULL;
     }
     error_set(XLSTM_INVALID_ARGUMENT,
               "no kernel \"%.60s\"; the nearest name is %s, and `xlstm kernels` lists all", name,

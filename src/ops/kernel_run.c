@@ -2,7 +2,8 @@
  * device runs it, and what was made plain goes back where the caller wanted it.
  *
  * Copies are made where an array is bf16 or f16 (as f32), an index (as i64), or has no contiguous
- * innermost dimension; all others are handed on as they are. */
+ * innermost dimension; all others are handed on as they are, and so is everything that lies in the
+ * memory of another device. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,6 +157,10 @@ static xlstm_status choose_real(run *r) {
         return error_set(XLSTM_INVALID_ARGUMENT,
                          "%s: %s is f64 and %s is not; either all arrays are f64 or none",
                          r->entry->kernel.name, wide, narrow);
+    if (wide && r->entry->table->memory)
+        return error_set(XLSTM_UNSUPPORTED,
+                         "%s: %s has no f64: %s is f64, must be f32, bf16 or f16",
+                         r->entry->kernel.name, r->entry->kernel.device, wide);
     r->call.real = wide ? DTYPE_F64 : DTYPE_F32;
     return XLSTM_OK;
 }
@@ -208,6 +213,8 @@ static xlstm_status make_plain(run *r, int parameter) {
         return XLSTM_OK;
     dtype type = is_index(a->dtype) ? DTYPE_I64 : r->call.real;
     *plain = *a;
+    if (r->entry->table->memory)
+        return XLSTM_OK;
     bool contiguous = a->stride[a->rank - 1] == 1 || a->shape[a->rank - 1] == 1;
     if (contiguous && inner_type(a->dtype) == type)
         return XLSTM_OK;
@@ -333,7 +340,7 @@ static xlstm_status prepare(run *r, const xlstm_argument *arguments, int count) 
         status = choose_real(r);
     for (int i = 0; status == XLSTM_OK && i < parameters; i++)
         status = make_plain(r, i);
-    if (status == XLSTM_OK && r->entry->group == GROUP_CROSS_ENTROPY)
+    if (status == XLSTM_OK && r->entry->group == GROUP_CROSS_ENTROPY && !r->entry->table->memory)
         status = check_targets(r);
     if (status == XLSTM_OK &&
         (r->entry->group == GROUP_RMS_NORM || r->entry->group == GROUP_LAYER_NORM))
@@ -341,27 +348,84 @@ static xlstm_status prepare(run *r, const xlstm_argument *arguments, int count) 
     return status;
 }
 
-xlstm_status xlstm_kernel_run(const char *name, const xlstm_kernel_options *options,
-                              const xlstm_argument *arguments, int count) {
+/* A call without its arrays. */
+static xlstm_status begin(run *r, const char *name, const xlstm_kernel_options *options) {
     const xlstm_kernel *kernel = xlstm_kernel_find(name);
     if (!kernel)
         return XLSTM_INVALID_ARGUMENT;
-    run r = {.entry = kernel_entry_of(kernel)};
-    r.call = (kernel_call){.form = r.entry->form,
-                           .sigmoid = r.entry->sigmoid,
-                           .lstm = r.entry->lstm,
-                           .options = options ? *options : xlstm_kernel_defaults()};
-    r.sizes.chunk_size = r.call.options.chunk_size;
+    *r = (run){.entry = kernel_entry_of(kernel)};
+    r->call = (kernel_call){.form = r->entry->form,
+                            .sigmoid = r->entry->sigmoid,
+                            .lstm = r->entry->lstm,
+                            .options = options ? *options : xlstm_kernel_defaults()};
+    r->sizes.chunk_size = r->call.options.chunk_size;
     /* Forward they are outputs like any other. */
-    if (r.call.options.backward == XLSTM_FORWARD)
-        r.call.options.stored_states = false;
-    xlstm_status status = prepare(&r, arguments, count);
-    if (status == XLSTM_OK)
-        status = r.entry->run(&r.call);
-    for (int i = 0; i < kernel->parameter_count; i++) {
-        if (status == XLSTM_OK && r.copies[i] && is_output(&r, i))
-            each_row(r.given[i], r.copies[i], r.call.real, scatter_row);
-        free(r.copies[i]);
+    if (r->call.options.backward == XLSTM_FORWARD)
+        r->call.options.stored_states = false;
+    return XLSTM_OK;
+}
+
+/* Outputs go back where the caller wants them if all went well. */
+static void end(run *r, bool well) {
+    for (int i = 0; i < r->entry->kernel.parameter_count; i++) {
+        if (well && r->copies[i] && is_output(r, i))
+            each_row(r->given[i], r->copies[i], r->call.real, scatter_row);
+        free(r->copies[i]);
     }
+}
+
+static xlstm_status workspace_of(const run *r, size_t *bytes) {
+    *bytes = 0;
+    kernel_workspace_function *workspace = r->entry->functions.workspace;
+    return workspace ? workspace(&r->call, bytes) : XLSTM_OK;
+}
+
+enum { WORKSPACE_ALIGNMENT = 256 };
+
+static xlstm_status check_workspace(const run *r) {
+    const xlstm_kernel_options *o = &r->call.options;
+    size_t needed;
+    xlstm_status status = workspace_of(r, &needed);
+    if (status != XLSTM_OK || needed == 0)
+        return status;
+    if (!o->workspace || o->workspace_size < needed)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "%s: the workspace has %zu bytes, must have %zu (xlstm_kernel_workspace)",
+                         r->entry->kernel.name, o->workspace ? o->workspace_size : 0, needed);
+    if ((uintptr_t)o->workspace % WORKSPACE_ALIGNMENT)
+        return error_set(XLSTM_INVALID_ARGUMENT, "%s: the workspace %p is not aligned to %d bytes",
+                         r->entry->kernel.name, o->workspace, WORKSPACE_ALIGNMENT);
+    return XLSTM_OK;
+}
+
+xlstm_status xlstm_kernel_run(const char *name, const xlstm_kernel_options *options,
+                              const xlstm_argument *arguments, int count) {
+    run r;
+    xlstm_status status = begin(&r, name, options);
+    if (status != XLSTM_OK)
+        return status;
+    status = prepare(&r, arguments, count);
+    if (status == XLSTM_OK && r.entry->table->enter)
+        status = r.entry->table->enter(&r.call);
+    if (status == XLSTM_OK)
+        status = check_workspace(&r);
+    if (status == XLSTM_OK)
+        status = r.entry->functions.run(&r.call);
+    end(&r, status == XLSTM_OK);
+    return status;
+}
+
+xlstm_status xlstm_kernel_workspace(const char *name, const xlstm_kernel_options *options,
+                                    const xlstm_argument *arguments, int count, size_t *bytes) {
+    run r;
+    xlstm_status status = begin(&r, name, options);
+    if (status != XLSTM_OK)
+        return status;
+    status = prepare(&r, arguments, count);
+    if (status == XLSTM_OK && r.entry->table->enter)
+        status = r.entry->table->enter(&r.call);
+    if (status == XLSTM_OK)
+        status = workspace_of(&r, bytes);
+    end(&r, false);
     return status;
 }

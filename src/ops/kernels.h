@@ -2,11 +2,16 @@
  *
  * kernel_list.c knows the families with their arguments; kernel_run.c checks a call against that
  * list, turns bf16, f16 and scattered arrays into plain ones, and hands the call to the device. A
- * device therefore sees only
+ * device of the host therefore sees only
  *   - arrays of one type, `real`: f32 or f64 (indices: i64), with innermost stride 1 and any others;
  *   - shapes that agree with each other, all sizes at least 1;
  *   - data == NULL for what is absent (or empty), and only outputs that are wanted.
  * An output may be the same view as the input it replaces (c and c0, n and n0, m and m0, s and s0).
+ *
+ * A device whose arrays are in its own memory (kernel_table.memory) gets them as the caller gave
+ * them: f32, bf16 and f16 in any mixture, indices i64 or i32, any strides, and values that nobody
+ * has looked at. It enqueues on options.stream, and has the workspace that it asked for in
+ * options.workspace.
  */
 #ifndef OPS_KERNELS_H
 #define OPS_KERNELS_H
@@ -107,7 +112,8 @@ enum gate_argument { GATE_X, GATE_U, GATE_Y, GATE_DY, GATE_DX, GATE_DU, GATE_ARG
 
 enum cross_entropy_argument {
     CROSS_ENTROPY_LOGITS,
-    CROSS_ENTROPY_TARGET, /* i64, each in [0, V) or the index to ignore: checked before */
+    CROSS_ENTROPY_TARGET, /* each in [0, V) or the index to ignore: checked before, and i64, on the
+                             host; elsewhere a loss of NaN tells of one that is not */
     CROSS_ENTROPY_LOSS,
     CROSS_ENTROPY_DLOSS,
     CROSS_ENTROPY_DLOGITS,
@@ -120,7 +126,7 @@ enum { KERNEL_MOST_ARGUMENTS = MLSTM_ARGUMENTS };
 typedef struct kernel_call {
     enum kernel_form form;
     bool sigmoid, lstm;
-    dtype real;                   /* f32 or f64 */
+    dtype real;                   /* f32 or f64; of host devices */
     xlstm_kernel_options options; /* threads and chunk_size as given, 0 included */
     xlstm_array array[KERNEL_MOST_ARGUMENTS];
 } kernel_call;
@@ -135,12 +141,31 @@ static inline int64_t kernel_offset(const xlstm_array *a, int64_t i, int64_t j) 
 }
 
 typedef xlstm_status kernel_function(const kernel_call *call);
+typedef xlstm_status kernel_workspace_function(const kernel_call *call, size_t *bytes);
 
-/* The kernels of a device by group; NULL: it has none of that group. */
+/* A kernel, and what tells how large options.workspace must be for it; NULL: 0. */
+typedef struct kernel_functions {
+    kernel_function *run;
+    kernel_workspace_function *workspace;
+} kernel_functions;
+
+/* The memory of a device whose kernels do not work on the host's, for those who have their arrays on
+ * the host all the same (kernel_copy.c). Blocking; `read` has what kernels on the default stream
+ * wrote. */
+typedef struct kernel_memory {
+    xlstm_status (*take)(size_t bytes, void **memory);
+    void (*give_back)(void *memory);
+    xlstm_status (*write)(void *to, const void *host, size_t bytes);
+    xlstm_status (*read)(void *host, const void *from, size_t bytes);
+} kernel_memory;
+
+/* The kernels of a device by group; run == NULL: it has none of that group. */
 typedef struct kernel_table {
-    kernel_function *mlstm, *slstm, *conv1d, *headwise_linear, *rms_norm, *layer_norm, *soft_cap,
-        *swiglu, *gelu_gate, *cross_entropy;
+    kernel_functions mlstm, slstm, conv1d, headwise_linear, rms_norm, layer_norm, soft_cap, swiglu,
+        gelu_gate, cross_entropy;
     bool mlstm_compensated;
+    const kernel_memory *memory; /* NULL: the host's */
+    kernel_function *enter;      /* before a kernel is run: whether the device can; or NULL */
 } kernel_table;
 
 /* A group of families that share arguments and the function of a device. */
@@ -164,11 +189,21 @@ typedef struct kernel_entry {
     enum kernel_group group;
     enum kernel_form form;
     bool sigmoid, lstm;
-    kernel_function *run;
+    kernel_functions functions;
+    const kernel_table *table;        /* the device's */
     int index[KERNEL_MOST_ARGUMENTS]; /* of each parameter: its place in kernel_call.array */
 } kernel_entry;
 
 /* The entry that a kernel of xlstm_kernel_at is part of. */
 const kernel_entry *kernel_entry_of(const xlstm_kernel *kernel);
+
+/* Whether `name` is that of a kernel on CUDA, which this build is without. */
+bool kernel_needs_cuda(const char *name);
+
+/* xlstm_kernel_run for arrays on the host, whatever memory the kernel works on: where it is another,
+ * they are copied there and the outputs back, the workspace is found, and the results are there on
+ * return (kernel_copy.c). */
+xlstm_status kernel_run_copied(const xlstm_kernel *kernel, const xlstm_kernel_options *options,
+                               const xlstm_argument *arguments, int count);
 
 #endif

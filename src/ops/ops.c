@@ -7,6 +7,9 @@
 #include "base/error.h"
 #include "ops/cpu/cpu.h"
 #include "ops/reference/reference.h"
+#ifdef XLSTM_CUDA
+#include "ops/cuda/cuda.h"
+#endif
 #ifdef XLSTM_METAL
 #include "ops/metal/metal.h"
 #endif
@@ -86,6 +89,9 @@ const char *ops_batch_fault(const ops_batch *batch, int64_t slots) {
 
 static ops_device *(*const devices[])(void) = {
     cpu_device,
+#ifdef XLSTM_CUDA
+    cuda_device,
+#endif
 #ifdef XLSTM_METAL
     metal_device,
 #endif
@@ -95,6 +101,14 @@ enum { DEVICE_COUNT = sizeof devices / sizeof *devices };
 
 ops_device *ops_device_at(int index) {
     return index >= 0 && index < DEVICE_COUNT ? devices[index]() : NULL;
+}
+
+/* Why a build may lack a device that there is. */
+static const char *absence(const char *name) {
+    if (strcmp(name, "metal") == 0)
+        return ". Metal is in builds made on macOS 14 or later; it needs a Mac with Apple silicon "
+               "(M1 or later)";
+    return strcmp(name, "cuda") == 0 ? "; built without CUDA: run make cuda" : "";
 }
 
 ops_device *ops_device_find(const char *name) {
@@ -107,10 +121,7 @@ ops_device *ops_device_find(const char *name) {
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "",
                                  devices[i]()->name);
     error_set(XLSTM_UNSUPPORTED, "no device \"%s\" in this build; it has: %s%s", name, names,
-              strcmp(name, "metal") == 0
-                  ? ". Metal is in builds made on macOS 14 or later; it needs "
-                    "a Mac with Apple silicon (M1 or later)"
-                  : "");
+              absence(name));
     return NULL;
 }
 

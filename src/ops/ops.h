@@ -1,17 +1,15 @@
 /* The seam: every operation on device tensors, and what a device must provide.
  *
- * An op is as large as the maths of xLSTM makes natural (norm + projections, a whole mLSTM over a
- * batch of sequences), so that every device can fuse it; the device picks its own way
- * (matrix-vector or matrix-matrix, chunk length, tiling). Ops are enqueued on a stream and return
- * at once; only ops_stream_wait and ops_read block. Errors stick to the stream and come out of the
- * next wait; after an error, ops of the stream do nothing. No op allocates: a stream gets its
- * scratch when it is created, from the limits given there.
+ * An op is as large as the maths of xLSTM makes natural (norm + projections, a whole mLSTM over a batch of
+ * sequences), so that every device can fuse it; the device picks its own way (matrix-vector or matrix-matrix, chunk
+ * length, tiling). Ops are enqueued on a stream and return at once; only wait and read block. Errors stick to the
+ * stream and come out of the next wait; after an error, ops of the stream do nothing. No op allocates: a stream gets
+ * its scratch when it is created, from the limits given there.
  *
- * Shapes are written [outer][inner]. T is the number of packed tokens of a batch, D the model
- * width. Activations are f32 (f64 where the device says so), matrices of weights any floating-point
- * type or blocks of quantised values (base/blocks.h), other weights any floating-point type,
- * accumulation f32 or better; the maximum is taken before every exp, so that no exponent argument
- * is positive.
+ * Shapes are written [outer][inner]. T is the number of packed tokens of a batch, D the model width. Activations
+ * are f32 (f64 where the device says so), matrices of weights any floating-point type or blocks of quantised
+ * values (base/blocks.h), other weights any floating-point type, accumulation f32 or better; the maximum is taken
+ * before every exp, so that no exponent argument is positive.
  */
 #ifndef OPS_OPS_H
 #define OPS_OPS_H
@@ -71,9 +69,8 @@ bool ops_tensor_fits(const ops_tensor *t);
 
 /* ---- Batches and state ---- */
 
-/* Packed tokens of n sequences: sequence s owns tokens [start[s], start[s + 1]) and the state in
- * slot[s]; its first token has absolute position position[s]. Every sequence has at least one
- * token, positions are not negative, and no slot occurs twice. */
+/* Packed tokens of n sequences: sequence s owns tokens [start[s], start[s + 1]) and the state in slot[s]; its first token
+ * has absolute position position[s]. Every sequence has a token at least, no position is negative, no slot there twice. */
 typedef struct ops_batch {
     int sequences;
     int64_t tokens;      /* start[sequences] */
@@ -350,15 +347,17 @@ struct ops_device {
     ops_table ops;
     bool f64;             /* takes f64 activations and states */
     bool ahead;           /* works while the host goes on: tokens are worth enqueuing ahead */
+    int64_t narrow_from;  /* fast: from so many tokens on q, k, v, h, o, gated rows are bf16 */
+    int64_t batch_tokens; /* its own choice of the most tokens of a batch; 0: that of the host */
     int chunk_size;       /* its own choice for struct ops_mlstm */
     unsigned state_types; /* of C and n: bits 1 << dtype */
     int most_deferred;    /* longest ring of struct ops_mlstm; 0: it has none */
     const struct kernel_table *kernels; /* of the kernel library (kernels.h) */
 
-    /* Memory. buffer_create gives zeroed memory; buffer_wrap makes host memory (a mapped file)
-     * usable without a copy where the device can, and must outlive the buffer. */
+    /* Memory. buffer_create gives zeroed memory; buffer_wrap makes host memory (a mapped file), which must outlive
+     * the buffer, usable without a copy where the device can; a copy has byte `first` (of a tensor) aligned. */
     xlstm_status (*buffer_create)(ops_device *, size_t size, ops_buffer *);
-    xlstm_status (*buffer_wrap)(ops_device *, void *host, size_t size, ops_buffer *);
+    xlstm_status (*buffer_wrap)(ops_device *, void *host, size_t size, size_t first, ops_buffer *);
     void (*buffer_free)(ops_buffer *);
     /* Bytes of scratch that stream_create will take. */
     int64_t (*scratch_size)(ops_device *, const ops_stream_options *);
@@ -381,6 +380,7 @@ struct ops_device {
     xlstm_status (*facts)(ops_device *, ops_profile, ops_fact *facts, int *count);
     /* Whether a matrix times many tokens runs on bf16 tiles, whose speed counts then. NULL: no. */
     bool (*uses_tiles)(ops_device *, ops_profile);
+    xlstm_status (*limit)(ops_device *, int, double *rate); /* facts.h; NULL: the host's count */
 };
 
 /* Every stream begins with this; devices put it first in their own struct. */

@@ -71,30 +71,9 @@ static void conv_task(void *context, int64_t task, int worker) {
     update_state(state, state_stride, taps - 1, x, op->x.stride[0], tokens, count);
 }
 
-static bool check(cpu_stream *s, const struct ops_causal_conv *op) {
-    const char *name = "causal_conv";
-    if (!ops_expect2(&s->check, name, "x", &op->x, OPS_F32, op->batch.tokens, -1))
-        return false;
-    int64_t tokens = op->x.shape[0], width = op->x.shape[1];
-    if (!ops_expect2(&s->check, name, "the weight", &op->weight, OPS_FLOATS, width, -1) ||
-        !ops_expect_optional(&s->check, name, "the bias", &op->bias, width) ||
-        !ops_expect2(&s->check, name, "out", &op->out, OPS_F32, tokens, width) ||
-        !ops_expect_activation(&s->check, name, op->activation))
-        return false;
-    int64_t taps = op->weight.shape[1];
-    if (taps > OPS_MAX_TAPS)
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: %lld taps, must be 1 to %d", name,
-                        (long long)taps, OPS_MAX_TAPS);
-    if (taps == 1) /* no state; slots need only be numbers */
-        return ops_expect_batch(&s->check, name, &op->batch, INT32_MAX);
-    return ops_expect(&s->check, name, "the state", &op->state, OPS_F32, 3,
-                      (int64_t[]){-1, taps - 1, width}) &&
-           ops_expect_batch(&s->check, name, &op->batch, op->state.shape[0]);
-}
-
 void cpu_causal_conv(ops_stream *stream, const struct ops_causal_conv *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (ops_failed(&s->check) || !check(s, op))
+    if (ops_failed(&s->check) || !ops_expect_causal_conv(&s->check, op, OPS_FLOATS))
         return;
     conv_job job = {.s = s, .op = op, .blocks = (op->x.shape[1] + CHANNELS - 1) / CHANNELS};
     thread_pool_run(s->pool, op->batch.sequences * job.blocks, conv_task, &job);

@@ -29,9 +29,7 @@ static bool indices_fit(cpu_stream *s, const char *op, const ops_tensor *index, 
 
 static void take(cpu_stream *s, const char *op, const ops_tensor *source, int types,
                  const ops_tensor *index, const ops_tensor *out) {
-    if (ops_failed(&s->check) || !ops_expect2(&s->check, op, "the source", source, types, -1, -1) ||
-        !ops_expect1(&s->check, op, "the index", index, OPS_I32, -1) ||
-        !ops_expect2(&s->check, op, "out", out, OPS_F32, index->shape[0], source->shape[1]) ||
+    if (ops_failed(&s->check) || !ops_expect_take(&s->check, op, source, types, index, out) ||
         !indices_fit(s, op, index, source->shape[0]))
         return;
     rows_job job = {.s = s, .source = source, .index = index, .out = out};
@@ -68,17 +66,8 @@ static void sum_row(void *context, int64_t row, int worker) {
 
 void cpu_sum(ops_stream *stream, const struct ops_sum *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (ops_failed(&s->check) || !ops_expect2(&s->check, "sum", "out", &op->out, OPS_F32, -1, -1))
+    if (ops_failed(&s->check) || !ops_expect_sum(&s->check, op))
         return;
-    if (op->count < 1 || op->count > OPS_MAX_TERMS) {
-        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "sum: %d terms, 1 to %d are possible",
-                 op->count, OPS_MAX_TERMS);
-        return;
-    }
-    for (int i = 0; i < op->count; i++)
-        if (!ops_expect2(&s->check, "sum", "an input", &op->input[i], OPS_F32, op->out.shape[0],
-                         op->out.shape[1]))
-            return;
     rows_job job = {.s = s, .sum = op};
     thread_pool_run(s->pool, op->out.shape[0], sum_row, &job);
 }

@@ -69,16 +69,7 @@ static void headwise_task(void *context, int64_t task, int worker) {
 
 void cpu_headwise(ops_stream *stream, const struct ops_headwise *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    const char *name = "headwise";
-    const int64_t any[] = {-1, -1, -1};
-    if (ops_failed(&s->check) ||
-        !ops_expect(&s->check, name, "the weight", &op->weight, OPS_FLOATS, 3, any) ||
-        !ops_expect(&s->check, name, "x", &op->x, OPS_F32, 3,
-                    (int64_t[]){-1, op->weight.shape[0], op->weight.shape[2]}) ||
-        !ops_expect(&s->check, name, "out", &op->out, OPS_F32, 3,
-                    (int64_t[]){op->x.shape[0], op->weight.shape[0], op->weight.shape[1]}) ||
-        (ops_present(&op->bias) && !ops_expect2(&s->check, name, "the bias", &op->bias, OPS_FLOATS,
-                                                op->weight.shape[0], op->weight.shape[1])))
+    if (ops_failed(&s->check) || !ops_expect_headwise(&s->check, op, OPS_FLOATS))
         return;
     headwise_job job = {.s = s, .op = op, .blocks = (op->weight.shape[1] + BLOCK - 1) / BLOCK};
     thread_pool_run(s->pool, op->weight.shape[0] * job.blocks, headwise_task, &job);

@@ -154,22 +154,11 @@ static bool check_logits(cpu_stream *s, const struct ops_sample *op, int64_t row
 
 void cpu_sample(ops_stream *stream, const struct ops_sample *op) {
     cpu_stream *s = (cpu_stream *)stream;
-    if (ops_failed(&s->check) ||
-        !ops_expect2(&s->check, "sample", "logits", &op->logits, OPS_F32, -1, -1))
+    if (ops_failed(&s->check) || !ops_expect_sample(&s->check, op))
         return;
-    int64_t rows = op->logits.shape[0], vocab = s->base.options.limits.vocab;
-    if (op->logits.shape[1] > vocab) {
-        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
-                 "sample: %lld logits a row are more than the stream was created for (%lld)",
-                 (long long)op->logits.shape[1], (long long)vocab);
-        return;
-    }
-    if (!ops_expect1(&s->check, "sample", "out", &op->out, OPS_I32, rows) ||
-        (ops_present(&op->penalised) &&
-         !ops_expect1(&s->check, "sample", "the penalised ids", &op->penalised, OPS_I32, -1)))
-        return;
+    int64_t rows = op->logits.shape[0];
     for (int64_t row = 0; row < rows; row++)
-        if (!ops_expect_sample_rule(&s->check, op, row) || !check_logits(s, op, row))
+        if (!check_logits(s, op, row))
             return;
     sample_job job = {.s = s, .op = op};
     thread_pool_run(s->pool, rows, sample_row, &job);

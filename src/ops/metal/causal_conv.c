@@ -6,33 +6,11 @@
 enum { THREADS = 64 };
 _Static_assert((int)CONV_TOKENS >= (int)OPS_MAX_TAPS, "a state must not reach the second part");
 
-static bool check(metal_stream *s, const struct ops_causal_conv *op) {
-    const char *name = "causal_conv";
-    const int floats = OPS_FLOATS & ~(1 << DTYPE_F64);
-    if (!ops_expect2(&s->check, name, "x", &op->x, OPS_F32, op->batch.tokens, -1))
-        return false;
-    int64_t tokens = op->x.shape[0], width = op->x.shape[1];
-    if (!ops_expect2(&s->check, name, "the weight", &op->weight, floats, width, -1) ||
-        (ops_present(&op->bias) &&
-         !ops_expect1(&s->check, name, "the bias", &op->bias, floats, width)) ||
-        !ops_expect2(&s->check, name, "out", &op->out, OPS_F32, tokens, width) ||
-        !ops_expect_activation(&s->check, name, op->activation))
-        return false;
-    int64_t taps = op->weight.shape[1];
-    if (taps > OPS_MAX_TAPS)
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: %lld taps, must be 1 to %d", name,
-                        (long long)taps, OPS_MAX_TAPS);
-    if (taps == 1) /* no state; slots need only be numbers */
-        return ops_expect_batch(&s->check, name, &op->batch, INT32_MAX);
-    return ops_expect(&s->check, name, "the state", &op->state, OPS_F32, 3,
-                      (int64_t[]){-1, taps - 1, width}) &&
-           ops_expect_batch(&s->check, name, &op->batch, op->state.shape[0]);
-}
-
 void metal_causal_conv(ops_stream *stream, const struct ops_causal_conv *op) {
     static const ops_tensor absent = {0};
     metal_stream *s = (metal_stream *)stream;
-    if (ops_failed(&s->check) || !check(s, op))
+    if (ops_failed(&s->check) ||
+        !ops_expect_causal_conv(&s->check, op, OPS_FLOATS & ~(1 << DTYPE_F64)))
         return;
     dtype type = op->weight.dtype;
     bool has_bias = ops_present(&op->bias), has_state = op->weight.shape[1] > 1;

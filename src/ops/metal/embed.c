@@ -32,9 +32,7 @@ static const char *kernel_of(dtype type) {
 static void take(metal_stream *s, const char *op, enum metal_fault fault, const ops_tensor *source,
                  int types, const ops_tensor *index, const ops_tensor *out) {
     if (ops_failed(&s->check) ||
-        !ops_expect2(&s->check, op, "the source", source, types & ~(1 << DTYPE_F64), -1, -1) ||
-        !ops_expect1(&s->check, op, "the index", index, OPS_I32, -1) ||
-        !ops_expect2(&s->check, op, "out", out, OPS_F32, index->shape[0], source->shape[1]))
+        !ops_expect_take(&s->check, op, source, types & ~(1 << DTYPE_F64), index, out))
         return;
     uint32_t first = metal_first(source), row_bytes = (uint32_t)ops_row_bytes(source);
     embed_arguments a = {
@@ -76,13 +74,8 @@ void metal_take_rows(ops_stream *stream, const struct ops_take_rows *op) {
 void metal_sum(ops_stream *stream, const struct ops_sum *op) {
     static const ops_tensor absent = {0};
     metal_stream *s = (metal_stream *)stream;
-    if (ops_failed(&s->check) || !ops_expect2(&s->check, "sum", "out", &op->out, OPS_F32, -1, -1))
+    if (ops_failed(&s->check) || !ops_expect_sum(&s->check, op))
         return;
-    if (op->count < 1 || op->count > OPS_MAX_TERMS) {
-        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "sum: %d terms, 1 to %d are possible",
-                 op->count, OPS_MAX_TERMS);
-        return;
-    }
     sum_arguments a = {.count = (uint32_t)op->count,
                        .width = (uint32_t)op->out.shape[1],
                        .out_first = metal_first(&op->out),
@@ -98,9 +91,6 @@ void metal_sum(ops_stream *stream, const struct ops_sum *op) {
         if (i >= op->count)
             continue;
         const ops_tensor *input = &op->input[i];
-        if (!ops_expect2(&s->check, "sum", "an input", input, OPS_F32, op->out.shape[0],
-                         op->out.shape[1]))
-            return;
         a.first[i] = metal_first(input);
         a.stride[i] = (uint32_t)input->stride[0];
         a.sign[i] = op->sign[i];

@@ -5,22 +5,10 @@
 
 enum { THREADS = 128, VALUES_A_LANE = 8 /* that a row should have before lanes share it */ };
 
-static bool check(metal_stream *s, const struct ops_headwise *op) {
-    const char *name = "headwise";
-    const int floats = OPS_FLOATS & ~(1 << DTYPE_F64);
-    const int64_t *w = op->weight.shape;
-    return ops_expect(&s->check, name, "the weight", &op->weight, floats, 3,
-                      (int64_t[]){-1, -1, -1}) &&
-           ops_expect(&s->check, name, "x", &op->x, OPS_F32, 3, (int64_t[]){-1, w[0], w[2]}) &&
-           ops_expect(&s->check, name, "out", &op->out, OPS_F32, 3,
-                      (int64_t[]){op->x.shape[0], w[0], w[1]}) &&
-           (!ops_present(&op->bias) ||
-            ops_expect2(&s->check, name, "the bias", &op->bias, floats, w[0], w[1]));
-}
-
 void metal_headwise(ops_stream *stream, const struct ops_headwise *op) {
     metal_stream *s = (metal_stream *)stream;
-    if (ops_failed(&s->check) || !check(s, op))
+    if (ops_failed(&s->check) ||
+        !ops_expect_headwise(&s->check, op, OPS_FLOATS & ~(1 << DTYPE_F64)))
         return;
     dtype type = op->weight.dtype;
     bool has_bias = ops_present(&op->bias);

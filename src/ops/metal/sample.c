@@ -50,29 +50,9 @@ static sample_rule rule_of(const struct ops_sample_row *row) {
     return rule;
 }
 
-/* ---- Checks ---- */
-
-static bool check(metal_stream *s, const struct ops_sample *op) {
-    if (!ops_expect2(&s->check, "sample", "logits", &op->logits, OPS_F32, -1, -1))
-        return false;
-    int64_t rows = op->logits.shape[0], vocab = s->base.options.limits.vocab;
-    if (op->logits.shape[1] > vocab)
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT,
-                        "sample: %lld logits a row are more than the stream was created for (%lld)",
-                        (long long)op->logits.shape[1], (long long)vocab);
-    if (!ops_expect1(&s->check, "sample", "out", &op->out, OPS_I32, rows) ||
-        (ops_present(&op->penalised) &&
-         !ops_expect1(&s->check, "sample", "the penalised ids", &op->penalised, OPS_I32, -1)))
-        return false;
-    for (int64_t row = 0; row < rows; row++)
-        if (!ops_expect_sample_rule(&s->check, op, row))
-            return false;
-    return true;
-}
-
 void metal_sample(ops_stream *stream, const struct ops_sample *op) {
     metal_stream *s = (metal_stream *)stream;
-    if (ops_failed(&s->check) || !check(s, op))
+    if (ops_failed(&s->check) || !ops_expect_sample(&s->check, op))
         return;
     int64_t rows = op->logits.shape[0], most = s->scratch.sample.shape[0];
     for (int64_t first = 0; first < rows; first += most) {
