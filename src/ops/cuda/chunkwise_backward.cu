@@ -1,0 +1,266 @@
+/* The chunkwise mLSTM: gradients of the gates, after those of q, k and v (chunkwise_parts.h).
+ *
+ *   di_l = k_l . dk_l,   dlogf_t = sum over tau >= t of (q . dq - k . dk)_tau + E,   E = <dc, C> + <dn, n> at the end
+ * q_t . dq_t needs neither: it is rho_t dh_t . numerator_t + e_t d_t, so dh_t . h_t where e_t = 0, and that times
+ * eps rho_t where the denominator was |d_t|. In the exact form a gradient dm_t = -eps rho_t dh_t . h_t, at the last token
+ * with the given dm - E besides, goes to the input gate of the token that was the maximum, and to the forget gates
+ * after it: walking back from the end, dm is gathered until a token is met whose own input gate became m. That one gets
+ * what was gathered; what is left over at the first token is the initial state's.
+ *
+ * Both are sums from the end that begin anew at certain tokens (the first one where f = -inf). A block has a head of a
+ * sequence; its warps sum chunks, one warp goes through the chunks, the warps write. */
+#include "ops/cuda/chunkwise_parts.h"
+
+enum { DOT_THREADS = 128, GATE_THREADS = 1024, GATE_WARPS = GATE_THREADS / WARP, PASS = 1024 };
+
+struct gradient_arguments {
+    struct chunk_shape shape;
+    chunkwise_array k, dk, input, forget, di, df;
+    int type, di_type, df_type;
+    chunkwise_state first, last, dfirst, dlast;
+};
+
+/* ---- k . dk ---- */
+
+static __device__ __forceinline__ float dot_eight(uint4 x, uint4 y) {
+    const uint32_t p[4] = {x.x, x.y, x.z, x.w}, q[4] = {y.x, y.y, y.z, y.w};
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        sum += from_bf16((uint16_t)p[i]) * from_bf16((uint16_t)q[i]) +
+               from_bf16((uint16_t)(p[i] >> 16)) * from_bf16((uint16_t)(q[i] >> 16));
+    return sum;
+}
+
+/* A block has a chunk of a head, a warp every fourth token. */
+static __global__ __launch_bounds__(DOT_THREADS) void chunkwise_key_dots(
+    const __grid_constant__ gradient_arguments a) {
+    int head = (int)blockIdx.y, place = (int)blockIdx.x;
+    int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
+    cuda_wait();
+    struct chunk_sequence s = sequence_at(a.shape, sequence_of(a.shape, place));
+    if (place - s.place >= s.chunks)
+        return;
+    struct chunk c = chunk_at(s, place - s.place);
+    float *out = a.shape.at.key_dots + ((int64_t)place * a.shape.heads + head) * CHUNK;
+#pragma unroll 4
+    for (int t = warp; t < CHUNK; t += DOT_THREADS / WARP) {
+        float sum = 0.0f;
+        for (int d = lane; t < c.tokens && d < a.shape.d_qk / 8; d += WARP) {
+            const uint4 *k =
+                (const uint4 *)((const uint16_t *)a.k.data + element_of(a.k, s, c.first + t, head));
+            const uint4 *dk = (const uint4 *)((const uint16_t *)a.dk.data +
+                                              element_of(a.dk, s, c.first + t, head));
+            sum += dot_eight(k[d], dk[d]);
+        }
+        sum = warp_sum(sum);
+        if (lane == 0)
+            out[t] = sum;
+    }
+}
+
+/* ---- Products of whole states ---- */
+
+/* <dc, c> + <dn, n> of a head, 0 where either is absent; known to thread 0 of the block. */
+static __device__ float state_product(const gradient_arguments &a, const chunkwise_state &d,
+                                      const chunkwise_state &x, int64_t slot, int head) {
+    __shared__ float parts[WARP];
+    float sum = 0.0f;
+    if (d.c && x.c)
+        for (int i = (int)threadIdx.x; i < a.shape.d_qk * a.shape.d_v; i += GATE_THREADS)
+            sum += load_as(d.c, d.type, slot * d.c_slot + head * d.c_head + i) *
+                   load_as(x.c, x.type, slot * x.c_slot + head * x.c_head + i);
+    if (d.n && x.n)
+        for (int i = (int)threadIdx.x; i < a.shape.d_qk; i += GATE_THREADS)
+            sum += load_as(d.n, d.type, slot * d.n_slot + head * d.n_head + i) *
+                   load_as(x.n, x.type, slot * x.n_slot + head * x.n_head + i);
+    return block_sum(sum, parts);
+}
+
+/* ---- Sums from the end ---- */
+
+/* What some tokens do to a sum that comes from behind: it begins anew (cut), and something is added. */
+struct span {
+    float sum;
+    bool cut;
+};
+
+static __device__ __forceinline__ struct span token_span(float x, bool cut) {
+    struct span s = {cut ? 0.0f : x, cut};
+    return s;
+}
+static __device__ __forceinline__ float through(struct span s, float sum) {
+    return s.cut ? s.sum : s.sum + sum;
+}
+/* First `late`, then `early`. */
+static __device__ __forceinline__ struct span join(struct span late, struct span early) {
+    struct span s = {early.cut ? early.sum : early.sum + late.sum, early.cut || late.cut};
+    return s;
+}
+/* Of this lane and all behind it. */
+static __device__ __forceinline__ struct span warp_spans(struct span s) {
+    int lane = (int)threadIdx.x % WARP;
+    for (int step = 1; step < WARP; step *= 2) {
+        struct span late;
+        late.sum = __shfl_down_sync(ALL_LANES, s.sum, step);
+        late.cut = __shfl_down_sync(ALL_LANES, (int)s.cut, step);
+        if (lane + step < WARP)
+            s = join(late, s);
+    }
+    return s;
+}
+/* Of the lanes behind this one alone. */
+static __device__ __forceinline__ struct span behind(struct span s) {
+    struct span late;
+    late.sum = __shfl_down_sync(ALL_LANES, s.sum, 1);
+    late.cut = __shfl_down_sync(ALL_LANES, (int)s.cut, 1);
+    struct span none = {0.0f, false};
+    return (int)threadIdx.x % WARP == WARP - 1 ? none : late;
+}
+
+/* Two tokens of each lane: 2 lane and the next. */
+struct lane_gradients {
+    struct span gate[2], maximum[2];
+    float dm[2], key[2], f[2];
+};
+
+static __device__ struct lane_gradients load_gradients(const gradient_arguments &a,
+                                                       const struct chunk_sequence &s, int index,
+                                                       int head, float dm_last) {
+    int lane = (int)threadIdx.x % WARP;
+    struct chunk c = chunk_at(s, index);
+    int64_t at = (int64_t)(s.place + index) * a.shape.heads + head;
+    const struct chunk_gates *gates = a.shape.at.gates + at;
+    bool divides = !a.shape.sigmoid || a.shape.normalize;
+    struct lane_gradients g;
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        int token = 2 * lane + j;
+        g.gate[j] = g.maximum[j] = token_span(0.0f, false);
+        g.dm[j] = g.key[j] = g.f[j] = 0.0f;
+        if (token >= c.tokens)
+            continue;
+        float delta = a.shape.at.delta[at * CHUNK + token];
+        float d = fabsf(a.shape.at.denominator[at * CHUNK + token]), least = expf(-gates->m[token]);
+        float part = divides ? a.shape.eps / (larger(d, least) + a.shape.eps) : 0.0f;
+        float query = a.shape.exact && divides && d > least ? delta * part : delta;
+        g.key[j] = a.shape.at.key_dots[at * CHUNK + token];
+        g.f[j] = load_as(a.forget.data, a.type, element_of(a.forget, s, c.first + token, head));
+        g.gate[j] = token_span(query - g.key[j], g.f[j] == -INFINITY);
+        if (!a.shape.exact || a.shape.sigmoid)
+            continue;
+        g.dm[j] = -delta * part + (c.first + token == s.tokens - 1 ? dm_last : 0.0f);
+        g.maximum[j] = token_span(g.dm[j], gates->highest[j] >> lane & 1);
+    }
+    return g;
+}
+
+static __device__ void write_gradients(const gradient_arguments &a, const struct chunk_sequence &s,
+                                       int index, int head, const struct lane_gradients &g,
+                                       float gate, float maximum) {
+    int lane = (int)threadIdx.x % WARP;
+    struct chunk c = chunk_at(s, index);
+    gate = through(behind(warp_spans(join(g.gate[1], g.gate[0]))), gate);
+    maximum = through(behind(warp_spans(join(g.maximum[1], g.maximum[0]))), maximum);
+#pragma unroll
+    for (int j = 1; j >= 0; j--) {
+        int token = 2 * lane + j;
+        float to_input = g.maximum[j].cut ? maximum + g.dm[j] : 0.0f;
+        gate = through(g.gate[j], gate);
+        maximum = through(g.maximum[j], maximum);
+        if (token >= c.tokens)
+            continue;
+        float di = g.key[j] + to_input;
+        if (a.shape.sigmoid)
+            di *= sigmoid(
+                -load_as(a.input.data, a.type, element_of(a.input, s, c.first + token, head)));
+        if (a.di.data)
+            store_as(a.di.data, a.di_type, element_of(a.di, s, c.first + token, head), di);
+        if (a.df.data)
+            store_as(a.df.data, a.df_type, element_of(a.df, s, c.first + token, head),
+                     (gate + maximum) * sigmoid(-g.f[j]));
+    }
+}
+
+static __global__ __launch_bounds__(GATE_THREADS) void chunkwise_gate_gradients(
+    const __grid_constant__ gradient_arguments a) {
+    __shared__ struct span gates[PASS], maxima[PASS];
+    __shared__ float gate_behind[PASS], maximum_behind[PASS], carried[2];
+    int head = (int)blockIdx.x, sequence = (int)blockIdx.y, warp = (int)threadIdx.x / WARP;
+    cuda_wait();
+    struct chunk_sequence s = sequence_at(a.shape, sequence);
+    int64_t slot = a.shape.slot ? a.shape.slot[sequence] : sequence;
+    float last = a.shape.exact ? state_product(a, a.dlast, a.last, slot, head) : 0.0f;
+    bool has_m = a.shape.exact && !a.shape.sigmoid;
+    float dm = has_m && a.dlast.m ? a.dlast.m[slot * a.dlast.m_slot + head * a.dlast.m_head] : 0.0f;
+    float dm_last = has_m ? dm - last : 0.0f;
+    if (threadIdx.x == 0) {
+        carried[0] = last;
+        carried[1] = s.chunks ? 0.0f : dm_last;
+    }
+    for (int end = s.chunks; end > 0; end -= PASS) {
+        int from = end > PASS ? end - PASS : 0, count = end - from;
+        for (int i = warp; i < count; i += GATE_WARPS) {
+            struct lane_gradients g = load_gradients(a, s, from + i, head, dm_last);
+            struct span gate = warp_spans(join(g.gate[1], g.gate[0]));
+            struct span maximum = warp_spans(join(g.maximum[1], g.maximum[0]));
+            if (threadIdx.x % WARP == 0) {
+                gates[i] = gate;
+                maxima[i] = maximum;
+            }
+        }
+        __syncthreads();
+        if (threadIdx.x < 2) { /* one thread a sum */
+            float sum = carried[threadIdx.x];
+            const struct span *spans = threadIdx.x ? maxima : gates;
+            float *out = threadIdx.x ? maximum_behind : gate_behind;
+            for (int i = count - 1; i >= 0; i--) {
+                out[i] = sum;
+                sum = through(spans[i], sum);
+            }
+            carried[threadIdx.x] = sum;
+        }
+        __syncthreads();
+        for (int i = warp; i < count; i += GATE_WARPS) {
+            struct lane_gradients g = load_gradients(a, s, from + i, head, dm_last);
+            write_gradients(a, s, from + i, head, g, gate_behind[i], maximum_behind[i]);
+        }
+        __syncthreads();
+    }
+    if (!a.shape.exact && a.dfirst.n)
+        for (int i = (int)threadIdx.x; i < a.shape.d_qk; i += GATE_THREADS)
+            store_as(a.dfirst.n, a.dfirst.type, slot * a.dfirst.n_slot + head * a.dfirst.n_head + i,
+                     0.0f);
+    if (!a.dfirst.m)
+        return;
+    float first = has_m ? state_product(a, a.dfirst, a.first, slot, head) : 0.0f;
+    if (threadIdx.x == 0)
+        a.dfirst.m[slot * a.dfirst.m_slot + head * a.dfirst.m_head] =
+            has_m ? first + carried[1] : 0.0f;
+}
+
+xlstm_status chunkwise_run_gate_gradients(cudaStream_t stream, const cuda_chunkwise *c) {
+    struct gradient_arguments a = {};
+    a.shape = chunkwise_shape(c);
+    a.k = c->k;
+    a.dk = c->dk;
+    a.input = c->input_gate;
+    a.forget = c->forget_gate;
+    a.di = c->di;
+    a.df = c->df;
+    a.type = c->gate_type;
+    a.di_type = c->di_type;
+    a.df_type = c->df_type;
+    a.first = c->initial;
+    a.last = c->last;
+    a.dfirst = c->dinitial;
+    a.dlast = c->dlast;
+    xlstm_status status =
+        chunkwise_launch(stream, "chunkwise_key_dots", chunkwise_key_dots,
+                         dim3((unsigned)a.shape.places, (unsigned)c->heads), DOT_THREADS, 0, a);
+    return status == XLSTM_OK
+               ? chunkwise_launch(stream, "chunkwise_gate_gradients", chunkwise_gate_gradients,
+                                  dim3((unsigned)c->heads, (unsigned)c->sequences), GATE_THREADS, 0,
+                                  a)
+               : status;
+}

@@ -1,0 +1,249 @@
+/* The chunkwise mLSTM: the scores of every chunk, all chunks side by side (chunkwise_parts.h).
+ *
+ * A block is a warpgroup and has a chunk of a head. Forward: A = q, B = k, and besides q . n; P and the denominators
+ * come out. Backward: A = dh, B = v, and besides dh . h; dS and e come out. The operands come in tiles of 64 columns,
+ * four pairs of tiles on their way at a time. */
+#include "ops/cuda/chunkwise_parts.h"
+
+enum { SCORE_STAGES = 4, TILE_BYTES = CHUNK * TILE_ROW_BYTES };
+
+struct scores_arguments {
+    tile_map a, b, other; /* other: h, backward alone */
+    struct chunk_shape shape;
+    int stages; /* as many as there are steps, up to SCORE_STAGES */
+};
+
+struct scores_shared {
+    float vector[CHUNK]; /* of each row: q . n or dh . h */
+    float normalizer[512];
+    uint64_t full[SCORE_STAGES];
+};
+
+#if CUDA_WGMMA
+/* The tiles of one step of the contraction come to the stage. */
+template <bool BACKWARD>
+static __device__ __forceinline__ void fetch(const scores_arguments &a, unsigned char *stage,
+                                             uint64_t *full, int step, int token, int head,
+                                             int batch) {
+    bool other = BACKWARD;
+    barrier_arrive_for(full, (other ? 3 : 2) * TILE_BYTES);
+    tile_load(stage, &a.a, step * TILE_COLUMNS, token, head, batch, full);
+    tile_load(stage + TILE_BYTES, &a.b, step * TILE_COLUMNS, token, head, batch, full);
+    if (other)
+        tile_load(stage + 2 * TILE_BYTES, &a.other, step * TILE_COLUMNS, token, head, batch, full);
+}
+
+static __device__ __forceinline__ float dot_two(uint32_t x, uint32_t y) {
+    return from_bf16((uint16_t)x) * from_bf16((uint16_t)y) +
+           from_bf16((uint16_t)(x >> 16)) * from_bf16((uint16_t)(y >> 16));
+}
+
+/* Half a row of a tile (row t / 2, half t % 2) with half a row of another one, or with 32 floats. */
+static __device__ __forceinline__ float dot_tiles(const unsigned char *x, const unsigned char *y) {
+    unsigned row = threadIdx.x / 2, half = threadIdx.x % 2;
+    float sum = 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned at = tile_offset(row, (half * 4 + i) * 8);
+        uint4 p = *(const uint4 *)(x + at), q = *(const uint4 *)(y + at);
+        sum += dot_two(p.x, q.x) + dot_two(p.y, q.y) + dot_two(p.z, q.z) + dot_two(p.w, q.w);
+    }
+    return sum;
+}
+static __device__ __forceinline__ float dot_vector(const unsigned char *x, const float *y) {
+    unsigned row = threadIdx.x / 2, half = threadIdx.x % 2;
+    float sum = 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++) {
+        uint4 p = *(const uint4 *)(x + tile_offset(row, (half * 4 + i) * 8));
+        const float *v = y + (half * 4 + i) * 8;
+        uint32_t two[4] = {p.x, p.y, p.z, p.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            sum += from_bf16((uint16_t)two[j]) * v[2 * j] +
+                   from_bf16((uint16_t)(two[j] >> 16)) * v[2 * j + 1];
+    }
+    return sum;
+}
+
+static __device__ __forceinline__ float reciprocal_of(const struct chunk_shape &a, float d,
+                                                      float m) {
+    bool divides = !a.sigmoid || a.normalize;
+    return divides ? 1.0f / (larger(fabsf(d), expf(-m)) + a.eps) : 1.0f;
+}
+
+/* A thread's 16 scores of a row (columns as of accumulators), in place: x_l <- (x_l factor + add) D_l. */
+static __device__ __forceinline__ void weigh(float (&x)[CHUNK / 2], int half, int row, bool there,
+                                             float of_row, const float *columns, float factor,
+                                             float add) {
+    int quad = (int)threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < CHUNK / 8; i++)
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            int column = 8 * i + 2 * quad + j, at = 4 * i + 2 * half + j;
+            float decay = expf(of_row + columns[column]);
+            x[at] = there && column <= row ? (x[at] * factor + add) * decay : 0.0f;
+        }
+}
+
+/* P of a row from q . k and q . n: its denominator is the sum before rho. */
+static __device__ __forceinline__ void finish_scores(const scores_arguments &a,
+                                                     const struct scores_shared *shared,
+                                                     float (&x)[CHUNK / 2], int half, int row,
+                                                     bool there, int64_t at) {
+    const struct chunk_gates *gates = a.shape.at.gates + at;
+    weigh(x, half, row, there, gates->row[row], gates->column, a.shape.scale, 0.0f);
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < CHUNK / 8; i++)
+        sum += x[4 * i + 2 * half] + x[4 * i + 2 * half + 1];
+    sum += __shfl_xor_sync(ALL_LANES, sum, 1);
+    sum += __shfl_xor_sync(ALL_LANES, sum, 2);
+    float read = a.shape.at.factors[at].read[row];
+    float d = there ? sum + read * shared->vector[row] : 0.0f;
+    float reciprocal = reciprocal_of(a.shape, d, gates->m[row]);
+#pragma unroll
+    for (int i = 0; i < CHUNK / 8; i++) {
+        x[4 * i + 2 * half] *= reciprocal;
+        x[4 * i + 2 * half + 1] *= reciprocal;
+    }
+    __syncwarp(); /* all of the row have read */
+    if (threadIdx.x % 4 == 0) {
+        a.shape.at.denominator[at * CHUNK + row] = d;
+        a.shape.at.factors[at].read[row] = read * reciprocal;
+    }
+}
+
+/* dS of a row from dh . v and dh . h. */
+static __device__ __forceinline__ void finish_dscores(const scores_arguments &a,
+                                                      const struct scores_shared *shared,
+                                                      float (&x)[CHUNK / 2], int half, int row,
+                                                      bool there, int64_t at) {
+    const struct chunk_gates *gates = a.shape.at.gates + at;
+    float d = a.shape.at.denominator[at * CHUNK + row], m = gates->m[row],
+          delta = shared->vector[row];
+    float reciprocal = reciprocal_of(a.shape, d, m);
+    bool held = !a.shape.exact || (a.shape.sigmoid && !a.shape.normalize);
+    float share = there && !held && fabsf(d) > expf(-m) ? (d > 0.0f ? -delta : delta) : 0.0f;
+    weigh(x, half, row, there, gates->row[row], gates->column, a.shape.scale * reciprocal,
+          a.shape.scale * reciprocal * share);
+    if (threadIdx.x % 4 == 0) {
+        a.shape.at.delta[at * CHUNK + row] = delta;
+        a.shape.at.factors[at].share[row] = share;
+    }
+}
+
+/* Sums of all steps in `sums`; of each row q . n or dh . h in shared->vector. */
+template <bool BACKWARD>
+static __device__ __forceinline__ void multiply(const scores_arguments &a, float (&sums)[CHUNK / 2],
+                                                unsigned char *stages, struct scores_shared *shared,
+                                                int steps, int token, int head, int batch) {
+    const unsigned stage_bytes = (BACKWARD ? 3 : 2) * TILE_BYTES;
+    float dot = 0.0f;
+    for (int step = 0; step < steps; step++) {
+        unsigned char *stage = stages + step % SCORE_STAGES * stage_bytes;
+        uint64_t *full = shared->full + step % SCORE_STAGES;
+        barrier_wait(full, (unsigned)(step / SCORE_STAGES & 1));
+        uint64_t rows = tile_straight(stage), columns = tile_straight(stage + TILE_BYTES);
+        wgmma_begin();
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++)
+            wgmma_shared<0, 0>(sums, tile_advance(rows, 32 * i), tile_advance(columns, 32 * i),
+                               step || i);
+        wgmma_commit();
+        dot += BACKWARD ? dot_tiles(stage, stage + 2 * TILE_BYTES)
+                        : dot_vector(stage, shared->normalizer + step * TILE_COLUMNS);
+        wgmma_wait<0>();
+        wgmma_settle(sums);
+        __syncthreads();
+        if (threadIdx.x == 0 && step + SCORE_STAGES < steps)
+            fetch<BACKWARD>(a, stage, full, step + SCORE_STAGES, token, head, batch);
+    }
+    dot += __shfl_xor_sync(ALL_LANES, dot, 1);
+    if (threadIdx.x % 2 == 0)
+        shared->vector[threadIdx.x / 2] = dot;
+    __syncthreads();
+}
+
+#endif
+
+template <bool BACKWARD>
+static __global__
+__launch_bounds__(WARPGROUP) void chunkwise_scores(const __grid_constant__ scores_arguments a) {
+#if CUDA_WGMMA
+    extern __shared__ __align__(1024) unsigned char stages[];
+    const unsigned stage_bytes = (BACKWARD ? 3 : 2) * TILE_BYTES;
+    struct scores_shared *shared = (struct scores_shared *)(stages + a.stages * stage_bytes);
+    int head = (int)blockIdx.y, place = (int)blockIdx.x, thread = (int)threadIdx.x;
+    int steps = (BACKWARD ? a.shape.d_v : a.shape.d_qk) / TILE_COLUMNS;
+    if (thread == 0) {
+        for (int i = 0; i < SCORE_STAGES; i++)
+            barrier_make(shared->full + i, 1);
+        barrier_made();
+    }
+    cuda_wait();
+    struct chunk_sequence s = sequence_at(a.shape, sequence_of(a.shape, place));
+    if (place - s.place >= s.chunks)
+        return;
+    struct chunk c = chunk_at(s, place - s.place);
+    int64_t at = (int64_t)place * a.shape.heads + head;
+    if (thread == 0)
+        for (int i = 0; i < SCORE_STAGES && i < steps; i++)
+            fetch<BACKWARD>(a, stages + i * stage_bytes, shared->full + i, i, s.first + c.first,
+                            head, s.batch);
+    for (int d = thread; d < a.shape.d_qk && !BACKWARD; d += WARPGROUP)
+        shared->normalizer[d] = a.shape.at.normalizer[at * a.shape.d_qk + d];
+    __syncthreads();
+
+    float sums[CHUNK / 2];
+    multiply<BACKWARD>(a, sums, stages, shared, steps, s.first + c.first, head, s.batch);
+    int lane = thread % WARP;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int row = thread / WARP * 16 + lane / 4 + 8 * half;
+        if (BACKWARD)
+            finish_dscores(a, shared, sums, half, row, row < c.tokens, at);
+        else
+            finish_scores(a, shared, sums, half, row, row < c.tokens, at);
+#pragma unroll
+        for (int i = 0; i < CHUNK / 8; i++)
+            *(uint32_t *)(stages + tile_offset((unsigned)row, (unsigned)(8 * i + 2 * (lane % 4)))) =
+                pack_bf16(sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]);
+    }
+    __syncthreads();
+    uint4 *to = (uint4 *)((BACKWARD ? a.shape.at.dscores : a.shape.at.scores) + at * SCORES);
+#pragma unroll
+    for (int i = 0; i < TILE_BYTES / 16 / WARPGROUP; i++)
+        to[i * WARPGROUP + thread] = ((const uint4 *)stages)[i * WARPGROUP + thread];
+#endif
+}
+
+static xlstm_status run(cudaStream_t stream, const cuda_chunkwise *c, bool backward) {
+    struct scores_arguments a = {};
+    a.shape = chunkwise_shape(c);
+    xlstm_status status =
+        chunkwise_map(&a.a, c, backward ? &c->dh : &c->q, backward ? c->d_v : c->d_qk);
+    if (status == XLSTM_OK)
+        status = chunkwise_map(&a.b, c, backward ? &c->v : &c->k, backward ? c->d_v : c->d_qk);
+    if (status == XLSTM_OK && backward)
+        status = chunkwise_map(&a.other, c, &c->h, c->d_v);
+    if (status != XLSTM_OK)
+        return status;
+    int steps = (backward ? c->d_v : c->d_qk) / TILE_COLUMNS, most = SCORE_STAGES;
+    a.stages = steps < most ? steps : most;
+    size_t shared =
+        (size_t)a.stages * (backward ? 3 : 2) * TILE_BYTES + sizeof(struct scores_shared);
+    return chunkwise_launch(stream, backward ? "chunkwise_dscores" : "chunkwise_scores",
+                            backward ? chunkwise_scores<true> : chunkwise_scores<false>,
+                            dim3((unsigned)a.shape.places, (unsigned)c->heads), WARPGROUP, shared,
+                            a);
+}
+
+xlstm_status chunkwise_run_scores(cudaStream_t stream, const cuda_chunkwise *c) {
+    return run(stream, c, false);
+}
+
+xlstm_status chunkwise_run_dscores(cudaStream_t stream, const cuda_chunkwise *c) {
+    return run(stream, c, true);
+}

@@ -1,0 +1,57 @@
+/* What the CUDA device's own files share: GPUs, memory, reads of the host. Ops need internal.h only. */
+#ifndef OPS_CUDA_HOST_H
+#define OPS_CUDA_HOST_H
+
+#include "ops/cuda/internal.h"
+#include "ops/facts.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- GPUs (gpu.c) ---- */
+
+/* The GPU of a device of the seam, made the calling thread's; "no CUDA device: …" where there is none. */
+xlstm_status cuda_gpu_get(ops_device *device, cuda_gpu **gpu);
+void cuda_describe(ops_device *self, char *text, size_t size);
+xlstm_status cuda_tell_facts(ops_device *self, ops_profile profile, ops_fact *facts, int *count);
+
+/* Dense products of bf16, operations a second (product_limit.cu). */
+xlstm_status cuda_product_limit(cuda_gpu *gpu, double *rate);
+/* The entry `limit` (limits.cu). */
+xlstm_status cuda_limit(ops_device *self, int kind, double *rate);
+
+/* ---- Memory (memory.c) ---- */
+
+xlstm_status cuda_buffer_create(ops_device *self, size_t size, ops_buffer *buffer);
+xlstm_status cuda_buffer_wrap(ops_device *self, void *host, size_t size, size_t first,
+                              ops_buffer *buffer);
+void cuda_buffer_free(ops_buffer *buffer);
+/* Rises with every buffer that is freed: addresses remembered before may be another's now. */
+unsigned cuda_buffers_freed(void);
+
+/* ---- Between host and GPU (transfer.cu, reads.c) ---- */
+
+/* Bytes that travel as a kernel's argument. */
+enum { CUDA_MOST_PUT = 3072 };
+/* Enqueue writes; `source` is free again when they return. */
+void cuda_put(cuda_stream *s, void *to, const void *source, size_t size);
+void cuda_upload(cuda_stream *s, void *to, const void *source, size_t size);
+
+typedef struct cuda_reads cuda_reads;
+xlstm_status cuda_reads_create(cuda_reads **reads);
+void cuda_reads_free(cuda_reads *reads);
+/* These bytes are being written by other means than those that were expected. */
+void cuda_reads_forget(cuda_reads *reads, const void *address, size_t size);
+/* Waits for what wrote these bytes, and copies them; false where the stream failed. */
+bool cuda_read(cuda_stream *s, void *to, const void *from, size_t size);
+/* Whether kernels have found anything wrong, as far as the last read or wait could see. */
+bool cuda_has_faults(const cuda_stream *s);
+/* Waits for everything; what kernels found wrong fails the stream, and is forgotten. */
+void cuda_finish(cuda_stream *s);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,207 @@
+/* The rows that projections take in, norm(x) or act(gate) (norm(x) + skip skip_input), laid into the shared memory
+ * of every block that multiplies them. Each block takes means and variances anew, in the same order of sums
+ * everywhere, so that a row is the same bits whoever asks, and however many come with it.
+ *
+ * What is constant (the norm's weight) is laid where its values will be scaled before the kernel waits for those
+ * before it; then the values come, are summed, and replace it. A group of the norm belongs to a warp, or to the
+ * whole block where there is but one; a thread's values come by fours, counted from the group's first. */
+#ifndef OPS_CUDA_INPUT_H
+#define OPS_CUDA_INPUT_H
+
+#include "ops/cuda/device.h"
+
+enum { INPUT_THREADS = 256, INPUT_WARPS = INPUT_THREADS / WARP, INPUT_HELD = 4 };
+
+struct input_arguments {
+    const float *x, *gate, *skip, *skip_input;
+    const void *weight, *bias; /* of the norm; bias may be NULL */
+    int64_t x_stride, gate_stride, skip_input_stride;
+    int64_t tokens;
+    int width, padded; /* values of a row; with zeros up to whole units of weights */
+    int kind, groups, weight_type, bias_type;
+    int activation;
+    int fours; /* rows and groups begin at multiples of four values */
+    float eps;
+};
+
+/* Where value i of a row stands: lanes that read values 64 apart meet different banks. */
+static __host__ __device__ __forceinline__ int input_place(int i) {
+    return i + (i >> 6) * 4;
+}
+
+/* Who works on one group: a warp, or the block. */
+struct input_team {
+    int index, threads; /* of the calling thread in it */
+    int first, step;    /* groups first, first + step, ... are its own */
+    bool block;
+};
+static __device__ __forceinline__ input_team input_team_of(const input_arguments &a) {
+    const int thread = (int)threadIdx.x, lanes = WARP;
+    if (a.groups == 1)
+        return {thread, INPUT_THREADS, 0, 1, true};
+    return {thread % lanes, lanes, thread / lanes, INPUT_WARPS, false};
+}
+static __device__ __forceinline__ float team_sum(const input_team &team, float x, float *parts) {
+    return team.block ? block_sum(x, parts) : warp_sum(x);
+}
+
+/* Values i to i + 3 of which `count` are there; others are 0. */
+static __device__ __forceinline__ float4 load_four(const float *p, int i, int count, int fours) {
+    if (fours)
+        return *(const float4 *)(p + i);
+    return make_float4(p[i], count > 1 ? p[i + 1] : 0.0f, count > 2 ? p[i + 2] : 0.0f,
+                       count > 3 ? p[i + 3] : 0.0f);
+}
+static __device__ __forceinline__ float4 get_four(const float *row, int i, int count, int fours) {
+    if (fours)
+        return *(const float4 *)(row + input_place(i));
+    return make_float4(row[input_place(i)], count > 1 ? row[input_place(i + 1)] : 0.0f,
+                       count > 2 ? row[input_place(i + 2)] : 0.0f,
+                       count > 3 ? row[input_place(i + 3)] : 0.0f);
+}
+static __device__ __forceinline__ void put_four(float *row, int i, int count, int fours, float4 v) {
+    if (fours) {
+        *(float4 *)(row + input_place(i)) = v;
+        return;
+    }
+    row[input_place(i)] = v.x;
+    if (count > 1)
+        row[input_place(i + 1)] = v.y;
+    if (count > 2)
+        row[input_place(i + 2)] = v.z;
+    if (count > 3)
+        row[input_place(i + 3)] = v.w;
+}
+
+/* Before cuda_wait(): the norm's weight and what stays 0, into a row. Warps past the first INPUT_WARPS do nothing. */
+static __device__ __forceinline__ void input_begin(const input_arguments &a, float *row) {
+    if (threadIdx.x >= INPUT_THREADS)
+        return;
+    for (int i = a.width + (int)threadIdx.x; i < a.padded; i += INPUT_THREADS)
+        row[input_place(i)] = 0.0f;
+    if (a.kind == OPS_NORM_NONE)
+        return;
+    input_team team = input_team_of(a);
+    int size = a.width / a.groups;
+    for (int g = team.first; g < a.groups; g += team.step)
+        for (int i = 4 * team.index; i < size; i += 4 * team.threads)
+            for (int j = 0; j < 4 && i + j < size; j++)
+                row[input_place(g * size + i + j)] =
+                    load_as(a.weight, a.weight_type, g * size + i + j);
+}
+
+/* Sums over a group, of x or of its squared distance from the mean. */
+static __device__ __forceinline__ float four_sum(float4 v) {
+    return (v.x + v.y) + (v.z + v.w);
+}
+static __device__ __forceinline__ float four_squares(float4 v, float mean, int count) {
+    float d = v.x - mean, sum = d * d;
+    d = count > 1 ? v.y - mean : 0.0f;
+    sum = fmaf(d, d, sum);
+    d = count > 2 ? v.z - mean : 0.0f;
+    sum = fmaf(d, d, sum);
+    d = count > 3 ? v.w - mean : 0.0f;
+    return fmaf(d, d, sum);
+}
+
+/* One row of one token: pointers to its values. */
+struct input_row {
+    const float *x, *gate, *skip_input;
+};
+
+/* norm(x), with the norm's weight from where the value goes, and what gates do to it. */
+static __device__ __forceinline__ float4 input_four(const input_arguments &a, const input_row &r,
+                                                    const float *row, int i, int count, float4 x,
+                                                    float4 gate, float mean, float scale) {
+    float v[4] = {x.x, x.y, x.z, x.w};
+    if (a.kind != OPS_NORM_NONE) {
+        float4 weight = get_four(row, i, count, a.fours);
+        const float w[4] = {weight.x, weight.y, weight.z, weight.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            v[j] = (v[j] - mean) * scale;
+            if (a.bias && j < count)
+                v[j] = fmaf(v[j], w[j], load_as(a.bias, a.bias_type, i + j));
+            else
+                v[j] *= w[j];
+        }
+    }
+    if (a.gate) {
+        const float z[4] = {gate.x, gate.y, gate.z, gate.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            if (a.skip && j < count)
+                v[j] = fmaf(a.skip[i + j], r.skip_input[i + j], v[j]);
+            v[j] *= activate(a.activation, z[j]);
+        }
+    }
+    return make_float4(v[0], v[1], v[2], v[3]);
+}
+
+/* A group of the row: the first INPUT_HELD fours of a thread are held in registers, so that memory is asked for all
+ * of them at once. */
+static __device__ __forceinline__ void input_group(const input_arguments &a, const input_row &r,
+                                                   const input_team &team, int first, int size,
+                                                   float *row, float *parts) {
+    float4 x[INPUT_HELD], gate[INPUT_HELD];
+    const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const int begin = 4 * team.index, step = 4 * team.threads;
+#pragma unroll
+    for (int k = 0; k < INPUT_HELD; k++) {
+        int i = begin + k * step;
+        x[k] = i < size ? load_four(r.x, first + i, size - i, a.fours) : zero;
+        gate[k] = i < size && a.gate ? load_four(r.gate, first + i, size - i, a.fours) : zero;
+    }
+    float mean = 0.0f, scale = 1.0f;
+    if (a.kind == OPS_NORM_LAYER) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int k = 0; k < INPUT_HELD; k++)
+            sum += four_sum(x[k]);
+        for (int i = begin + INPUT_HELD * step; i < size; i += step)
+            sum += four_sum(load_four(r.x, first + i, size - i, a.fours));
+        mean = team_sum(team, sum, parts) / (float)size;
+    }
+    if (a.kind != OPS_NORM_NONE) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int k = 0; k < INPUT_HELD; k++)
+            if (begin + k * step < size)
+                sum += four_squares(x[k], mean, size - begin - k * step);
+        for (int i = begin + INPUT_HELD * step; i < size; i += step)
+            sum += four_squares(load_four(r.x, first + i, size - i, a.fours), mean, size - i);
+        scale = 1.0f / sqrtf(team_sum(team, sum, parts) / (float)size + a.eps);
+    }
+#pragma unroll
+    for (int k = 0; k < INPUT_HELD; k++) {
+        int i = begin + k * step;
+        if (i < size)
+            put_four(row, first + i, size - i, a.fours,
+                     input_four(a, r, row, first + i, size - i, x[k], gate[k], mean, scale));
+    }
+    for (int i = begin + INPUT_HELD * step; i < size; i += step) {
+        float4 z = a.gate ? load_four(r.gate, first + i, size - i, a.fours) : zero;
+        put_four(row, first + i, size - i, a.fours,
+                 input_four(a, r, row, first + i, size - i,
+                            load_four(r.x, first + i, size - i, a.fours), z, mean, scale));
+    }
+}
+
+/* After cuda_wait(): token t's row. All threads of the block come here; the row is whole after a barrier. `parts`
+ * has 32 floats of shared memory. */
+static __device__ __forceinline__ void input_lay(const input_arguments &a, int64_t token,
+                                                 float *row, float *parts) {
+    const input_row r = {a.x + token * a.x_stride, a.gate + token * a.gate_stride,
+                         a.skip_input + token * a.skip_input_stride};
+    input_team team = input_team_of(a);
+    int size = a.width / a.groups;
+    if (threadIdx.x >= INPUT_THREADS) { /* there for the barriers within sums alone */
+        if (team.block)
+            input_group(a, r, {0, INPUT_THREADS, 0, 1, true}, 0, 0, row, parts);
+        return;
+    }
+    for (int g = team.first; g < a.groups; g += team.step)
+        input_group(a, r, team, g * size, size, row, parts);
+}
+
+#endif

@@ -1,0 +1,160 @@
+/* What the files of the CUDA device share on the host's side: the stream, launches of kernels, scratch
+ * memory, faults. Read by C (cuda.c and other files without kernels) and by C++ (*.cu, each a family of ops:
+ * its kernels, and the functions of the seam that launch them).
+ *
+ * Kernels take one argument, a struct by value, declared `const __grid_constant__ struct X a`. They are
+ * launched with programmatic serialisation: a kernel may begin while the one before it still runs, so
+ *   - every thread calls cuda_wait() (device.h) before it touches memory that any kernel writes, and before it
+ *     returns, whatever it does; constants (weights) may be fetched before that;
+ *   - cuda_release() lets the next kernel begin; without it that happens when the last block has ended.
+ */
+#ifndef OPS_CUDA_INTERNAL_H
+#define OPS_CUDA_INTERNAL_H
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "ops/expect.h"
+#include "ops/ops.h"
+
+/* A GPU, which is one device of the seam. */
+typedef struct cuda_gpu {
+    ops_device base;
+    int ordinal;
+    bool known; /* what follows has been read */
+    int processors, major, minor;
+    size_t shared_bytes; /* most of a block */
+    size_t level2_bytes;
+    char name[256];
+} cuda_gpu;
+
+/* What kernels find wrong while they run. They leave ~row of the lowest row at fault in a word a kind: the
+ * maximum of what threads say. The host reads and clears the words when it waits (reads.c). */
+enum cuda_fault {
+    CUDA_FAULT_EMBED,     /* an id that is no row of the table */
+    CUDA_FAULT_TAKE_ROWS, /* an index that is no row */
+    CUDA_FAULT_SAMPLE,    /* a logit that is NaN or +inf */
+    CUDA_FAULT_EMPTY,     /* no finite logit */
+    CUDA_FAULT_BATCH, /* starts, slots or positions that are not as ops_batch says; the row is the sequence */
+    CUDA_FAULTS
+};
+
+/* Scratch tensors of a stream, placed once (cuda_place_*). What stands in them does not outlive an op,
+ * but for the faults. */
+typedef struct cuda_scratch {
+    ops_tensor faults;        /* u32 [CUDA_FAULTS] */
+    ops_tensor rows;          /* f32 [tokens][width]: normed or gated inputs of a projection */
+    ops_tensor halves;        /* bf16 [tokens][width], the same for tensor cores */
+    ops_tensor unpacked;      /* bf16: a matrix of quantised weights, for tensor cores */
+    ops_tensor mlstm, sample; /* each family's own, bytes */
+} cuda_scratch;
+
+typedef struct cuda_stream {
+    ops_stream base;
+    cuda_gpu *gpu;
+    cudaStream_t stream;
+    ops_check check; /* the first failure since the last wait */
+    ops_buffer arena;
+    cuda_scratch scratch;
+    bool rehearsing; /* kernels are loaded, and not run */
+    bool
+        written; /* the last kernel was a write of the host, perhaps of what the next takes as constant */
+    struct cuda_reads *reads; /* what ops left for the host, and when it is there */
+} cuda_stream;
+
+/* ---- Calls of the runtime ---- */
+
+/* Whether it went well; else the stream fails with the call's name and the runtime's reason. */
+bool cuda_check(cuda_stream *s, cudaError_t error, const char *call);
+/* The same as a status with an error (base/error.h). */
+xlstm_status cuda_status(cudaError_t error, const char *call);
+/* Makes the GPU the calling thread's. */
+xlstm_status cuda_enter(const cuda_gpu *gpu);
+
+/* ---- Launches ---- */
+
+typedef struct cuda_launch {
+    const void *kernel;
+    const char *name;      /* for errors */
+    const void *arguments; /* the struct that the kernel takes by value */
+    unsigned grid[3];      /* 0 counts as 1 */
+    unsigned threads;
+    size_t shared;    /* bytes of dynamic shared memory */
+    unsigned cluster; /* blocks of a cluster along the first dimension; 0: none */
+    bool alone;       /* begins when everything before has ended (no programmatic serialisation) */
+} cuda_launch;
+
+/* Enqueues on any stream of the current GPU. */
+xlstm_status cuda_enqueue(cudaStream_t stream, const cuda_launch *launch);
+/* Does nothing on a stream that has failed, and only loads the kernel on one that rehearses. */
+void cuda_run_launch(cuda_stream *s, const cuda_launch *launch);
+
+/* ---- Memory ---- */
+
+/* Where the tensor's first element is, on the GPU; NULL if it is absent. */
+static inline void *cuda_at(const ops_tensor *t) {
+    return t->buffer ? (char *)t->buffer->handle + t->offset : NULL;
+}
+/* The words of the faults, for kernels. */
+static inline unsigned *cuda_fault_words(const cuda_stream *s) {
+    return (unsigned *)cuda_at(&s->scratch.faults);
+}
+/* After an op whose output the host will read soon (sample): reads of these bytes wait for what is enqueued so
+ * far, and not for what comes behind. */
+void cuda_expect_read(cuda_stream *s, const ops_tensor *out);
+
+/* Hands out pieces of the arena, 256-byte aligned; without a buffer it only counts. */
+typedef struct cuda_carver {
+    ops_buffer *buffer;
+    size_t used;
+    bool overflow;
+} cuda_carver;
+ops_tensor cuda_carve(cuda_carver *c, dtype type, int rank, const int64_t *shape);
+
+/* The scratch of each family, for the stream's options (ops_limits say the largest sizes). */
+void cuda_place_project(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s);
+void cuda_place_products(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s);
+void cuda_place_mlstm(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s);
+void cuda_place_sample(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s);
+
+/* ---- The ops ---- */
+
+void cuda_embed(ops_stream *, const struct ops_embed *);
+void cuda_take_rows(ops_stream *, const struct ops_take_rows *);
+void cuda_sum(ops_stream *, const struct ops_sum *);
+void cuda_normalize(ops_stream *, const struct ops_normalize *);
+void cuda_norm_project(ops_stream *, const struct ops_norm_project *);
+void cuda_norm_project_gated(ops_stream *, const struct ops_norm_project_gated *);
+void cuda_project_add(ops_stream *, const struct ops_project_add *);
+void cuda_mlstm_output(ops_stream *, const struct ops_mlstm_output *);
+void cuda_mlstm(ops_stream *, const struct ops_mlstm *);
+void cuda_causal_conv(ops_stream *, const struct ops_causal_conv *);
+void cuda_headwise(ops_stream *, const struct ops_headwise *);
+void cuda_slstm(ops_stream *, const struct ops_slstm *);
+void cuda_sample(ops_stream *, const struct ops_sample *);
+void cuda_retire(ops_stream *, const struct ops_retire *);
+
+#ifdef __cplusplus
+}
+
+/* The launch of a kernel with its one argument. */
+template <class A>
+inline void cuda_run(cuda_stream *s, const char *name, void (*kernel)(A), dim3 grid,
+                     unsigned threads, size_t shared, const A &arguments) {
+    cuda_launch launch = {};
+    launch.kernel = (const void *)kernel;
+    launch.name = name;
+    launch.arguments = &arguments;
+    launch.grid[0] = grid.x;
+    launch.grid[1] = grid.y;
+    launch.grid[2] = grid.z;
+    launch.threads = threads;
+    launch.shared = shared;
+    cuda_run_launch(s, &launch);
+}
+#endif
+
+#endif

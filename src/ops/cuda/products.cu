@@ -1,0 +1,193 @@
+/* Products of many tokens in the profile fast, on tensor cores.
+ *
+ * Rows are laid as bf16 into scratch memory, normed or gated on the way (product_rows.cu); where they are bf16
+ * already and nothing is to be done to them they are used as they lie. Weights of bf16 are used as they lie, too;
+ * of other types (or at other alignments) they are unpacked (product_weights.cu), as many rows at a time as fit
+ * into scratch memory. Sums are f32, and endings are applied to them before anything is rounded. */
+#include "ops/cuda/gemm.h"
+#include "ops/cuda/products.h"
+
+/* Fewer tokens go faster by project.cu, and fewer rows are gates, which are sensitive and cost nothing. */
+enum { LEAST_TOKENS = 9, LEAST_ROWS = 33 };
+/* Rows that are unpacked at a time: a round number, and of the 7B model's matrices as many as 96 MB have. */
+enum { ROWS_STEP = 128, UNPACKED_BYTES = 96 << 20 };
+
+static int64_t padded(int64_t width) {
+    return (width + GEMM_ALIGNMENT - 1) / GEMM_ALIGNMENT * GEMM_ALIGNMENT;
+}
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+bool cuda_takes_product(const cuda_stream *s, const cuda_input *in, const ops_tensor *weight) {
+    return s->base.options.profile == OPS_FAST && in->x.shape[0] >= LEAST_TOKENS &&
+           weight->shape[0] >= LEAST_ROWS;
+}
+
+/* Whether a kernel can take the rows as they lie. */
+static bool is_ready(const ops_tensor *t) {
+    return t->dtype == DTYPE_BF16 && t->shape[1] % GEMM_ALIGNMENT == 0 &&
+           t->stride[0] % GEMM_ALIGNMENT == 0 && (uintptr_t)cuda_at(t) % 16 == 0;
+}
+
+static ops_tensor input_rows(cuda_stream *s, const cuda_input *in) {
+    if (in->norm.kind == OPS_NORM_NONE && !ops_present(&in->gate) && !ops_present(&in->skip) &&
+        is_ready(&in->x))
+        return in->x;
+    ops_tensor halves = ops_tensor_rows(&s->scratch.halves, 0, in->x.shape[0]);
+    halves.shape[1] = halves.stride[0] = padded(in->x.shape[1]);
+    cuda_lay_halves(s, in, &halves);
+    return halves;
+}
+
+/* ---- One product, and rows of it ---- */
+
+static const void *row_of(const ops_tensor *t, int64_t row) {
+    const char *first = t && ops_present(t) ? (const char *)cuda_at(t) : NULL;
+    return first ? first + row * (int64_t)dtype_size(t->dtype) : NULL;
+}
+
+/* Whether two neighbours of a row can be moved together, the first of them at an even place. */
+static bool is_paired(const void *first, dtype type, int64_t stride) {
+    return !first || ((uintptr_t)first % (2 * dtype_size(type)) == 0 && stride % 2 == 0);
+}
+
+/* All but the weights, for rows [first, first + count). */
+static gemm_part part_of(const cuda_product *p, int64_t first, int64_t count) {
+    gemm_part part = {};
+    part.rows = (int)count;
+    part.ending = p->ending;
+    part.activation = p->activation;
+    part.sign = p->sign;
+    part.soft_cap = p->soft_cap;
+    part.bias = row_of(p->bias, first);
+    part.bias_type = part.bias ? p->bias->dtype : DTYPE_F32;
+    part.out = (void *)row_of(p->out, first);
+    part.out_type = p->out->dtype;
+    part.out_stride = p->out->stride[0];
+    part.paired = count % 2 == 0 && is_paired(part.out, p->out->dtype, part.out_stride);
+    if (p->ending == CUDA_GATED) {
+        part.up_bias = row_of(p->up_bias, first);
+        part.up_bias_type = part.up_bias ? p->up_bias->dtype : DTYPE_F32;
+    }
+    if (p->ending == CUDA_ADD && ops_present(p->residual)) {
+        part.residual = row_of(p->residual, first);
+        part.residual_type = p->residual->dtype;
+        part.residual_stride = p->residual->stride[0];
+        part.paired &= p->residual->dtype == DTYPE_F32 &&
+                       is_paired(part.residual, DTYPE_F32, part.residual_stride);
+    }
+    return part;
+}
+
+/* Rows of a matrix as a kernel can take them; `room` is scratch memory for them, if they need it. */
+static const uint16_t *weight_rows(cuda_stream *s, const ops_tensor *weight, int64_t first,
+                                   int64_t count, const ops_tensor *room, int64_t *stride) {
+    if (is_ready(weight)) {
+        *stride = weight->stride[0];
+        return (const uint16_t *)cuda_at(weight) + first * weight->stride[0];
+    }
+    cuda_unpack(s, weight, first, count, room);
+    *stride = room->stride[0];
+    return (const uint16_t *)cuda_at(room);
+}
+
+/* Room for `rows` unpacked rows, `index` times as far into the scratch memory. */
+static ops_tensor room_for(cuda_stream *s, int64_t rows, int64_t width, int index) {
+    ops_tensor room = s->scratch.unpacked;
+    const int64_t shape[2] = {rows, padded(width)};
+    return ops_tensor_make(room.buffer,
+                           room.offset + (size_t)(index * rows * padded(width)) * sizeof(uint16_t),
+                           DTYPE_BF16, 2, shape);
+}
+
+/* Rows that are unpacked at a time, of each of `matrices`. */
+static int64_t rows_that_fit(const cuda_stream *s, int64_t width, int matrices) {
+    int64_t rows = s->scratch.unpacked.shape[0] / (padded(width) * matrices);
+    return rows > ROWS_STEP ? rows / ROWS_STEP * ROWS_STEP : rows;
+}
+
+static void run_gemm(cuda_stream *s, const gemm *g) {
+    if (gemm_takes_few(s, g))
+        gemm_run_few(s, g, gemm_plan_few(s->gpu, g));
+    else if (gemm_takes_wide(s, g))
+        gemm_run_wide(s, g);
+    else
+        gemm_run_plain(s, g);
+}
+
+static gemm gemm_of(const ops_tensor *x, int64_t width) {
+    gemm g = {};
+    g.x = (const uint16_t *)cuda_at(x);
+    g.x_stride = x->stride[0];
+    g.tokens = (int)x->shape[0];
+    g.width = (int)padded(width);
+    return g;
+}
+
+static void add_part(cuda_stream *s, gemm *g, const cuda_product *p, int64_t first, int64_t count) {
+    const int64_t width = p->weight->shape[1];
+    gemm_part part = part_of(p, first, count);
+    ops_tensor room = room_for(s, count, width, 0);
+    part.weight = weight_rows(s, p->weight, first, count, &room, &part.weight_stride);
+    if (p->ending == CUDA_GATED) {
+        room = room_for(s, count, width, 1);
+        part.up = weight_rows(s, p->up_weight, first, count, &room, &part.up_stride);
+    }
+    g->part[g->parts++] = part;
+}
+
+static bool weights_are_ready(const cuda_product *p) {
+    return is_ready(p->weight) && (p->ending != CUDA_GATED || is_ready(p->up_weight));
+}
+
+/* Weights that are unpacked, as many rows at a time as there is room for. */
+static void run_unpacked(cuda_stream *s, const ops_tensor *x, const cuda_product *p) {
+    const int64_t rows = p->weight->shape[0], width = p->weight->shape[1];
+    const int64_t step = rows_that_fit(s, width, p->ending == CUDA_GATED ? 2 : 1);
+    for (int64_t first = 0; first < rows; first += step) {
+        gemm g = gemm_of(x, width);
+        add_part(s, &g, p, first, smaller(step, rows - first));
+        run_gemm(s, &g);
+    }
+}
+
+/* Whether one kernel can run both. */
+static bool are_alike(const cuda_product *a, const cuda_product *b) {
+    return a->ending == CUDA_CAP && b->ending == CUDA_CAP &&
+           (a->soft_cap == 0.0f) == (b->soft_cap == 0.0f);
+}
+
+void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product *products,
+                       int count) {
+    const ops_tensor x = input_rows(s, in);
+    for (int i = 0; i < count;) {
+        if (!weights_are_ready(&products[i])) {
+            run_unpacked(s, &x, &products[i++]);
+            continue;
+        }
+        gemm g = gemm_of(&x, in->x.shape[1]);
+        g.constant = true;
+        const cuda_product *first = &products[i];
+        do
+            add_part(s, &g, &products[i], 0, products[i].weight->shape[0]);
+        while (++i < count && g.parts < GEMM_PARTS && weights_are_ready(&products[i]) &&
+               are_alike(first, &products[i]));
+        run_gemm(s, &g);
+    }
+}
+
+void cuda_place_products(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s) {
+    if (o->profile != OPS_FAST)
+        return;
+    const ops_limits *l = &o->limits;
+    const int64_t width = padded(l->width);
+    const int64_t halves[2] = {l->tokens, width};
+    s->halves = cuda_carve(c, DTYPE_BF16, 2, halves);
+    /* Of small models all of a matrix; at least some rows of any. */
+    const int64_t rows = l->vocab > 2 * l->width ? l->vocab : 2 * l->width;
+    int64_t elements = smaller(rows * width, UNPACKED_BYTES / (int64_t)sizeof(uint16_t));
+    if (elements < 2 * width)
+        elements = 2 * width;
+    s->unpacked = cuda_carve(c, DTYPE_BF16, 1, &elements);
+}
