@@ -103,9 +103,9 @@ OPTIMISE_OPS := $(if $(SANITIZE),$(if $(findstring fuzzer,$(SANITIZE)),-O0,-O1),
 REAL_SOURCES := $(wildcard src/ops/cpu/real_*.c)
 AMX_SOURCES := $(wildcard src/ops/cpu/kernels_amx*.c)
 KERNEL_SOURCES := $(filter-out $(AMX_SOURCES),$(wildcard src/ops/cpu/kernels*.c)) $(REAL_SOURCES)
-LIBRARY_SOURCES := $(filter-out src/cli/% src/ops/metal/% $(AMX_SOURCES) $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
+LIBRARY_SOURCES := $(filter-out src/cli/% src/ops/metal/% src/ops/cuda/% $(AMX_SOURCES) $(KERNEL_SOURCES),$(wildcard src/*/*.c src/ops/*/*.c))
 CLI_SOURCES := $(wildcard src/cli/*.c)
-DEVICES := $(filter-out %.h %.c metal,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard src/ops/*/*.c))))))
+DEVICES := $(filter-out %.h %.c metal cuda,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard src/ops/*/*.c))))))
 
 object = $(patsubst %.c,$(BUILD)/%.o,$(1))
 KERNEL_OBJECTS := $(foreach isa,$(KERNEL_ISAS),$(KERNEL_SOURCES:%.c=$(BUILD)/%_$(isa).o) \
@@ -154,7 +154,7 @@ endif
 FUZZ_TARGETS ?= $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 FUZZ_PROGRAMS = $(FUZZ_TARGETS:%=$(BUILD)/tests/fuzz/fuzz_%)
 
-TRACKED_C = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
+TRACKED_C = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h' '*.cu')
 
 # ---- Packages ------------------------------------------------------------------------------------
 # Checked before anything else: an included makefile that is missing is made first. As root, missing
@@ -165,7 +165,7 @@ BUILDING := $(filter-out clean help format lint fuzz metal-check uninstall,$(GOA
 ifneq ($(BUILDING),)
 include $(BUILD)/packages.mk
 endif
-ifneq ($(filter test test-quick test-large test-programs metal $(BUILD)/tests/% $(BUILD)/metal/%, \
+ifneq ($(filter test test-quick test-large test-programs metal cuda-device $(BUILD)/tests/% $(BUILD)/metal/% $(BUILD)/cuda_device/%, \
          $(filter-out $(BUILD)/tests/fuzz/%,$(GOALS))),)
 include $(BUILD)/packages-test.mk
 endif
@@ -186,7 +186,7 @@ $(BUILD)/packages-test.mk: scripts/install-deps | $(BUILD)/packages.mk
 # ---- Targets -------------------------------------------------------------------------------------
 
 .PHONY: all test test-quick test-large test-oracle test-programs metal-check demo models/demo bench install uninstall clean help fuzz \
-        fuzz-programs format lint FORCE
+        fuzz-programs format lint cuda cuda-test cuda-bench run-cuda-test run-cuda-bench FORCE
 
 all: $(STATIC_LIBRARY) $(SHARED_LIBRARY) $(if $(MAIN_OBJECT),$(COMMAND)) ## the command and the libraries
 
@@ -237,6 +237,17 @@ metal-check: ## on a Mac: Metal by Apple's compiler and on the GPU, and a report
 	@$(MAKE) --no-print-directory test-programs
 	@BUILD='$(BUILD)' XCRUN='$(XCRUN)' scripts/metal-check
 
+cuda: ## the device cuda in the same command and libraries, from now on (nvcc 12.4 or later)
+	@$(CUDA_CHECK)
+	@mkdir -p $(BUILD) && echo 'CUDA := 1' > $(BUILD)/cuda.mk
+	@$(MAKE) --no-print-directory all
+
+cuda-test: cuda ## on a machine with an NVIDIA GPU: all tests of the device cuda
+	@$(MAKE) --no-print-directory run-cuda-test
+
+cuda-bench: cuda ## on a machine with an NVIDIA GPU: speed of the device cuda, beside the limits of the GPU
+	@$(MAKE) --no-print-directory run-cuda-bench
+
 test-oracle: $(SHARED_LIBRARY) $(COMMAND) ## the official packages' own tests with these kernels (PyTorch, from the network); GGUF
 	@scripts/test-oracle $(SHARED_LIBRARY)
 
@@ -260,18 +271,20 @@ lint: ## clang-format and cppcheck, changing nothing
 clean: ## removes build/
 	rm -rf build
 
-# ---- Metal: in the library on macOS, for the test device elsewhere ---------------------------------
+# ---- Metal: in the library on macOS, for the test device elsewhere; CUDA: after `make cuda` ------------
 
 include src/ops/metal/rules.mk
+include src/ops/cuda/rules.mk
 include tests/metal_device/rules.mk
 include tests/metal_device/objc/rules.mk
 include tests/metal_device/host.mk
+include tests/cuda_device/rules.mk
 
 # Tests that run on the test device. Sanitizers would see nothing new in them.
-DEVICE_RUNS := $(if $(SANITIZE),,$(METAL_RUNS) $(METAL_PRODUCT_TESTS) $(DEVICE_OBJC_TESTS))
+DEVICE_RUNS := $(if $(SANITIZE),,$(METAL_RUNS) $(METAL_PRODUCT_TESTS) $(DEVICE_OBJC_TESTS) $(CUDA_DEVICE_RUNS))
 DEVICE_KERNELS := $(METAL_MODULES) $(METAL_PLANTS)
 
-test-programs: $(DEVICE_KERNELS) $(DEVICE_RUNS) $(METAL_PROGRAMS)
+test-programs: $(DEVICE_KERNELS) $(DEVICE_RUNS) $(METAL_PROGRAMS) $(CUDA_DEVICE_PROGRAMS)
 test-quick: $(DEVICE_KERNELS) $(DEVICE_RUNS)
 
 # ---- Compiling -----------------------------------------------------------------------------------

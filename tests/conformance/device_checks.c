@@ -54,7 +54,7 @@ void check_memory(ops_device *device) {
     assert_int_equal(device->read(stream, &b, 0, bytes, SIZE), XLSTM_OK);
     assert_memory_equal(bytes, expected, SIZE);
 
-    assert_int_equal(device->buffer_wrap(device, mapped, SIZE, &wrapped), XLSTM_OK);
+    assert_int_equal(device->buffer_wrap(device, mapped, SIZE, 0, &wrapped), XLSTM_OK);
     assert_int_equal(device->read(stream, &wrapped, 17, bytes, SIZE - 17), XLSTM_OK);
     assert_memory_equal(bytes, mapped + 17, SIZE - 17);
     assert_int_equal(device->wait(stream), XLSTM_OK);

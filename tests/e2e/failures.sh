@@ -16,7 +16,6 @@ field() { # NAME VALUE: changes a field of the broken model's config
 # ---- Paths, devices, ids ----
 refuses 1 'no such file or folder' info -m "$work/absent"
 refuses 1 'config.json' info -m src
-refuses 1 'cuda' generate -m $model -p x --device cuda
 case $("$XLSTM" --version) in
 *metal*)
     # A build for Macs; the GPU may be there or not.

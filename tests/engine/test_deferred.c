@@ -142,9 +142,12 @@ static void test_batches(void **state) {
                 bool in = (round * 7 + r * 3) % 5 < 3 && taken[r] <= STEPS / 2;
                 if (!in)
                     continue;
-                items[count++] =
-                    (xlstm_batch_item){session[r], taken[r] ? text + r + taken[r] - 1 : text + r,
-                                       taken[r] ? 1 : lengths[r], together[r]};
+                items[count++] = (xlstm_batch_item){session[r],
+                                                    taken[r] ? text + r + taken[r] - 1 : text + r,
+                                                    taken[r] ? 1 : lengths[r],
+                                                    together[r],
+                                                    NULL,
+                                                    NULL};
                 taken[r]++;
             }
             if (count > 0)

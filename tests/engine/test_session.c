@@ -129,8 +129,22 @@ static void test_batch_rows_are_independent(void **state) {
         xlstm_session_free(session);
     }
     xlstm_batch_item items[ROWS];
-    for (int r = 0; r < ROWS; r++)
-        items[r] = (xlstm_batch_item){test_session(model), text + r, lengths[r], together[r]};
+    /* One asks for no id; the others for the most probable, a drawn one, and one that shuns what was there. */
+    static const xlstm_sampling rules[ROWS] = {[2] = {.temperature = 0.8f, .top_k = 40, .seed = 3},
+                                               [3] = {.repetition_penalty = 1.3f},
+                                               [4] = {.temperature = 1, .seed = 9}};
+    xlstm_sampler *samplers[ROWS] = {0};
+    int32_t next[ROWS], wanted;
+    for (int r = 0; r < ROWS; r++) {
+        items[r] = (xlstm_batch_item){test_session(model), text + r, lengths[r],
+                                      together[r],         NULL,     &next[r]};
+        if (r > 0)
+            assert_int_equal(xlstm_sampler_create(model, &rules[r], &samplers[r]), XLSTM_OK);
+        items[r].sampler = samplers[r];
+        for (int i = 0; r > 0 && i < 20; i++)
+            xlstm_sampler_accept(samplers[r], text[r + i]);
+        next[r] = -1;
+    }
     for (int i = -1; i < STEPS; i++) {
         for (int r = 0; i >= 0 && r < ROWS; r++) {
             items[r].ids = text + r + i;
@@ -142,6 +156,14 @@ static void test_batch_rows_are_independent(void **state) {
         assert_int_equal(xlstm_session_position(items[r].session), lengths[r] + STEPS);
         assert_memory_equal(alone[r], together[r], sizeof alone[r]);
         xlstm_session_free(items[r].session);
+        if (r == 0) {
+            assert_int_equal(next[r], -1);
+            continue;
+        }
+        assert_int_equal(xlstm_sample(samplers[r], alone[r], lengths[r] + STEPS, &wanted),
+                         XLSTM_OK);
+        assert_int_equal(next[r], wanted);
+        xlstm_sampler_free(samplers[r]);
     }
     xlstm_model_free(model);
 }
@@ -205,7 +227,8 @@ static void test_wrong_calls(void **state) {
     assert_int_equal(xlstm_session_position(sessions[0]), 0);
     test_expect_error(xlstm_eval(sessions[0], bad, 0, NULL, NULL, NULL), XLSTM_INVALID_ARGUMENT,
                       "no ids");
-    xlstm_batch_item twice[2] = {{sessions[1], text, 3, NULL}, {sessions[1], text, 3, NULL}};
+    xlstm_batch_item twice[2] = {{.session = sessions[1], .ids = text, .count = 3},
+                                 {.session = sessions[1], .ids = text, .count = 3}};
     test_expect_error(xlstm_eval_batch(twice, 2), XLSTM_INVALID_ARGUMENT,
                       "items 0 and 1 of the batch are the same");
     twice[1].session = sessions[2];
@@ -217,8 +240,10 @@ static void test_wrong_calls(void **state) {
     xlstm_model_free(model);
     test_expect_error(xlstm_model_load("no/such/folder", NULL, &none), XLSTM_IO_ERROR,
                       "no/such/folder");
-    test_expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.device = "cuda"}, &none),
-                      XLSTM_UNSUPPORTED, "cuda");
+    if (!ops_device_find("cuda"))
+        test_expect_error(
+            xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.device = "cuda"}, &none),
+            XLSTM_UNSUPPORTED, "built without CUDA: run make cuda");
     test_expect_error(
         xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.device = "cpu:f64"}, &none),
         XLSTM_UNSUPPORTED, "f64");

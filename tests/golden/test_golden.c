@@ -226,15 +226,22 @@ static void test_metal_fast(void **state) {
     check_device("metal", "fast", test_is_large(), true);
 }
 
+static void test_cuda_exact(void **state) {
+    (void)state;
+    check_device("cuda", "exact", test_is_large(), true);
+}
+
+static void test_cuda_fast(void **state) {
+    (void)state;
+    check_device("cuda", "fast", test_is_large(), true);
+}
+
 int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {
+    struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_f64), cmocka_unit_test(test_reference_f32),
         cmocka_unit_test(test_cpu_exact),     cmocka_unit_test(test_cpu_fast),
         cmocka_unit_test(test_metal_exact),   cmocka_unit_test(test_metal_fast),
+        cmocka_unit_test(test_cuda_exact),    cmocka_unit_test(test_cuda_fast),
     };
-    if (!test_uses_device("metal"))
-        cmocka_set_skip_filter("test_metal*");
-    else if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -136,13 +136,22 @@ static void test_states(void **state) {
     check_states("cpu", 2e-5);
 }
 
+static void check_gpu(const char *device) {
+    for (int i = 0; i < MODELS; i++) {
+        check_logits(names[i], device, "exact", 2e-5);
+        check_logits(names[i], device, "fast", 2e-2);
+    }
+    check_states(device, 2e-5);
+}
+
 static void test_metal(void **state) {
     (void)state;
-    for (int i = 0; i < MODELS; i++) {
-        check_logits(names[i], "metal", "exact", 2e-5);
-        check_logits(names[i], "metal", "fast", 2e-2);
-    }
-    check_states("metal", 2e-5);
+    check_gpu("metal");
+}
+
+static void test_cuda(void **state) {
+    (void)state;
+    check_gpu("cuda");
 }
 
 /* The recurrent weights of one training backend or the other are the same model. */
@@ -216,7 +225,7 @@ static void check_batch(xlstm_model *model, const int32_t *ids) {
         test_feed(sessions[i], ids + begin[i], count[i], expected[i]);
         assert_int_equal(xlstm_session_reset(sessions[i]), XLSTM_OK);
         test_feed(sessions[i], ids + i, 3, NULL);
-        items[i] = (xlstm_batch_item){sessions[i], ids + begin[i], count[i], logits[i]};
+        items[i] = (xlstm_batch_item){sessions[i], ids + begin[i], count[i], logits[i], NULL, NULL};
     }
     if (xlstm_eval_batch(items, 3) != XLSTM_OK)
         fail_msg("%s", xlstm_last_error());
@@ -436,16 +445,13 @@ static void test_wiring_faults(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (!test_uses_device("metal"))
-        cmocka_set_skip_filter("test_metal*");
-    else if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_metal),          cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_states),         cmocka_unit_test(test_either_layout),
-        cmocka_unit_test(test_one_function),   cmocka_unit_test(test_wirings),
-        cmocka_unit_test(test_printed_wiring), cmocka_unit_test(test_clipped),
-        cmocka_unit_test(test_faults),         cmocka_unit_test(test_wiring_faults),
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_metal),         cmocka_unit_test(test_cuda),
+        cmocka_unit_test(test_logits),        cmocka_unit_test(test_states),
+        cmocka_unit_test(test_either_layout), cmocka_unit_test(test_one_function),
+        cmocka_unit_test(test_wirings),       cmocka_unit_test(test_printed_wiring),
+        cmocka_unit_test(test_clipped),       cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_wiring_faults),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "format/npy.h"
 #include "ops/kernel_shape.h"
+#include "ops/kernels.h"
 #include "support/support.h"
 
 /* ---- Elements ---- */
@@ -208,7 +209,7 @@ xlstm_status case_try(kernel_case *c, xlstm_backward backward) {
     }
     xlstm_kernel_options options = c->options;
     options.backward = backward;
-    return xlstm_kernel_run(c->kernel->name, &options, arguments, count);
+    return kernel_run_copied(c->kernel, &options, arguments, count);
 }
 
 void case_run(kernel_case *c, xlstm_backward backward) {
@@ -437,4 +438,28 @@ const xlstm_kernel *kernel_of_device(const char *family, const char *device) {
     const xlstm_kernel *kernel = xlstm_kernel_find(name);
     assert_non_null(kernel);
     return kernel;
+}
+
+static bool device_is_tested(const char *name) {
+    static char asked[8][16];
+    static bool answers[8];
+    int d = 0;
+    for (; d < 8 && asked[d][0]; d++)
+        if (strcmp(asked[d], name) == 0)
+            return answers[d];
+    assert_true(d < 8);
+    snprintf(asked[d], sizeof asked[d], "%s", name);
+    return answers[d] = test_uses_device(name);
+}
+
+bool kernel_is_tested(const xlstm_kernel *kernel, xlstm_dtype type) {
+    return device_is_tested(kernel->device) && !(kernel->device_memory && type == XLSTM_F64);
+}
+
+const xlstm_kernel *kernel_to_test(int index) {
+    const xlstm_kernel *kernel;
+    for (int k = 0; (kernel = xlstm_kernel_at(k)); k++)
+        if (device_is_tested(kernel->device) && index-- == 0)
+            return kernel;
+    return NULL;
 }

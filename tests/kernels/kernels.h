@@ -42,6 +42,12 @@ void case_load(kernel_case *c, const char *name, const char *path);
 /* The kernel "family--device", which must be there. */
 const xlstm_kernel *kernel_of_device(const char *family, const char *device);
 
+/* Whether this run tests the kernel, and in this type: one that works on the memory of a GPU needs the GPU, which is said
+ * once if it is missing, and has no f64; XLSTM_TEST_DEVICES may name the devices to be tested. */
+bool kernel_is_tested(const xlstm_kernel *kernel, xlstm_dtype type);
+/* Kernels that this run tests in f64 or at least in f32; NULL past the end. */
+const xlstm_kernel *kernel_to_test(int index);
+
 /* Makes the inputs of `to` those of `from`, by name. */
 void case_copy_inputs(kernel_case *to, const kernel_case *from);
 

@@ -111,7 +111,7 @@ static void test_forms_agree(void **state) {
     int rounds = test_is_quick() ? 2 : 6;
     const xlstm_kernel *kernel;
     for (int k = 0; (kernel = xlstm_kernel_at(k)); k++) {
-        if (!mlstm_is(kernel))
+        if (!mlstm_is(kernel) || !kernel_is_tested(kernel, XLSTM_F64))
             continue;
         for (int round = 0; round < rounds; round++) {
             problem p = draw_problem(case_seed() + (uint64_t)round);
@@ -199,7 +199,7 @@ static void test_pieces_are_the_whole(void **state) {
     int rounds = test_is_quick() ? 1 : 3;
     const xlstm_kernel *kernel;
     for (int k = 0; (kernel = xlstm_kernel_at(k)); k++) {
-        if (!mlstm_is(kernel) || mlstm_is_parallel(kernel))
+        if (!mlstm_is(kernel) || mlstm_is_parallel(kernel) || !kernel_is_tested(kernel, XLSTM_F64))
             continue;
         for (int round = 0; round < rounds; round++) {
             problem p = draw_problem(case_seed() + 100 + (uint64_t)round);
@@ -237,7 +237,8 @@ static void test_border_states(void **state) {
     (void)state;
     const xlstm_kernel *kernel;
     for (int k = 0; (kernel = xlstm_kernel_at(k)); k++) {
-        if (!mlstm_is(kernel) || !mlstm_is_chunkwise(kernel))
+        if (!mlstm_is(kernel) || !mlstm_is_chunkwise(kernel) ||
+            !kernel_is_tested(kernel, XLSTM_F64))
             continue;
         problem p = draw_problem(case_seed() + 200);
         p.states = true;
@@ -262,20 +263,26 @@ static void test_border_states(void **state) {
     }
 }
 
+/* The same in f64, on the reference where the device has none. */
+static const xlstm_kernel *wide_of(const xlstm_kernel *kernel) {
+    return kernel->device_memory ? kernel_of_device(kernel->family, "reference") : kernel;
+}
+
 /* m is rounded to f32 where it is handed over, and C and n are scaled to what was stored: with m in the
  * hundreds, exp(m) C would otherwise be off by its last place, 1e-5. */
 static void test_large_maximum(void **state) {
     (void)state;
     static const char *const inputs[] = {"q", "k", "v", "i", "f"}, *const states[] = {"c", "n"};
     const xlstm_kernel *kernel;
-    for (int k = 0; (kernel = xlstm_kernel_at(k)); k++) {
+    for (int k = 0; (kernel = kernel_to_test(k)); k++) {
         if (!mlstm_is(kernel) || mlstm_is_parallel(kernel) || mlstm_is_sigmoid(kernel))
             continue;
         kernel_case narrow, wide;
         xlstm_kernel_options options = xlstm_kernel_defaults();
         const int tokens = mlstm_is_step(kernel) ? 1 : 70;
         case_make(&narrow, kernel, &options, XLSTM_F32, 2, "B=1 NH=3 S=%d DHQK=8 DHHV=9", tokens);
-        case_make(&wide, kernel, &options, XLSTM_F64, 2, "B=1 NH=3 S=%d DHQK=8 DHHV=9", tokens);
+        case_make(&wide, wide_of(kernel), &options, XLSTM_F64, 2, "B=1 NH=3 S=%d DHQK=8 DHHV=9",
+                  tokens);
         case_draw(&narrow, "i", 2, 700, 3);
         static const char *const dropped[] = {"c0", "n0", "m0"};
         for (int i = 0; i < 3; i++) {
@@ -304,14 +311,14 @@ static void test_large_maximum(void **state) {
 static void test_strong_forgetting(void **state) {
     (void)state;
     const xlstm_kernel *kernel;
-    for (int k = 0; (kernel = xlstm_kernel_at(k)); k++) {
+    for (int k = 0; (kernel = kernel_to_test(k)); k++) {
         if (!mlstm_is(kernel) || mlstm_is_step(kernel))
             continue;
         kernel_case narrow, wide;
         xlstm_kernel_options options = xlstm_kernel_defaults();
         static const char *const dropped[] = {"c0", "n0", "m0", "dc", "dn", "dm"};
         case_make(&narrow, kernel, &options, XLSTM_F32, 1, "B=1 NH=2 S=200 DHQK=16 DHHV=24");
-        case_make(&wide, kernel, &options, XLSTM_F64, 1, "B=1 NH=2 S=200 DHQK=16 DHHV=24");
+        case_make(&wide, wide_of(kernel), &options, XLSTM_F64, 1, "B=1 NH=2 S=200 DHQK=16 DHHV=24");
         case_draw(&narrow, "f", 1, -15, 1);
         case_draw(&wide, "f", 1, -15, 1);
         for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++) {

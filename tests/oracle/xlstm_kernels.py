@@ -34,7 +34,8 @@ class Options(ctypes.Structure):
                 ("chunk_size", ctypes.c_int64), ("eps", ctypes.c_double), ("normalize", ctypes.c_bool),
                 ("stored_states", ctypes.c_bool), ("groups", ctypes.c_int), ("soft_cap", ctypes.c_double),
                 ("recurrent_cut", ctypes.c_bool), ("recurrent_gradient_clip", ctypes.c_double),
-                ("forward_clip", ctypes.c_double), ("ignore_index", ctypes.c_int64)]
+                ("forward_clip", ctypes.c_double), ("ignore_index", ctypes.c_int64),
+                ("stream", ctypes.c_void_p), ("workspace", ctypes.c_void_p), ("workspace_size", ctypes.c_size_t)]
 
 
 class Kernel(ctypes.Structure):

@@ -130,6 +130,22 @@ bool test_uses_device(const char *name) {
     return false;
 }
 
+int test_run_group(struct CMUnitTest *tests, size_t count, int argc, char **argv) {
+    static const char *const devices[] = {"metal", "cuda"};
+    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
+        char name[32];
+        size_t length = (size_t)snprintf(name, sizeof name, "test_%s", devices[d]), kept = 0;
+        bool used = test_uses_device(devices[d]);
+        for (size_t i = 0; i < count; i++)
+            if (used || strncmp(tests[i].name, name, length) != 0)
+                tests[kept++] = tests[i];
+        count = kept;
+    }
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return _cmocka_run_group_tests("tests", tests, count, NULL, NULL);
+}
+
 static double ratio(double difference, double norm) {
     if (!isfinite(difference))
         return (double)INFINITY;

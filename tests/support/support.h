@@ -9,6 +9,8 @@
 
 #include "xlstm.h"
 
+struct CMUnitTest;
+
 /* A new empty folder for this program's files, the same at every call; removed with its content at
  * exit. Fails the program if it cannot be made. */
 const char *test_folder(void);
@@ -25,6 +27,9 @@ bool test_is_brief(
 bool test_is_large(void); /* XLSTM_TEST_LARGE=1: shapes and lengths that take minutes */
 /* Whether the build has the device, and XLSTM_TEST_DEVICES names it or, if it is not set, this machine can use it. */
 bool test_uses_device(const char *name);
+/* Runs the tests that the first argument names (with * and ?), all if there is none, without those of devices that are not
+ * used: test_metal..., test_cuda.... */
+int test_run_group(struct CMUnitTest *tests, size_t count, int argc, char **argv);
 
 /* Fail the running test unless the thread's error has `part`; and unless the status is this one. */
 void test_expect_message(const char *part);

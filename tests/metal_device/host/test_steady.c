@@ -204,8 +204,9 @@ static void use(xlstm_model *model) {
     assert_int_equal(rows, IDS);
     assert_int_equal(xlstm_session_save(session, test_path("state")), XLSTM_OK);
     assert_int_equal(xlstm_session_load(third, test_path("state")), XLSTM_OK);
-    xlstm_batch_item items[] = {
-        {session, ids, 3, logits}, {copy, ids, 1, NULL}, {third, ids, 9, NULL}};
+    xlstm_batch_item items[] = {{session, ids, 3, logits, NULL, NULL},
+                                {.session = copy, .ids = ids, .count = 1},
+                                {.session = third, .ids = ids, .count = 9}};
     assert_int_equal(xlstm_eval_batch(items, 3), XLSTM_OK);
     assert_int_equal(xlstm_session_reset(copy), XLSTM_OK);
     if (info.deferred > 0)

@@ -76,8 +76,8 @@ static xlstm_status eval_loaded(story *s) {
 
 static xlstm_status eval_batch(story *s) {
     uses(s, 1, 2, PROMPT);
-    xlstm_batch_item items[] = {{s->session[1], prompt, PROMPT, s->end.logits[2]},
-                                {s->session[2], prompt + 1, 2, s->end.logits[3]}};
+    xlstm_batch_item items[] = {{s->session[1], prompt, PROMPT, s->end.logits[2], NULL, NULL},
+                                {s->session[2], prompt + 1, 2, s->end.logits[3], NULL, NULL}};
     return xlstm_eval_batch(items, 2);
 }
 
