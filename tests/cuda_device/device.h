@@ -22,6 +22,7 @@
  *   XLSTM_CUDA_TEST_SCHEDULE=forward|reverse|random[:seed]   of lanes, warps and blocks
  *   XLSTM_CUDA_TEST_LATE=1          work runs when it is waited for
  *   XLSTM_CUDA_TEST_MEMORY=bytes    of the device
+ *   XLSTM_CUDA_TEST_PROCESSORS=number   that it says it has (8), by which work is divided
  *   XLSTM_CUDA_TEST_TRACE=1         every launch on standard error
  * What is not seen: races that no order of threads shows, missing fences, the time anything takes.
  */

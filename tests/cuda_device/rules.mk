@@ -52,7 +52,7 @@ CUDA_DEVICE_LINKED := $(CUDA_SOURCES:src/ops/cuda/%.cu=$(CUDA_DEVICE)/kernels/%.
                       $(CUDA_DEVICE_OBJECTS) \
                       $(foreach name,ops kernel_list version,$(CUDA_DEVICE)/host/$(name).o)
 CUDA_DEVICE_TESTS := conformance/test_conformance golden/test_golden golden/test_neurips kernels/test_small kernels/test_slstm \
-                     kernels/test_slstm_halves kernels/test_mlstm_fixtures
+                     kernels/test_slstm_halves kernels/test_mlstm_fixtures kernels/test_mlstm_halves
 CUDA_DEVICE_PROGRAMS = $(if $(CUDA_DEVICE_MISSING),,$(CUDA_DEVICE)/xlstm $(CUDA_DEVICE_PLANTED) \
                         $(CUDA_DEVICE_TESTS:%=$(CUDA_DEVICE)/tests/%))
 
@@ -103,6 +103,7 @@ $(eval $(call cuda_device_run,kernels-small,CUDA_TEST_SCHEDULE=reverse,kernels/t
 $(eval $(call cuda_device_run,kernels-slstm,CUDA_TEST_SCHEDULE=random:5 TEST_QUICK=1,kernels/test_slstm))
 $(eval $(call cuda_device_run,kernels-slstm-halves,CUDA_TEST_SCHEDULE=random:5 TEST_QUICK=1,kernels/test_slstm_halves))
 $(eval $(call cuda_device_run,kernels-mlstm,CUDA_TEST_SCHEDULE=random:3 CUDA_TEST_LATE=1,kernels/test_mlstm_fixtures))
+$(eval $(call cuda_device_run,kernels-mlstm-halves,CUDA_TEST_SCHEDULE=random:5 CUDA_TEST_PROCESSORS=132,kernels/test_mlstm_halves))
 $(eval $(call cuda_device_run,planted,,cuda_device/planted/test_planted))
 
 -include $(wildcard $(CUDA_DEVICE)/kernels/*.d $(CUDA_DEVICE)/host/*.d $(CUDA_DEVICE)/runtime/*.d $(CUDA_DEVICE)/planted/*.d)

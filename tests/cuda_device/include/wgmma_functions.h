@@ -11,8 +11,8 @@
 /* ---- Operands in shared memory: the address, and for transposed ones the distance of tiles ---- */
 
 static inline uint64_t tile_straight(const void *tile) {
-    if ((uintptr_t)tile % 128 != 0)
-        cuda_device_fail("an operand of wgmma at %p, which is no row of a tile", tile);
+    if ((uintptr_t)tile % 32 != 0)
+        cuda_device_fail("an operand of wgmma at %p, which is no 16 of K of a tile", tile);
     return (uint64_t)(uintptr_t)tile;
 }
 static inline uint64_t tile_transposed(const void *tile, unsigned tile_bytes) {
@@ -169,12 +169,13 @@ static inline float *cluster_at(float *here, unsigned rank) {
 static inline void cluster_sync(CUDA_DEVICE_HERE) {
     cuda_device_cluster_sync(CUDA_DEVICE_SITE("cluster_sync"));
 }
-static inline void barrier_arrive_at(uint64_t *, unsigned) {
-    cuda_device_fail("barrier_arrive_at: the test device does not have it");
-}
-static inline void tile_load_shared(void *, const tile_map *, int, int, int, int, uint64_t *,
-                                    unsigned) {
-    cuda_device_fail("tile_load_shared: the test device does not have it");
+static inline void barrier_arrive_at(uint64_t *barrier, unsigned rank) {
+    auto *there = (uint64_t *)cuda_device_cluster_map(barrier, rank);
+    cuda_device_mbarrier b = cuda_device_mbarrier_read(there, "an arrival from another block");
+    if (b.is.pending == 0)
+        cuda_device_fail("more arrivals than the barrier's %u", (unsigned)b.is.arrivals);
+    b.is.pending = b.is.pending - 1;
+    cuda_device_mbarrier_set(there, b);
 }
 
 /* ---- Tiles ---- */
@@ -231,6 +232,23 @@ static inline void tile_load(void *to, const tile_map *map, int x0, int x1, int 
         memset(at + n, 0, 16 - n);
     });
     cuda_device_mbarrier_bytes(barrier, bytes);
+}
+static inline void tile_load_shared(void *to, const tile_map *map, int x0, int x1, int x2, int x3,
+                                    uint64_t *barrier, unsigned blocks) {
+    enum { MOST = 256 * 128 };
+    alignas(1024) static char box[MOST];
+    auto *m = cuda_device_map(map, to);
+    const int x[4] = {x0, x1, x2, x3};
+    cuda_device_mbarrier_at(barrier, "tile_load_shared");
+    unsigned bytes = cuda_device_box(m, x, box, [](const char *from, char *at, unsigned n) {
+        memcpy(at, from, n);
+        memset(at + n, 0, 16 - n);
+    });
+    for (unsigned rank = 0; blocks >> rank != 0; rank++)
+        if (blocks >> rank & 1) {
+            memcpy(cuda_device_cluster_map(to, rank), box, bytes);
+            cuda_device_mbarrier_bytes(cuda_device_cluster_map(barrier, rank), bytes);
+        }
 }
 static inline void tile_store(const tile_map *map, const void *from, int x0, int x1, int x2,
                               int x3) {
