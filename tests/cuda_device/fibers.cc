@@ -400,6 +400,8 @@ running *kernel_begin(const launch *l) {
     running *r = &kernels[slot];
     r->l = *l;
     r->size = l->cluster > 1 ? l->cluster : 1;
+    if (l->together)
+        r->size = l->grid.x * l->grid.y * l->grid.z;
     r->next = 0;
     r->in_use = true;
     for (unsigned k = 0; k < r->size; k++) {

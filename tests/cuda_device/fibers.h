@@ -86,11 +86,11 @@ struct block {
     unsigned pages; /* of the dynamic part */
 };
 
-/* A kernel; its blocks run one after another, but those of a cluster in turns. */
+/* A kernel; its blocks run one after another, but those of a cluster, or of a cooperative launch, in turns. */
 struct running {
     launch l;
     block *group[MOST_CLUSTER], *b; /* b: the block that runs */
-    unsigned size;                  /* blocks of a cluster */
+    unsigned size;                  /* blocks that run in turns */
     unsigned at_cluster;            /* threads at the barrier of the cluster */
     uint64_t next;                  /* block */
     bool begun, in_use;

@@ -18,7 +18,8 @@ enum {
     MOST_SHARED = 232448, /* of a block, bytes: 227 KiB */
     DEFAULT_SHARED = 49152,
     BARRIERS = 16,
-    MOST_CLUSTER = 16
+    MOST_CLUSTER = 16,
+    PROCESSORS = 8
 };
 
 enum order { FORWARD, REVERSE, RANDOM };
@@ -29,6 +30,7 @@ struct launch {
     unsigned cluster; /* blocks, along x; 1: none */
     size_t shared;
     bool programmatic; /* begins before the kernel in front has ended */
+    bool together;     /* all blocks at once */
     unsigned char arguments[ARGUMENT_BYTES];
 };
 
@@ -56,6 +58,8 @@ __attribute__((noreturn)) void report_end(const char *message);
 
 /* ---- runtime.cc ---- */
 
+/* Multiprocessors: PROCESSORS, unless the environment says otherwise. */
+unsigned processors(void);
 /* What is known of an address of device memory, in words. */
 void describe_address(uintptr_t address, char *to, size_t size);
 

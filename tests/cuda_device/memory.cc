@@ -155,6 +155,13 @@ cudaError_t cudaGetDevice(int *device) {
     *device = 0;
     return is_present() ? cudaSuccess : result(cudaErrorNoDevice);
 }
+namespace cuda_device {
+unsigned processors() {
+    const char *set = getenv("XLSTM_CUDA_TEST_PROCESSORS");
+    return set != nullptr ? (unsigned)atoi(set) : PROCESSORS;
+}
+} // namespace cuda_device
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
     guard g;
     if (!is_present() || device != 0)
@@ -169,8 +176,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
     properties->warpSize = LANES;
     properties->maxThreadsPerBlock = MOST_THREADS;
     properties->maxThreadsPerMultiProcessor = 2048;
-    const char *processors = getenv("XLSTM_CUDA_TEST_PROCESSORS");
-    properties->multiProcessorCount = processors ? atoi(processors) : 8;
+    properties->multiProcessorCount = (int)processors();
     properties->major = 9;
     properties->l2CacheSize = 50 << 20;
     return cudaSuccess;

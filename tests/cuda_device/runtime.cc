@@ -419,11 +419,13 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *ke
     op o = {};
     o.kind = LAUNCH;
     o.kernel = (launch *)calloc(1, sizeof(launch));
-    *o.kernel = {kernel, *grid, *threads, 1, config->dynamicSmemBytes, false, {}};
+    *o.kernel = {kernel, *grid, *threads, 1, config->dynamicSmemBytes, false, false, {}};
     for (unsigned i = 0; i < config->numAttrs; i++) {
         const cudaLaunchAttribute *a = &config->attrs[i];
         if (a->id == cudaLaunchAttributeProgrammaticStreamSerialization)
             o.kernel->programmatic = a->val.programmaticStreamSerializationAllowed != 0;
+        if (a->id == cudaLaunchAttributeCooperative)
+            o.kernel->together = a->val.cooperative != 0;
         if (a->id == cudaLaunchAttributeClusterDimension)
             o.kernel->cluster = a->val.clusterDim.x * a->val.clusterDim.y * a->val.clusterDim.z;
     }
@@ -431,6 +433,12 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *ke
         grid->x % o.kernel->cluster != 0) {
         free(o.kernel);
         return result(cudaErrorInvalidConfiguration);
+    }
+    const uint64_t blocks = (uint64_t)grid->x * grid->y * grid->z;
+    if (o.kernel->together && (blocks > processors() || blocks > MOST_CLUSTER ||
+                               o.kernel->cluster > 1 || o.kernel->programmatic)) {
+        free(o.kernel);
+        return result(cudaErrorCooperativeLaunchTooLarge);
     }
     copy_arguments(o.kernel->arguments, arguments[0]);
     return enqueue(config->stream, o);
@@ -458,6 +466,8 @@ static const struct {
     {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+    {cudaErrorCooperativeLaunchTooLarge, "cudaErrorCooperativeLaunchTooLarge",
+     "too many blocks in cooperative launch"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
 };
 const char *cudaGetErrorName(cudaError_t error) {

@@ -23,10 +23,6 @@ static __device__ __forceinline__ void copy_close(void) {
 template <int left> static __device__ __forceinline__ void copy_wait(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
 }
-/* Asks for the line at this address to come near; nothing else happens. */
-static __device__ __forceinline__ void prefetch_line(const void *from) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
 
 #else
 #include "copy_functions.h" /* the test device's */

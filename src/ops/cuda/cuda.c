@@ -20,7 +20,8 @@ static bool ready(cuda_stream *s, const char *what, const ops_buffer *buffer, si
         return false;
     if (cuda_enter(s->gpu) != XLSTM_OK)
         return ops_fail(&s->check, XLSTM_DEVICE_ERROR, "%s", xlstm_last_error());
-    return !s->rehearsing;
+    cuda_flush(s);
+    return !s->rehearsing && !ops_failed(&s->check);
 }
 
 static char *address(const ops_buffer *buffer, size_t offset) {
@@ -82,6 +83,7 @@ static void carve_all(cuda_carver *c, const ops_stream_options *options, cuda_sc
     s->faults = cuda_carve(c, DTYPE_I32, 1, (int64_t[]){CUDA_FAULTS});
     cuda_place_project(c, options, s);
     cuda_place_products(c, options, s);
+    cuda_place_chain(c, options, s);
     cuda_place_mlstm(c, options, s);
     cuda_place_sample(c, options, s);
 }
@@ -116,6 +118,7 @@ static void stream_free(ops_stream *stream) {
         cudaStreamSynchronize(s->stream);
         cudaStreamDestroy(s->stream);
     }
+    cuda_chain_free(s->chain);
     cuda_reads_free(s->reads);
     if (s->arena.device)
         s->base.device->buffer_free(&s->arena);
@@ -139,6 +142,8 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
     s->check.stream = &s->base;
     status = cuda_status(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking),
                          "cudaStreamCreateWithFlags");
+    if (status == XLSTM_OK)
+        status = cuda_chain_create(&s->chain);
     if (status == XLSTM_OK)
         status = cuda_reads_create(&s->reads);
     if (status == XLSTM_OK)

@@ -15,6 +15,7 @@
 
 #include "ops/cuda/copy.h"
 #include "ops/cuda/input.h"
+#include "ops/cuda/streaming.h"
 #include "ops/cuda/weights.h"
 
 enum gemv_ending {
@@ -47,7 +48,6 @@ struct gemv_arguments {
     int parts, few_parts;
     int rows, few_rows; /* of all of them together */
     int used_bytes;     /* of a streamed row */
-    int depth;          /* stages of the ring */
     int row_floats;     /* from one token's input to the next, in shared memory */
     int ending, activation;
     float sign;
@@ -137,7 +137,7 @@ gemv_fetch_stage(const gemv_arguments &a, int begin, int end, int slices, gemv_c
         c.slice = 0;
         c.group++;
     }
-    c.stage = c.stage + 1 == a.depth ? 0 : c.stage + 1;
+    c.stage = c.stage + 1 == (int)W::depth ? 0 : c.stage + 1;
 }
 
 /* ---- Sums ---- */
@@ -355,10 +355,7 @@ gemv_stream(const gemv_arguments &a, int begin, int end, int slices, int total, 
                 out = gemv_output_of(a, part, r >= step, row - part.first, token + lane % tokens);
             }
         }
-        if (a.depth == W::depth)
-            copy_wait<W::depth - 1>();
-        else
-            copy_wait<0>();
+        copy_wait<W::depth - 1>();
         __syncwarp();
         int unit = slice * WARP + lane;
         if (unit < units) {
@@ -370,10 +367,10 @@ gemv_stream(const gemv_arguments &a, int begin, int end, int slices, int total, 
             gemv_unit<W, tokens>::add(sums, at, x + input_place(unit * W::elements), a.row_floats);
         }
         __syncwarp();
-        if (i + a.depth < total)
+        if (i + (int)W::depth < total)
             gemv_fetch_stage<W>(a, begin, end, slices, c, fetched, ring, lane);
         copy_close();
-        stage = stage + 1 == a.depth ? 0 : stage + 1;
+        stage = stage + 1 == (int)W::depth ? 0 : stage + 1;
         if (++slice == slices) {
             gemv_put<W, tokens>(a, out, sums, lane);
             slice = 0;
@@ -384,12 +381,12 @@ gemv_stream(const gemv_arguments &a, int begin, int end, int slices, int total, 
 
 /* A block of INPUT_WARPS warps, and one more where there are a few rows; blocks along y take `tokens` tokens each. */
 template <class W, int tokens>
-static __global__ void __launch_bounds__(INPUT_THREADS + WARP, tokens == 1 ? 2 : 1)
+static __global__ void __launch_bounds__(INPUT_THREADS + WARP, 1)
     gemv(const __grid_constant__ struct gemv_arguments a) {
     extern __shared__ float4 gemv_shared[];
     float *x = (float *)gemv_shared, *parts = x + tokens * a.row_floats;
     const int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
-    uint8_t *ring = (uint8_t *)(parts + WARP) + warp * a.depth * gemv_shape<W>::stage;
+    uint8_t *ring = (uint8_t *)(parts + WARP) + warp * (int)W::depth * gemv_shape<W>::stage;
     const bool streams = warp < INPUT_WARPS;
     cuda_release();
     const int64_t owner = (int64_t)blockIdx.x * INPUT_WARPS + warp,
@@ -401,7 +398,7 @@ static __global__ void __launch_bounds__(INPUT_THREADS + WARP, tokens == 1 ? 2 :
     const int total = (end - begin + step - 1) / step * slices;
     gemv_cursor c = {};
     gemv_row fetched[W::rows] = {};
-    for (int i = 0; i < a.depth; i++) {
+    for (int i = 0; i < (int)W::depth; i++) {
         if (i < total)
             gemv_fetch_stage<W>(a, begin, end, slices, c, fetched, ring, lane);
         copy_close();

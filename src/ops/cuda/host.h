@@ -30,6 +30,11 @@ void cuda_buffer_free(ops_buffer *buffer);
 /* Rises with every buffer that is freed: addresses remembered before may be another's now. */
 unsigned cuda_buffers_freed(void);
 
+/* ---- Chains (chain.cu) ---- */
+
+xlstm_status cuda_chain_create(struct cuda_chain **chain);
+void cuda_chain_free(struct cuda_chain *chain);
+
 /* ---- Between host and GPU (transfer.cu, reads.c) ---- */
 
 /* Bytes that travel as a kernel's argument. */

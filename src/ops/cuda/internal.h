@@ -45,11 +45,11 @@ enum cuda_fault {
 /* Scratch tensors of a stream, placed once (cuda_place_*). What stands in them does not outlive an op,
  * but for the faults. */
 typedef struct cuda_scratch {
-    ops_tensor faults;        /* u32 [CUDA_FAULTS] */
-    ops_tensor rows;          /* f32 [tokens][width]: normed or gated inputs of a projection */
-    ops_tensor halves;        /* bf16 [tokens][width], the same for tensor cores */
-    ops_tensor unpacked;      /* bf16: a matrix of quantised weights, for tensor cores */
-    ops_tensor mlstm, sample; /* each family's own, bytes */
+    ops_tensor faults;               /* u32 [CUDA_FAULTS] */
+    ops_tensor halves;               /* bf16 [tokens][width], the same for tensor cores */
+    ops_tensor unpacked;             /* bf16: a matrix of quantised weights, for tensor cores */
+    ops_tensor mlstm, sample;        /* each family's own, bytes */
+    ops_tensor chain, chain_counter; /* steps of chains; of the barrier of their blocks (chain.h) */
 } cuda_scratch;
 
 typedef struct cuda_stream {
@@ -63,6 +63,7 @@ typedef struct cuda_stream {
     bool
         written; /* the last kernel was a write of the host, perhaps of what the next takes as constant */
     struct cuda_reads *reads; /* what ops left for the host, and when it is there */
+    struct cuda_chain *chain; /* steps of one token that are not launched yet (chain.h) */
 } cuda_stream;
 
 /* ---- Calls of the runtime ---- */
@@ -85,12 +86,15 @@ typedef struct cuda_launch {
     size_t shared;    /* bytes of dynamic shared memory */
     unsigned cluster; /* blocks of a cluster along the first dimension; 0: none */
     bool alone;       /* begins when everything before has ended (no programmatic serialisation) */
+    bool together;    /* alone, and all of its blocks run at once */
 } cuda_launch;
 
 /* Enqueues on any stream of the current GPU. */
 xlstm_status cuda_enqueue(cudaStream_t stream, const cuda_launch *launch);
 /* Does nothing on a stream that has failed, and only loads the kernel on one that rehearses. */
 void cuda_run_launch(cuda_stream *s, const cuda_launch *launch);
+/* Launches the steps of a token that ops have left behind (chain.h), before anything else is enqueued. */
+void cuda_flush(cuda_stream *s);
 
 /* ---- Memory ---- */
 
@@ -117,6 +121,7 @@ ops_tensor cuda_carve(cuda_carver *c, dtype type, int rank, const int64_t *shape
 /* The scratch of each family, for the stream's options (ops_limits say the largest sizes). */
 void cuda_place_project(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s);
 void cuda_place_products(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s);
+void cuda_place_chain(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s);
 void cuda_place_mlstm(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s);
 void cuda_place_sample(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s);
 

@@ -63,7 +63,7 @@ xlstm_status cuda_enqueue(cudaStream_t stream, const cuda_launch *launch) {
     xlstm_status status = prepare(launch);
     if (status != XLSTM_OK)
         return status;
-    cudaLaunchAttribute attributes[2];
+    cudaLaunchAttribute attributes[3];
     cudaLaunchConfig_t config = {
         .gridDim = {launch->grid[0] ? launch->grid[0] : 1, launch->grid[1] ? launch->grid[1] : 1,
                     launch->grid[2] ? launch->grid[2] : 1},
@@ -72,7 +72,10 @@ xlstm_status cuda_enqueue(cudaStream_t stream, const cuda_launch *launch) {
         .stream = stream,
         .attrs = attributes,
     };
-    if (!launch->alone)
+    if (launch->together)
+        attributes[config.numAttrs++] =
+            (cudaLaunchAttribute){.id = cudaLaunchAttributeCooperative, .val.cooperative = 1};
+    else if (!launch->alone)
         attributes[config.numAttrs++] =
             (cudaLaunchAttribute){.id = cudaLaunchAttributeProgrammaticStreamSerialization,
                                   .val.programmaticStreamSerializationAllowed = 1};
@@ -92,6 +95,7 @@ static xlstm_status load(const cuda_launch *launch) {
 }
 
 void cuda_run_launch(cuda_stream *s, const cuda_launch *launch) {
+    cuda_flush(s);
     if (ops_failed(&s->check))
         return;
     cuda_launch next = *launch;

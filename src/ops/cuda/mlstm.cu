@@ -3,6 +3,7 @@
  * Single tokens of a sequence take one pass over C (mlstm_step.h), those with a ring after a kernel without it
  * (mlstm_ring.h). Longer ones keep C in registers (mlstm_sequence.h); where keys are too long for that, they go
  * through memory, and a single token of such keys as well. */
+#include "ops/cuda/chain.h"
 #include "ops/cuda/mlstm_ring.h"
 #include "ops/cuda/mlstm_sequence.h"
 
@@ -255,6 +256,10 @@ extern "C" void cuda_mlstm(ops_stream *stream, const struct ops_mlstm *op) {
     if (ops_failed(&s->check) || !ops_expect_mlstm(&s->check, op) || !check_sizes(&s->check, op))
         return;
     mlstm_arguments a = arguments_of(s, op);
+    if (chain_takes_mlstm(&a)) {
+        chain_mlstm(s, &a);
+        return;
+    }
     if (op->c.dtype == DTYPE_F32)
         run_mlstm<DTYPE_F32>(s, op, a);
     else if (op->c.dtype == DTYPE_BF16)

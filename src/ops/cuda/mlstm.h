@@ -173,19 +173,27 @@ struct mlstm_slice {
 };
 
 template <int TYPE>
-static __device__ __forceinline__ mlstm_slice mlstm_slice_of(const mlstm_arguments &a, int slot,
-                                                             int head) {
+static __device__ __forceinline__ mlstm_slice mlstm_slice_at(const mlstm_arguments &a, int slot,
+                                                             int head, int first_column) {
     const int bytes = TYPE == DTYPE_F32 ? 4 : 2, most = mlstm_vector<TYPE>::COUNT;
     mlstm_slice s;
-    int thread = (int)threadIdx.x % MLSTM_WING, wings = (int)blockDim.x / MLSTM_WING;
+    int thread = (int)threadIdx.x % MLSTM_WING;
     s.wing = (int)threadIdx.x / MLSTM_WING;
     s.vector = thread % MLSTM_VECTORS;
     s.group = thread / MLSTM_VECTORS;
-    s.column = ((int)blockIdx.x * wings + s.wing) * mlstm_vector<TYPE>::COLUMNS + s.vector * most;
+    s.column = first_column + s.vector * most;
     s.count = s.column < a.d_v ? min(a.d_v - s.column, most) : 0;
     s.row_bytes = a.c.row * bytes;
     s.c = a.c.data + (slot * a.c.outer + head * a.c.head + (s.count ? s.column : 0)) * bytes;
     return s;
+}
+/* Where blocks along x have the slices of a head, one a wing. */
+template <int TYPE>
+static __device__ __forceinline__ mlstm_slice mlstm_slice_of(const mlstm_arguments &a, int slot,
+                                                             int head) {
+    int wings = (int)blockDim.x / MLSTM_WING, wing = (int)threadIdx.x / MLSTM_WING;
+    return mlstm_slice_at<TYPE>(a, slot, head,
+                                ((int)blockIdx.x * wings + wing) * mlstm_vector<TYPE>::COLUMNS);
 }
 
 /* ---- Products and sums ---- */

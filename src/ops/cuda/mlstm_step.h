@@ -322,14 +322,15 @@ static __device__ inline void mlstm_add_terms(const mlstm_arguments &a, const ml
     }
 }
 
-/* h of the block's columns. */
+/* h of `count` columns, those of whole wings, from `first` on. */
 template <int TYPE, bool RING>
 static __device__ inline void mlstm_step_out(const mlstm_arguments &a, int terms, int head,
-                                             int token, const mlstm_step_room &room) {
-    const int columns = mlstm_vector<TYPE>::COLUMNS, wings = (int)blockDim.x / MLSTM_WING;
+                                             int token, int first, int count,
+                                             const mlstm_step_room &room) {
+    const int columns = mlstm_vector<TYPE>::COLUMNS;
     const mlstm_note &note = room.s->note;
-    for (int i = (int)threadIdx.x; i < wings * columns; i += (int)blockDim.x) {
-        int column = (int)blockIdx.x * wings * columns + i;
+    for (int i = (int)threadIdx.x; i < count; i += (int)blockDim.x) {
+        int column = first + i;
         if (column >= a.d_v)
             return;
         float qn = mlstm_total(room.s->products, 1);
@@ -375,7 +376,8 @@ mlstm_step_token(const mlstm_arguments &a, const mlstm_slice &own, const mlstm_t
     mlstm_leave_sums<TYPE>(sum, room.parts + own.wing * (MLSTM_WARPS * columns),
                            (int)threadIdx.x / WARP % MLSTM_WARPS, own.vector);
     __syncthreads();
-    mlstm_step_out<TYPE, RING>(a, terms.count, head, token, room);
+    const int wide = columns * ((int)blockDim.x / MLSTM_WING);
+    mlstm_step_out<TYPE, RING>(a, terms.count, head, token, (int)blockIdx.x * wide, wide, room);
     if (RING && folds)
         for (int row = own.group; row < a.d_qk; row += 4 * MLSTM_GROUPS)
             mlstm_fold_rows<TYPE>(a, own, row, terms, slot, head, room.s->note.after.high,

@@ -2,6 +2,7 @@
  * many tokens go over tensor cores (products.cu); everything else is streamed (gemv.h). */
 #include "ops/cuda/project.h"
 
+#include "ops/cuda/chain.h"
 #include "ops/cuda/gemv.h"
 
 /* Nothing: rows are laid where they are multiplied. */
@@ -93,42 +94,44 @@ static int round_up(int x, int to) {
 
 enum { FEW_TOKENS = 4 };
 
-/* Shared memory of a block for `tokens` tokens, with this many stages. */
-template <class W> static size_t shared_bytes(const gemv_arguments *a, int tokens, int depth) {
-    return ((size_t)tokens * (size_t)a->row_floats + WARP) * sizeof(float) +
-           (size_t)depth * INPUT_WARPS * gemv_shape<W>::stage;
+/* Shared memory of a block for FEW_TOKENS tokens. */
+template <class W> static size_t shared_bytes(const gemv_arguments *a) {
+    return ((size_t)FEW_TOKENS * (size_t)a->row_floats + WARP) * sizeof(float) +
+           (size_t)W::depth * INPUT_WARPS * gemv_shape<W>::stage;
 }
 
-template <class W, int tokens>
-static void launch(cuda_stream *s, const char *name, gemv_arguments *a) {
-    int most = s->gpu->processors;
-    int blocks = (a->rows + INPUT_WARPS - 1) / INPUT_WARPS;
-    dim3 grid((unsigned)(blocks < most ? blocks : most),
-              (unsigned)((a->input.tokens + tokens - 1) / tokens));
-    cuda_run(s, name, gemv<W, tokens>, grid,
-             INPUT_THREADS + (a->few_rows > 0 ? (unsigned)WARP : 0u),
-             shared_bytes<W>(a, tokens, a->depth), *a);
+/* Token by token, by chains. */
+static void run_tokens(cuda_stream *s, const char *name, int type, const gemv_arguments *all) {
+    gemv_arguments a = *all;
+    a.input.tokens = 1;
+    for (int64_t t = 0; t < all->input.tokens; t++) {
+        a.input.x = all->input.x + t * a.input.x_stride;
+        a.input.gate = all->input.gate ? all->input.gate + t * a.input.gate_stride : NULL;
+        a.input.skip_input =
+            all->input.skip_input ? all->input.skip_input + t * a.input.skip_input_stride : NULL;
+        for (int i = 0; i < a.parts + a.few_parts; i++) {
+            const gemv_part *from = &all->part[i];
+            a.part[i].out = from->out + t * from->out_stride;
+            a.part[i].residual = from->residual ? from->residual + t * from->residual_stride : NULL;
+        }
+        chain_project(s, name, type, &a);
+    }
 }
 
 template <class W> static void run_as(cuda_stream *s, const char *name, gemv_arguments *a) {
     a->used_bytes = (int)dtype_bytes((dtype)W::type, a->input.width);
     a->input.padded = round_up(a->input.width, W::elements);
     a->row_floats = round_up(input_place(a->input.padded), 4);
-    a->depth = W::depth;
-    size_t most = s->gpu->shared_bytes;
-    if (a->input.tokens > 1 && shared_bytes<W>(a, FEW_TOKENS, W::depth) <= most) {
-        launch<W, FEW_TOKENS>(s, name, a);
+    const size_t shared = shared_bytes<W>(a);
+    if (a->input.tokens == 1 || shared > s->gpu->shared_bytes) {
+        run_tokens(s, name, W::type, a);
         return;
     }
-    if (shared_bytes<W>(a, 1, a->depth) > most)
-        a->depth = 1;
-    if (shared_bytes<W>(a, 1, a->depth) > most)
-        ops_fail(
-            &s->check, XLSTM_UNSUPPORTED,
-            "%s: a row of %d values does not fit in the %zu bytes of shared memory of this GPU",
-            name, a->input.width, most);
-    else
-        launch<W, 1>(s, name, a);
+    const int blocks = (a->rows + INPUT_WARPS - 1) / INPUT_WARPS, most = s->gpu->processors;
+    dim3 grid((unsigned)(blocks < most ? blocks : most),
+              (unsigned)((a->input.tokens + FEW_TOKENS - 1) / FEW_TOKENS));
+    cuda_run(s, name, gemv<W, FEW_TOKENS>, grid,
+             INPUT_THREADS + (a->few_rows > 0 ? (unsigned)WARP : 0u), shared, *a);
 }
 
 static void run(cuda_stream *s, const char *name, dtype type, gemv_arguments *a) {

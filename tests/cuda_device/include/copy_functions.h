@@ -13,7 +13,5 @@ static inline void copy_close() {
 template <int left> static inline void copy_wait() {
     cuda_device_lane_wait(left);
 }
-static inline void prefetch_line(const void *) {
-}
 
 #endif

@@ -1,0 +1,228 @@
+/* Chains on the host's side: steps are gathered, and launched together (chain.h). */
+#include "ops/cuda/chain.h"
+
+extern "C" {
+#include "base/error.h"
+}
+#include "ops/cuda/host.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Chains whose steps are in device memory: tokens that are computed ahead take two by turns. */
+enum { KEPT = 4 };
+
+struct kept_chain {
+    chain_step *steps; /* as they are in device memory */
+    int count;         /* 0: none */
+    unsigned used;     /* the number of the launch that took it last */
+};
+
+struct cuda_chain {
+    chain_step *steps; /* those that are not launched yet */
+    int count;
+    int type;       /* of the weights; -1 where none has any */
+    int x_floats;   /* of the step that needs most */
+    int row_stages; /* that a warp takes, of all of them */
+    unsigned base;  /* of the counter of the grid */
+    unsigned launches;
+    struct kept_chain kept[KEPT];
+};
+
+/* ---- Memory ---- */
+
+void cuda_place_chain(cuda_carver *c, const ops_stream_options *, cuda_scratch *s) {
+    const int64_t bytes = (int64_t)KEPT * CHAIN_STEPS * (int64_t)sizeof(chain_step);
+    const int64_t words[2] = {bytes / 4, 1};
+    s->chain = cuda_carve(c, DTYPE_I32, 1, &words[0]);
+    s->chain_counter = cuda_carve(c, DTYPE_I32, 1, &words[1]);
+}
+
+void cuda_chain_free(struct cuda_chain *chain) {
+    if (!chain)
+        return;
+    free(chain->steps);
+    for (int i = 0; i < KEPT; i++)
+        free(chain->kept[i].steps);
+    free(chain);
+}
+
+xlstm_status cuda_chain_create(struct cuda_chain **out) {
+    const size_t size = CHAIN_STEPS * sizeof(chain_step);
+    cuda_chain *chain = (cuda_chain *)calloc(1, sizeof *chain);
+    bool ok = chain && (chain->steps = (chain_step *)calloc(1, size)) != NULL;
+    for (int i = 0; i < KEPT && ok; i++)
+        ok = (chain->kept[i].steps = (chain_step *)calloc(1, size)) != NULL;
+    if (!ok) {
+        cuda_chain_free(chain);
+        return error_memory(size, "the steps of a stream");
+    }
+    chain->type = -1;
+    *out = chain;
+    return XLSTM_OK;
+}
+
+/* ---- Launching ---- */
+
+static chain_variant variant_of(int type) {
+    chain_variant v = chain_of_floats(type < 0 ? (int)DTYPE_BF16 : type);
+    if (!v.kernel)
+        v = chain_of_four_bits(type);
+    return v.kernel ? v : chain_of_more_bits(type);
+}
+
+/* Shared memory of a block but for the rings. */
+static size_t fixed_bytes(int x_floats) {
+    return CHAIN_NEAR * sizeof(chain_step) + (size_t)(WARP + x_floats) * sizeof(float);
+}
+
+/* Stages that fit beside the input, and are of use; less than 1: the input itself is too long. */
+static int depth_of(const cuda_stream *s, const chain_variant *v, int x_floats, int needed) {
+    const size_t fixed = fixed_bytes(x_floats), most = s->gpu->shared_bytes;
+    const int fit = fixed < most ? (int)((most - fixed) / (size_t)(v->warps * v->stage_bytes)) : 0;
+    const int wanted = needed < 1 ? 1 : v->depth < needed ? v->depth : needed;
+    return fit < wanted ? fit : wanted;
+}
+
+/* Where the steps lie in device memory; they are sent there if they do not yet. */
+static const chain_step *steps_in_memory(cuda_stream *s) {
+    cuda_chain *chain = s->chain;
+    const size_t size = (size_t)chain->count * sizeof(chain_step);
+    chain_step *memory = (chain_step *)cuda_at(&s->scratch.chain);
+    int oldest = 0;
+    for (int i = 0; i < KEPT; i++) {
+        struct kept_chain *kept = &chain->kept[i];
+        if (kept->count == chain->count && memcmp(kept->steps, chain->steps, size) == 0) {
+            kept->used = chain->launches;
+            return memory + i * CHAIN_STEPS;
+        }
+        if (chain->launches - kept->used > chain->launches - chain->kept[oldest].used)
+            oldest = i;
+    }
+    struct kept_chain *kept = &chain->kept[oldest];
+    kept->used = chain->launches;
+    kept->count = chain->count;
+    memcpy(kept->steps, chain->steps, size);
+    cuda_upload(s, memory + oldest * CHAIN_STEPS, kept->steps, size);
+    return memory + oldest * CHAIN_STEPS;
+}
+
+static void launch_chain(cuda_stream *s, const struct chain_arguments *a, const chain_variant *v) {
+    cuda_launch launch = {};
+    launch.kernel = (const void *)v->kernel;
+    launch.name = "chain";
+    launch.arguments = a;
+    launch.grid[0] = (unsigned)s->gpu->processors;
+    launch.threads = (unsigned)((v->warps + 1) * WARP);
+    launch.shared = fixed_bytes(a->x_floats) + (size_t)(a->depth * v->warps * v->stage_bytes);
+    launch.together = true;
+    cuda_run_launch(s, &launch);
+}
+
+extern "C" void cuda_flush(cuda_stream *s) {
+    cuda_chain *chain = s->chain;
+    if (chain->count == 0)
+        return;
+    const chain_variant v = variant_of(chain->type);
+    struct chain_arguments a = {};
+    if (!ops_failed(&s->check) && cuda_enter(s->gpu) == XLSTM_OK) {
+        chain->launches++;
+        a.steps = steps_in_memory(s);
+        a.count = chain->count;
+        a.x_floats = chain->x_floats;
+        a.depth = depth_of(s, &v, a.x_floats, chain->row_stages);
+        a.counter = (unsigned *)cuda_at(&s->scratch.chain_counter);
+        a.base = chain->base;
+    }
+    chain->count = chain->x_floats = chain->row_stages = 0; /* before the launch, which flushes */
+    chain->type = -1;
+    if (!a.steps || ops_failed(&s->check))
+        return;
+    launch_chain(s, &a, &v);
+    chain->base += (unsigned)(a.count - 1) * (unsigned)s->gpu->processors;
+}
+
+/* ---- Steps ---- */
+
+static int larger(int a, int b) {
+    return a > b ? a : b;
+}
+static int round_up(int x, int to) {
+    return (x + to - 1) / to * to;
+}
+
+/* A step at the end of the chain. */
+static chain_step *append(cuda_stream *s, int x_floats) {
+    cuda_chain *chain = s->chain;
+    chain->x_floats = larger(chain->x_floats, round_up(x_floats, 4));
+    chain_step *step = &chain->steps[chain->count++];
+    memset((void *)step, 0, sizeof *step);
+    return step;
+}
+
+/* Stages that the warp with the most rows takes. */
+static int stages_of(const cuda_stream *s, const chain_variant *v, const gemv_arguments *a) {
+    const int owners = s->gpu->processors * v->warps, rows = (a->rows + owners - 1) / owners;
+    const int together = a->ending == GEMV_GATED ? v->rows / 2 : v->rows;
+    return (rows + together - 1) / together * ((a->used_bytes + v->span - 1) / v->span);
+}
+
+void chain_project(cuda_stream *s, const char *name, int type, const gemv_arguments *a) {
+    cuda_chain *chain = s->chain;
+    const chain_variant v = variant_of(type);
+    if (ops_failed(&s->check))
+        return;
+    if (depth_of(s, &v, a->row_floats, 1) < 1) {
+        ops_fail(
+            &s->check, XLSTM_UNSUPPORTED,
+            "%s: a row of %d values does not fit in the %zu bytes of shared memory of this GPU",
+            name, a->input.width, s->gpu->shared_bytes);
+        return;
+    }
+    if (s->rehearsing) {
+        struct chain_arguments loaded = {};
+        loaded.x_floats = round_up(a->row_floats, 4);
+        loaded.depth = depth_of(s, &v, loaded.x_floats, v.depth);
+        launch_chain(s, &loaded, &v);
+        return;
+    }
+    if (chain->count == CHAIN_STEPS || (chain->type >= 0 && chain->type != type) ||
+        depth_of(s, &v, larger(chain->x_floats, a->row_floats), 1) < 1)
+        cuda_flush(s);
+    chain_step *step = append(s, a->row_floats);
+    step->kind = CHAIN_PROJECT;
+    step->project = *a;
+    chain->type = type;
+    chain->row_stages += stages_of(s, &v, a);
+}
+
+/* What a block has in the place of the input. */
+static int mlstm_floats(const mlstm_arguments *a) {
+    const int columns = a->c.type == DTYPE_F32 ? (int)mlstm_vector<DTYPE_F32>::COLUMNS
+                                               : (int)mlstm_vector<DTYPE_BF16>::COLUMNS;
+    return (int)(sizeof(mlstm_step_shared) / sizeof(float)) + 3 * a->d_qk + MLSTM_WARPS * columns;
+}
+
+bool chain_takes_mlstm(const mlstm_arguments *a) {
+    return a->batch.tokens == 1 && a->batch.sequences == 1 && a->ring == 0 &&
+           (a->c.type == DTYPE_F32 || a->c.type == DTYPE_BF16);
+}
+
+/* Whether a step before it writes the states that its blocks fetch early. */
+static bool has_states(const cuda_chain *chain, const mlstm_arguments *a) {
+    for (int i = 0; i < chain->count; i++)
+        if (chain->steps[i].kind == CHAIN_MLSTM && chain->steps[i].mlstm.c.data == a->c.data)
+            return true;
+    return false;
+}
+
+void chain_mlstm(cuda_stream *s, const mlstm_arguments *a) {
+    cuda_chain *chain = s->chain;
+    if (ops_failed(&s->check) || s->rehearsing) /* kernels are loaded by projections */
+        return;
+    if (chain->count == CHAIN_STEPS || has_states(chain, a))
+        cuda_flush(s);
+    chain_step *step = append(s, mlstm_floats(a));
+    step->kind = CHAIN_MLSTM;
+    step->mlstm = *a;
+}

@@ -1,0 +1,59 @@
+/* Chains: what one token needs, from the first projection to the last, by one kernel (chain_kernel.h).
+ *
+ * Decoding is reading the weights, and the memory idles wherever one kernel waits for another. So ops of a single token are
+ * not launched when they are called: they become the steps of a chain, and one kernel whose blocks stay on the GPU runs
+ * all of them, with a barrier of the grid between two. It asks for the weights of the next steps while it waits. A chain
+ * ends, and is launched, when anything else is enqueued or the stream is waited for (cuda_flush, internal.h).
+ *
+ * The steps lie in device memory. Those of the last few chains are kept there, since tokens are alike: what differs
+ * from one to the next (ids, slots, positions) stands in tensors. */
+#ifndef OPS_CUDA_CHAIN_H
+#define OPS_CUDA_CHAIN_H
+
+#include "ops/cuda/gemv.h"
+#include "ops/cuda/mlstm_step.h"
+
+enum chain_kind { CHAIN_PROJECT, CHAIN_MLSTM };
+enum {
+    CHAIN_STEPS = 256, /* at most */
+    CHAIN_NEAR =
+        4 /* steps whose arguments are in shared memory: one that runs, two ahead, one that is loaded */
+};
+
+struct __attribute__((aligned(16))) chain_step {
+    int kind;
+    union {
+        struct gemv_arguments project; /* one token */
+        struct mlstm_arguments
+            mlstm; /* one sequence of one token, without a ring; slices counted below */
+    };
+};
+
+struct chain_arguments {
+    const struct chain_step *steps;
+    int count;
+    int depth;               /* stages of a warp's ring */
+    int x_floats;            /* of shared memory for a step's input */
+    unsigned *counter, base; /* of the grid's barrier; where it stands before the kernel */
+};
+
+typedef void chain_kernel(struct chain_arguments);
+
+/* A kernel for weights of one type, and how it divides its work. */
+struct chain_variant {
+    chain_kernel *kernel;
+    int warps;              /* that stream rows; one more takes the few */
+    int depth, stage_bytes; /* of a warp's ring */
+    int rows, span;         /* of a stage: rows, and bytes of each */
+};
+/* NULL kernel: not of this file. */
+chain_variant chain_of_floats(int type);
+chain_variant chain_of_four_bits(int type);
+chain_variant chain_of_more_bits(int type);
+
+/* Takes the step into the chain of the stream, or launches that first where they cannot go together. */
+void chain_project(cuda_stream *s, const char *name, int type, const gemv_arguments *a);
+bool chain_takes_mlstm(const mlstm_arguments *a);
+void chain_mlstm(cuda_stream *s, const mlstm_arguments *a);
+
+#endif

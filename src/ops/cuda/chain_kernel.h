@@ -1,0 +1,343 @@
+/* The kernel of a chain (chain.h): a block on every multiprocessor, which stays.
+ *
+ * Each warp streams its rows of each projection through a ring of its own in shared memory, as gemv.h does, with the same
+ * sums in the same order; but the ring does not end with the step. Weights are constants, so a warp asks for those of the
+ * next two steps as soon as there is room, and memory stays busy while blocks wait for each other and lay their input.
+ * A ring holds what the memory delivers in some 6 us. The slices of the mLSTM's C come early, too, to
+ * level 2. */
+#ifndef OPS_CUDA_CHAIN_KERNEL_H
+#define OPS_CUDA_CHAIN_KERNEL_H
+
+#include "ops/cuda/chain.h"
+#include "ops/cuda/grid.h"
+
+template <class W> struct chain_shape {
+    enum {
+        /* Types that take more arithmetic than 8 warps have time for. */
+        WARPS = W::bytes < W::elements ? 16 : 8,
+        THREADS = (WARPS + 1) * WARP,
+        STAGE = gemv_shape<W>::stage,
+        RING_BYTES = 160 << 10, /* of a block; the rest is for the input */
+        DEPTH = RING_BYTES / (WARPS * STAGE)
+    };
+};
+
+/* ---- Fetching weights ---- */
+
+/* What a warp fetches next: rows from `row` to `end` of a step, a slice of `slices` at a time. */
+template <class W> struct chain_cursor {
+    int step, row, end, slice, slices;
+    int stage; /* where it goes in the ring */
+    gemv_row rows[W::rows];
+};
+
+/* Rows that a warp of the grid owns. */
+template <class W>
+static __device__ __forceinline__ void chain_own(const gemv_arguments &a, int warp, int *begin,
+                                                 int *end) {
+    const int64_t owner = (int64_t)blockIdx.x * chain_shape<W>::WARPS + warp,
+                  owners = (int64_t)gridDim.x * chain_shape<W>::WARPS;
+    *begin = (int)(a.rows * owner / owners);
+    *end = (int)(a.rows * (owner + 1) / owners);
+}
+
+static __device__ __forceinline__ int chain_together(const gemv_arguments &a, int rows) {
+    return a.ending == GEMV_GATED ? rows / 2 : rows;
+}
+
+template <class W> static __device__ __forceinline__ int chain_slices(const gemv_arguments &a) {
+    return (a.used_bytes + gemv_shape<W>::span - 1) / gemv_shape<W>::span;
+}
+
+/* Whether there is something left to fetch up to step `last`; goes to the next step where one is done. */
+template <class W>
+static __device__ __forceinline__ bool chain_more(const chain_step *near, int last, int warp,
+                                                  chain_cursor<W> &c) {
+    while (c.row >= c.end) {
+        if (c.step >= last)
+            return false;
+        const chain_step &s = near[++c.step % CHAIN_NEAR];
+        if (s.kind != CHAIN_PROJECT)
+            continue;
+        chain_own<W>(s.project, warp, &c.row, &c.end);
+        c.slice = 0;
+        c.slices = chain_slices<W>(s.project);
+    }
+    return true;
+}
+
+template <class W>
+static __device__ __forceinline__ void chain_fetch(const chain_step *near, int depth, uint8_t *ring,
+                                                   int lane, chain_cursor<W> &c) {
+    const gemv_arguments &a = near[c.step % CHAIN_NEAR].project;
+    if (c.slice == 0)
+        gemv_rows_of<W>(a, c.row, c.end, 0, c.rows);
+#pragma unroll
+    for (int r = 0; r < W::rows; r++)
+        if (c.rows[r].at)
+            gemv_fetch<W>(a, c.rows[r], c.slice,
+                          ring + c.stage * gemv_shape<W>::stage + r * gemv_shape<W>::slot, lane);
+    copy_close();
+    if (++c.slice == c.slices) {
+        c.slice = 0;
+        c.row += chain_together(a, W::rows);
+    }
+    c.stage = c.stage + 1 == depth ? 0 : c.stage + 1;
+}
+
+/* A warp's ring, and how far it has come: stages fetched, and taken. */
+template <class W> struct chain_ring {
+    uint8_t *bytes;
+    int depth;
+    unsigned fetched, taken;
+    int stage; /* that is taken next */
+    chain_cursor<W> next;
+};
+
+/* As much as there is room for, of steps up to `last`. */
+template <class W>
+static __device__ __forceinline__ void chain_fill(const chain_step *near, int last, int warp,
+                                                  int lane, chain_ring<W> &r) {
+    while (r.fetched - r.taken < (unsigned)r.depth && chain_more<W>(near, last, warp, r.next)) {
+        chain_fetch<W>(near, r.depth, r.bytes, lane, r.next);
+        r.fetched++;
+    }
+}
+
+/* The oldest stage has arrived. */
+template <class W> static __device__ __forceinline__ void chain_arrived(const chain_ring<W> &r) {
+    enum { DEPTH = chain_shape<W>::DEPTH };
+    if (r.fetched - r.taken == DEPTH)
+        copy_wait<DEPTH - 1>();
+    else
+        copy_wait<0>();
+    __syncwarp();
+}
+
+/* ---- A projection ---- */
+
+template <class W>
+static __device__ __forceinline__ void chain_stream(const chain_step *near, int step, int last,
+                                                    const float *x, int warp, int lane,
+                                                    chain_ring<W> &ring) {
+    const gemv_arguments &a = near[step % CHAIN_NEAR].project;
+    const int together = chain_together(a, W::rows), slices = chain_slices<W>(a);
+    const int units = (a.input.width + W::elements - 1) / W::elements;
+    int begin, end;
+    chain_own<W>(a, warp, &begin, &end);
+    for (; begin < end; begin += together) {
+        gemv_row rows[W::rows];
+        gemv_output out = {};
+        float sums[W::rows][1] = {};
+        gemv_rows_of<W>(a, begin, end, 0, rows);
+        const int row = begin + lane % together;
+        if (lane < W::rows && row < end) {
+            const gemv_part &part = gemv_part_of(a, row);
+            out = gemv_output_of(a, part, lane >= together, row - part.first, 0);
+        }
+        for (int slice = 0; slice < slices; slice++) {
+            chain_arrived<W>(ring);
+            const int unit = slice * WARP + lane;
+            if (unit < units) {
+                const uint8_t *at[W::rows];
+#pragma unroll
+                for (int r = 0; r < W::rows; r++)
+                    at[r] = ring.bytes + ring.stage * gemv_shape<W>::stage +
+                            r * gemv_shape<W>::slot + rows[r].lead() + lane * W::bytes;
+                gemv_unit<W, 1>::add(sums, at, x + input_place(unit * W::elements), 0);
+            }
+            __syncwarp();
+            ring.taken++;
+            ring.stage = ring.stage + 1 == ring.depth ? 0 : ring.stage + 1;
+            chain_fill<W>(near, last, warp, lane, ring);
+        }
+        gemv_put<W, 1>(a, out, sums, lane);
+    }
+}
+
+/* ---- The mLSTM: one token, slices of a head's C as in mlstm.h ---- */
+
+template <int TYPE>
+static __device__ __forceinline__ int chain_slice_count(const mlstm_arguments &a) {
+    const int columns = mlstm_vector<TYPE>::COLUMNS;
+    return (a.d_v + columns - 1) / columns;
+}
+
+static __device__ __forceinline__ bool chain_has_slot(const mlstm_arguments &a) {
+    return a.batch.slot[0] >= 0 && a.batch.slot[0] < a.batch.slots;
+}
+
+template <int TYPE>
+static __device__ __forceinline__ mlstm_slice chain_slice_of(const mlstm_arguments &a, int item) {
+    const int slices = chain_slice_count<TYPE>(a);
+    return mlstm_slice_at<TYPE>(a, a.batch.slot[0], item / slices,
+                                item % slices * mlstm_vector<TYPE>::COLUMNS);
+}
+
+/* A slice. All threads of the block come here, and the first 256 work. */
+template <int TYPE>
+static __device__ __forceinline__ void chain_step_slice(const mlstm_arguments &a, int item,
+                                                        const mlstm_step_room &room) {
+    const int most = mlstm_vector<TYPE>::COUNT, columns = mlstm_vector<TYPE>::COLUMNS;
+    const int slices = chain_slice_count<TYPE>(a), head = item / slices, slot = a.batch.slot[0];
+    const int first = item % slices * columns, thread = (int)threadIdx.x;
+    const mlstm_slice own = chain_slice_of<TYPE>(a, item);
+    const mlstm_terms terms = {1, 0, 0};
+    uint4 raw[MLSTM_ROWS];
+    if (thread < MLSTM_WING)
+        mlstm_fetch<TYPE>(a, own, 0, raw);
+    mlstm_stage_token(a, 0, head, room);
+    for (int d = thread; d < a.d_qk; d += (int)blockDim.x)
+        room.n[d] = mlstm_load(a.n, slot, head, 0, d);
+    if (thread < WARP) {
+        mlstm_step_gate gate = mlstm_gate_of(a, 0, head);
+        mlstm_exponents e;
+        mlstm_maximum m = {mlstm_load(a.m, slot, 0, 0, head), 0.0f};
+        mlstm_no_terms(&e, m);
+        mlstm_step_gates<false>(gate, 1, true, &e, room.s);
+    }
+    mlstm_maximum value[most];
+    float v[most], sum[most];
+#pragma unroll
+    for (int i = 0; i < most; i++)
+        v[i] = thread < MLSTM_WING && i < own.count ? mlstm_load(a.v, 0, head, 0, own.column + i)
+                                                    : 0.0f;
+    __syncthreads();
+    bool last = false;
+    if (thread == WARP) /* it has what it needs of n and m */
+        last = atomicInc(a.arrivals + head, (unsigned)slices - 1) == (unsigned)slices - 1;
+#pragma unroll
+    for (int i = 0; i < most; i++) {
+        value[i] = mlstm_weighted<TYPE>(room.s->note.weight, v[i]);
+        sum[i] = 0.0f;
+    }
+    mlstm_step_normalizer<TYPE, false>(a, terms, slot, head, true, room);
+    if (thread < MLSTM_WING) {
+        for (int row = 0; row < a.d_qk; row += MLSTM_ROWS * MLSTM_GROUPS) {
+            if (row > 0)
+                mlstm_fetch<TYPE>(a, own, row, raw);
+            mlstm_step_rows<TYPE>(a, own, row, raw, value, room, sum);
+        }
+        mlstm_leave_sums<TYPE>(sum, room.parts, thread / WARP, own.vector);
+    }
+    if (thread == WARP)
+        room.s->note.last = last;
+    __syncthreads();
+    mlstm_step_out<TYPE, false>(a, 1, head, 0, first, columns, room);
+    if (room.s->note.last) {
+        for (int d = thread; d < a.d_qk; d += (int)blockDim.x)
+            mlstm_store(a.n, slot, head, 0, d, room.n[d]);
+        if (thread == 0)
+            mlstm_store(a.m, slot, 0, 0, head, room.s->note.stored_m);
+    }
+    __syncthreads();
+}
+
+/* Brings the block's slices to level 2, while others are still at the step before. */
+template <int TYPE>
+static __device__ __forceinline__ void chain_mlstm_begin(const mlstm_arguments &a) {
+    if (threadIdx.x >= MLSTM_WING || !chain_has_slot(a))
+        return;
+    for (int item = (int)blockIdx.x; item < a.heads * chain_slice_count<TYPE>(a);
+         item += (int)gridDim.x) {
+        const mlstm_slice own = chain_slice_of<TYPE>(a, item);
+        const char *first = own.c - own.vector * 16;
+        for (int row = (int)threadIdx.x; row < a.d_qk; row += MLSTM_WING)
+            prefetch_line(first + row * own.row_bytes);
+    }
+}
+
+/* On its own, so that projections have the registers that it needs. */
+template <int TYPE>
+static __device__ __noinline__ void chain_mlstm_run(const mlstm_arguments &a, float *x) {
+    const mlstm_step_room room = mlstm_step_room_of(a, (mlstm_step_shared *)x,
+                                                    x + sizeof(mlstm_step_shared) / sizeof(float));
+    if (__syncthreads_or(mlstm_find_wrong(a.batch)))
+        return;
+    for (int item = (int)blockIdx.x; item < a.heads * chain_slice_count<TYPE>(a);
+         item += (int)gridDim.x)
+        chain_step_slice<TYPE>(a, item, room);
+}
+
+/* ---- All of it ---- */
+
+static __device__ __forceinline__ void chain_load(const chain_arguments &a, int step,
+                                                  chain_step *near) {
+    enum { WORDS = sizeof(chain_step) / sizeof(uint4) };
+    const uint4 *from = (const uint4 *)(a.steps + step);
+    uint4 *to = (uint4 *)(near + step % CHAIN_NEAR);
+    if (step < a.count)
+        for (int i = (int)threadIdx.x; i < WORDS; i += (int)blockDim.x)
+            to[i] = from[i];
+}
+
+/* What can be done of a step before the one in front has ended everywhere. */
+static __device__ __forceinline__ void chain_begin(const chain_step &s, float *x, bool few,
+                                                   int lane) {
+    if (s.kind == CHAIN_PROJECT) {
+        input_begin(s.project.input, x);
+        if (few)
+            gemv_few_prefetch(s.project, lane);
+    } else if (s.mlstm.c.type == DTYPE_F32) {
+        chain_mlstm_begin<DTYPE_F32>(s.mlstm);
+    } else {
+        chain_mlstm_begin<DTYPE_BF16>(s.mlstm);
+    }
+}
+
+template <class W>
+static __global__ void __launch_bounds__(chain_shape<W>::THREADS, 1)
+    chain(const __grid_constant__ chain_arguments a) {
+    extern __shared__ float4 chain_shared[];
+    enum { AHEAD = CHAIN_NEAR - 2 };
+    chain_step *near = (chain_step *)chain_shared;
+    float *parts = (float *)(near + CHAIN_NEAR), *x = parts + WARP;
+    const int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
+    const bool streams = warp < chain_shape<W>::WARPS;
+    chain_ring<W> ring = {};
+    ring.bytes = (uint8_t *)(x + a.x_floats) + warp * a.depth * gemv_shape<W>::stage;
+    ring.depth = a.depth;
+    ring.next.step = -1;
+    for (int i = 0; i <= AHEAD; i++)
+        chain_load(a, i, near);
+    __syncthreads();
+    for (int i = 0; i < a.count; i++) {
+        const chain_step &s = near[i % CHAIN_NEAR];
+        const int last = min(i + AHEAD, a.count - 1);
+        if (streams)
+            chain_fill<W>(near, last, warp, lane, ring);
+        chain_begin(s, x, !streams, lane);
+        if (i > 0 && threadIdx.x == 0)
+            grid_await(a.counter, a.base + (unsigned)i * gridDim.x);
+        __syncthreads();
+        chain_load(a, i + AHEAD + 1, near);
+        if (s.kind == CHAIN_PROJECT) {
+            input_lay(s.project.input, 0, x, parts);
+            __syncthreads();
+            if (streams)
+                chain_stream<W>(near, i, last, x, warp, lane, ring);
+            else
+                gemv_few<1>(s.project, x, 0, lane);
+        } else if (s.mlstm.c.type == DTYPE_F32) {
+            chain_mlstm_run<DTYPE_F32>(s.mlstm, x);
+        } else {
+            chain_mlstm_run<DTYPE_BF16>(s.mlstm, x);
+        }
+        __syncthreads();
+        if (i + 1 < a.count && threadIdx.x == 0)
+            grid_arrive(a.counter);
+    }
+}
+
+template <class W> static chain_variant chain_variant_of(void) {
+    chain_variant v = {};
+    v.kernel = chain<W>;
+    v.warps = chain_shape<W>::WARPS;
+    v.depth = chain_shape<W>::DEPTH;
+    v.stage_bytes = gemv_shape<W>::stage;
+    v.rows = W::rows;
+    v.span = gemv_shape<W>::span;
+    return v;
+}
+
+#endif
