@@ -13,6 +13,7 @@ void check_padding(ops_device *device);
 void check_poisoned_gates(ops_device *device);
 void check_nothing_stored(ops_device *device);
 void check_kept_weights(ops_device *device);
+void check_prompts(ops_device *device);
 
 /* Types of states, and rings (state_checks.c). */
 void check_state_rounding(ops_device *device);

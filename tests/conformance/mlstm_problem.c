@@ -138,7 +138,7 @@ static bool part_of(const mlstm_problem *p, int q, int64_t from, int64_t to, int
 }
 
 /* A matrix whose row t is rows token[t] of several dense arrays side by side. */
-static ops_tensor place_wide(side *s, int64_t rows, const int64_t *token, int count,
+static ops_tensor place_wide(side *s, dtype type, int64_t rows, const int64_t *token, int count,
                              double *const *arrays, const int64_t *widths) {
     int64_t width = 0;
     for (int a = 0; a < count; a++)
@@ -147,7 +147,7 @@ static ops_tensor place_wide(side *s, int64_t rows, const int64_t *token, int co
     for (int64_t t = 0; t < rows; t++)
         for (int a = 0; a < count; next += widths[a++])
             memcpy(next, arrays[a] + token[t] * widths[a], (size_t)widths[a] * sizeof *values);
-    ops_tensor wide = side_place(s, s->as.activation, 2, (int64_t[]){rows, width}, values);
+    ops_tensor wide = side_place(s, type, 2, (int64_t[]){rows, width}, values);
     free(values);
     return wide;
 }
@@ -176,11 +176,12 @@ static bool run_part(side *s, const mlstm_problem *p, const pool *states, int ch
     int64_t rows = start[count], heads = shape->heads, d_qk = shape->d_qk, d_v = shape->d_v;
     if (count) {
         int64_t qk = heads * d_qk, hv = heads * d_v;
-        ops_tensor data =
-            place_wide(s, rows, token, 3, (double *[]){p->k, p->q, p->v}, (int64_t[]){qk, qk, hv});
-        ops_tensor gates =
-            place_wide(s, rows, token, 2, (double *[]){p->i, p->f}, (int64_t[]){heads, heads});
-        ops_tensor out = side_poison(s, 2, (int64_t[]){rows, hv});
+        dtype type = p->halves ? DTYPE_BF16 : s->as.activation;
+        ops_tensor data = place_wide(s, type, rows, token, 3, (double *[]){p->k, p->q, p->v},
+                                     (int64_t[]){qk, qk, hv});
+        ops_tensor gates = place_wide(s, s->as.activation, rows, token, 2, (double *[]){p->i, p->f},
+                                      (int64_t[]){heads, heads});
+        ops_tensor out = side_place(s, type, 2, (int64_t[]){rows, hv}, NULL);
         ops_tensor k = side_columns(&data, 0, qk), q = side_columns(&data, qk, qk);
         ops_tensor v = side_columns(&data, 2 * qk, hv);
         struct ops_mlstm op = {.batch = {.sequences = count,
@@ -233,7 +234,7 @@ mlstm_result mlstm_run(const setting *as, bool exact, const mlstm_problem *p,
     mlstm_result r = {
         .h = must_allocate((size_t)(p->start[p->shape.sequences] * hv) * sizeof(double))};
     side s;
-    side_open(&s, as, exact, true, 0, &limits);
+    side_open(&s, as, exact, !p->halves, 0, &limits);
     pool states = place_states(&s, p, plan->only);
     int64_t from = 0;
     for (int i = 0; from < end; i++) {

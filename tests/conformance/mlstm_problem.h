@@ -23,6 +23,7 @@ typedef struct mlstm_problem {
     double eps;
     dtype state;       /* of C and n; DTYPE_F64 (0): the activation's */
     int deferred;      /* with a ring that holds padding, and NaN for keys and values */
+    bool halves;       /* q, k, v and h are bf16, at multiples of 16 bytes */
     double *q, *k, *v; /* [tokens][heads][d] */
     double *i, *f;     /* [tokens][heads] */
     double *c, *n, *m; /* [slots][heads]… */

@@ -331,6 +331,7 @@ TEST(padding)
 TEST(poisoned_gates)
 TEST(nothing_stored)
 TEST(kept_weights)
+TEST(prompts)
 TEST(state_rounding)
 TEST(deferral)
 TEST(sample_errors)
@@ -363,6 +364,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_poisoned_gates),
         cmocka_unit_test(test_nothing_stored),
         cmocka_unit_test(test_kept_weights),
+        cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_state_rounding),
         cmocka_unit_test(test_deferral),
         cmocka_unit_test(test_sample_errors),

@@ -11,20 +11,22 @@
 
 #include <cmocka.h>
 
-enum { SEQUENCES = 2, TOKENS = 5, SLOTS = 3, HEADS = 1, D = 4 };
+enum { SEQUENCES = 2, SLOTS = 3, HEADS = 1, MOST_TOKENS = 105 };
 
-static const ops_limits limits = {.tokens = TOKENS,
-                                  .sequences = SEQUENCES,
-                                  .width = D,
-                                  .heads = HEADS,
-                                  .head_dim_qk = D,
-                                  .head_dim_v = D,
-                                  .vocab = 1,
-                                  .activation = DTYPE_F32};
+/* Few tokens of narrow heads in f32; and, in the profile fast, a prompt of wide ones in bf16. */
+typedef struct kind {
+    ops_profile profile;
+    dtype type;
+    int32_t first, tokens; /* of the first sequence, of both */
+    int64_t d;
+} kind;
+static const kind few = {OPS_EXACT, DTYPE_F32, 3, 5, 4};
+static const kind prompt = {OPS_FAST, DTYPE_BF16, 100, MOST_TOKENS, 128};
 
 /* A right call of the mLSTM; each part of the batch has a buffer of exactly its size. */
 typedef struct call {
     ops_device *device;
+    const kind *is;
     ops_stream *stream;
     ops_buffer buffers[12 + OPS_MAX_PROJECTIONS + 2];
     int count;
@@ -41,29 +43,42 @@ static ops_tensor place(call *c, dtype type, int rank, const int64_t *shape, con
     return t;
 }
 
-static void open_call(call *c, ops_device *device) {
-    *c = (call){.device = device};
-    ops_stream_options options = {.threads = 2, .profile = OPS_EXACT, .limits = limits};
+static void open_call(call *c, ops_device *device, const kind *is) {
+    *c = (call){.device = device, .is = is};
+    ops_stream_options options = {.threads = 2,
+                                  .profile = is->profile,
+                                  .limits = {.tokens = is->tokens,
+                                             .sequences = SEQUENCES,
+                                             .width = is->d,
+                                             .heads = HEADS,
+                                             .head_dim_qk = is->d,
+                                             .head_dim_v = is->d,
+                                             .vocab = 1,
+                                             .activation = DTYPE_F32}};
     if (device->stream_create(device, &options, &c->stream) != XLSTM_OK)
         fail_msg("%s: %s", device->name, xlstm_last_error());
-    const int64_t rows[] = {TOKENS, HEADS, D}, state[] = {SLOTS, HEADS, D, D};
+    const int64_t rows[] = {is->tokens, HEADS, is->d}, state[] = {SLOTS, HEADS, is->d, is->d};
+    float ones[MOST_TOKENS * HEADS];
+    for (int i = 0; i < MOST_TOKENS * HEADS; i++)
+        ones[i] = 1;
     c->op = (struct ops_mlstm){
         .batch = {.sequences = SEQUENCES,
-                  .tokens = TOKENS,
-                  .longest = 3,
+                  .tokens = is->tokens,
+                  .longest = is->first,
                   .slot = place(c, DTYPE_I32, 1, (int64_t[]){SEQUENCES}, (int32_t[]){2, 0}),
-                  .start = place(c, DTYPE_I32, 1, (int64_t[]){SEQUENCES + 1}, (int32_t[]){0, 3, 5}),
+                  .start = place(c, DTYPE_I32, 1, (int64_t[]){SEQUENCES + 1},
+                                 (int32_t[]){0, is->first, is->tokens}),
                   .position = place(c, DTYPE_I64, 1, (int64_t[]){SEQUENCES}, (int64_t[]){0, 70})},
-        .q = place(c, DTYPE_F32, 3, rows, NULL),
-        .k = place(c, DTYPE_F32, 3, rows, NULL),
-        .v = place(c, DTYPE_F32, 3, rows, NULL),
-        .input_gate = place(c, DTYPE_F32, 2, rows, (float[TOKENS * HEADS]){1, 1, 1, 1, 1}),
+        .q = place(c, is->type, 3, rows, NULL),
+        .k = place(c, is->type, 3, rows, NULL),
+        .v = place(c, is->type, 3, rows, NULL),
+        .input_gate = place(c, DTYPE_F32, 2, rows, ones),
         .forget_gate = place(c, DTYPE_F32, 2, rows, NULL),
         .c = place(c, DTYPE_F32, 4, state, NULL),
         .n = place(c, DTYPE_F32, 3, state, NULL),
         .m = place(c, DTYPE_F32, 2, state, NULL),
         .eps = 1e-6,
-        .h = place(c, DTYPE_F32, 3, rows, NULL)};
+        .h = place(c, is->type, 3, rows, NULL)};
 }
 
 static void close_call(call *c) {
@@ -93,7 +108,8 @@ static void require_failure(call *c, const char *what) {
 
 /* ---- Values of a batch ---- */
 
-static void check_values(ops_device *device) {
+/* Starts are written for few tokens: 3, 5 and what is near it stand for those of the kind. */
+static void check_values(ops_device *device, const kind *is) {
     static const struct {
         const char *what;
         int32_t slot[SEQUENCES], start[SEQUENCES + 1];
@@ -112,10 +128,18 @@ static void check_values(ops_device *device) {
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         call c;
-        open_call(&c, device);
+        open_call(&c, device, is);
         const ops_batch *b = &c.op.batch;
+        int32_t start[SEQUENCES + 1];
+        for (int k = 0; k <= SEQUENCES; k++) {
+            int32_t as_few = wrong[i].start[k];
+            start[k] = as_few == few.first ? is->first
+                       : as_few > few.first && as_few < 2 * few.tokens
+                           ? is->tokens + as_few - few.tokens
+                           : as_few;
+        }
         device->write(c.stream, b->slot.buffer, 0, wrong[i].slot, sizeof wrong[i].slot);
-        device->write(c.stream, b->start.buffer, 0, wrong[i].start, sizeof wrong[i].start);
+        device->write(c.stream, b->start.buffer, 0, start, sizeof start);
         device->write(c.stream, b->position.buffer, 0, wrong[i].position, sizeof wrong[i].position);
         require_failure(&c, wrong[i].what);
         close_call(&c);
@@ -152,14 +176,14 @@ static void change(ops_tensor *t, enum change how) {
     }
 }
 
-static void check_tensors(ops_device *device) {
+static void check_tensors(ops_device *device, const kind *is) {
     static const char *const names[] = {"slot", "start", "position", "c", "n", "m"};
     for (int i = 0; i < 6; i++)
         for (int how = 0; how < CHANGES; how++) {
             if (i >= 3 && how == OTHER_TYPE) /* f32 is right for states */
                 continue;
             call c;
-            open_call(&c, device);
+            open_call(&c, device, is);
             ops_tensor *const tensors[] = {
                 &c.op.batch.slot, &c.op.batch.start, &c.op.batch.position,
                 &c.op.c,          &c.op.n,           &c.op.m};
@@ -175,11 +199,11 @@ static void check_tensors(ops_device *device) {
         }
 }
 
-static void check_counts(ops_device *device) {
+static void check_counts(ops_device *device, const kind *is) {
     static const int counts[] = {0, -1, SEQUENCES + 1, INT32_MAX};
     for (int i = 0; i < 4; i++) {
         call c;
-        open_call(&c, device);
+        open_call(&c, device, is);
         c.op.batch.sequences = counts[i];
         require_failure(&c, "a wrong number of sequences");
         close_call(&c);
@@ -187,9 +211,9 @@ static void check_counts(ops_device *device) {
 }
 
 /* After a failure and a wait the same stream takes a right call. */
-static void check_recovery(ops_device *device) {
+static void check_recovery(ops_device *device, const kind *is) {
     call c;
-    open_call(&c, device);
+    open_call(&c, device, is);
     ops_tensor slot = c.op.batch.slot;
     change(&c.op.batch.slot, SHORT);
     require_failure(&c, "too few slots");
@@ -201,10 +225,13 @@ static void check_recovery(ops_device *device) {
 }
 
 void check_wrong_batches(ops_device *device) {
-    check_recovery(device);
-    check_values(device);
-    check_tensors(device);
-    check_counts(device);
+    const kind *kinds[] = {&few, &prompt};
+    for (int i = 0; i < (device->narrow_from > 0 ? 2 : 1); i++) {
+        check_recovery(device, kinds[i]);
+        check_values(device, kinds[i]);
+        check_tensors(device, kinds[i]);
+        check_counts(device, kinds[i]);
+    }
 }
 
 /* ---- Projections ---- */
@@ -213,8 +240,8 @@ void check_projection_counts(ops_device *device) {
     static const int counts[] = {0, -1, OPS_MAX_PROJECTIONS + 1, INT32_MAX};
     for (int i = 0; i < 5; i++) {
         call c;
-        open_call(&c, device);
-        const int64_t shape[] = {2, D}, square[] = {D, D};
+        open_call(&c, device, &few);
+        const int64_t shape[] = {2, few.d}, square[] = {few.d, few.d};
         struct ops_norm_project op = {.x = place(&c, DTYPE_F32, 2, shape, NULL),
                                       .norm = {.kind = OPS_NORM_NONE, .groups = 1},
                                       .count = i < 4 ? counts[i] : OPS_MAX_PROJECTIONS};

@@ -30,7 +30,7 @@ static const shape shapes[] = {
     {"B=2 NH=2 S=70 DHQK=128 DHHV=256", 3, -1, false, false},
     {"B=1 NH=2 S=1 DHQK=128 DHHV=128", 3, -1, true, false},
     {"B=1 NH=1 S=128 DHQK=128 DHHV=128", 0, 0, true, false},
-    {"B=1 NH=1 S=1100 DHQK=128 DHHV=128", 5, -3, true, true},
+    {"B=1 NH=1 S=1600 DHQK=128 DHHV=128", 9, -3, true, true},
     {"B=1 NH=1 S=200 DHQK=256 DHHV=512", 3, -1, true, false},
     {"B=2 NH=1 S=97 DHQK=512 DHHV=512", 3, -1, true, true},
     {"B=1 NH=1 S=97 DHQK=512 DHHV=128", 3, -1, false, true},

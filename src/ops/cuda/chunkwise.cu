@@ -39,10 +39,16 @@ bool cuda_chunkwise_takes(const cuda_chunkwise *c, const char **why) {
 
 /* ---- The workspace ---- */
 
+enum {
+    SEGMENT_TOKENS = 8 * CHUNK, /* at least */
+    BLOCK_STATE = 256 * 128     /* elements of a state that a block of the sweep has, at most */
+};
+
+/* Blocks of the sweep are as many as processors at most, if there is more than one segment. */
 int chunkwise_segments(const cuda_chunkwise *c) {
     int values = c->d_qk == 512 ? 64 : c->d_qk == 256 || c->d_v % 256 ? 128 : 256;
     int64_t tasks = c->sequences * c->heads * (c->d_v / values);
-    int64_t most = c->tokens / c->sequences / (8 * CHUNK), fill = c->processors / tasks;
+    int64_t most = c->tokens / c->sequences / SEGMENT_TOKENS, fill = c->processors / tasks;
     int64_t segments = fill < most ? fill : most, all = CHUNKWISE_SEGMENTS;
     return segments < 1 ? 1 : (int)(segments < all ? segments : all);
 }
@@ -54,16 +60,13 @@ static void *place(char *base, size_t *used, int64_t count, size_t size) {
     return at;
 }
 
-static size_t place_all(const cuda_chunkwise *c, const struct chunk_shape *s, bool backward,
+/* `states`: elements of C at all borders of segments. */
+static size_t place_all(char *base, int64_t chunks, int64_t d_qk, int64_t states, bool backward,
                         struct chunk_places *at) {
-    char *base = (char *)c->workspace;
     size_t used = 0;
-    int64_t chunks = (int64_t)s->places * s->heads, heads = c->sequences * c->heads;
-    int segments = chunkwise_segments(c);
-    int64_t states = segments > 1 ? segments * heads * c->d_qk * c->d_v : 0;
     at->gates = (struct chunk_gates *)place(base, &used, chunks, sizeof(struct chunk_gates));
     at->factors = (struct chunk_factors *)place(base, &used, chunks, sizeof(struct chunk_factors));
-    at->normalizer = (float *)place(base, &used, chunks * c->d_qk, sizeof(float));
+    at->normalizer = (float *)place(base, &used, chunks * d_qk, sizeof(float));
     at->denominator = (float *)place(base, &used, chunks * CHUNK, sizeof(float));
     at->scores = (uint16_t *)place(base, &used, chunks * SCORES, sizeof(uint16_t));
     at->states = (float *)place(base, &used, states, sizeof(float));
@@ -71,10 +74,22 @@ static size_t place_all(const cuda_chunkwise *c, const struct chunk_shape *s, bo
         return used;
     at->delta = (float *)place(base, &used, chunks * CHUNK, sizeof(float));
     at->key_dots = (float *)place(base, &used, chunks * CHUNK, sizeof(float));
-    at->dnormalizer = (float *)place(base, &used, chunks * c->d_qk, sizeof(float));
+    at->dnormalizer = (float *)place(base, &used, chunks * d_qk, sizeof(float));
     at->dscores = (uint16_t *)place(base, &used, chunks * SCORES, sizeof(uint16_t));
     at->dstates = (float *)place(base, &used, states, sizeof(float));
     return used;
+}
+
+static size_t place_call(const cuda_chunkwise *c, const struct chunk_shape *s, bool backward,
+                         struct chunk_places *at) {
+    int64_t segments = chunkwise_segments(c), states = c->sequences * c->heads * c->d_qk * c->d_v;
+    return place_all((char *)c->workspace, (int64_t)s->places * s->heads, c->d_qk,
+                     segments > 1 ? segments * states : 0, backward, at);
+}
+
+/* Places of chunks of packed sequences: each may begin and end within one. */
+static int64_t packed_places(int64_t tokens, int64_t sequences) {
+    return tokens / CHUNK + 2 * sequences;
 }
 
 struct chunk_shape chunkwise_shape(const cuda_chunkwise *c) {
@@ -88,7 +103,7 @@ struct chunk_shape chunkwise_shape(const cuda_chunkwise *c) {
     s.chunks = (int)((s.offset + c->tokens + CHUNK - 1) / CHUNK);
     if (!c->start && c->positions)
         s.chunks++;
-    s.places = c->start ? (int)(c->tokens / CHUNK + 2 * c->sequences) : s.chunks * s.sequences;
+    s.places = c->start ? (int)packed_places(c->tokens, c->sequences) : s.chunks * s.sequences;
     s.start = c->start;
     s.slot = c->slot;
     s.positions = c->positions;
@@ -97,13 +112,21 @@ struct chunk_shape chunkwise_shape(const cuda_chunkwise *c) {
     s.exact = c->exact;
     s.eps = (float)c->eps;
     s.scale = (float)(1.0 / sqrt((double)c->d_qk));
-    place_all(c, &s, true, &s.at);
+    place_call(c, &s, true, &s.at);
     return s;
 }
 
 size_t cuda_chunkwise_workspace(const cuda_chunkwise *c, bool backward) {
     struct chunk_shape s = chunkwise_shape(c);
-    return place_all(c, &s, backward, &s.at);
+    return place_call(c, &s, backward, &s.at);
+}
+
+size_t cuda_chunkwise_most(int64_t tokens, int64_t sequences, int64_t heads, int64_t d_qk,
+                           int64_t d_v, int64_t processors) {
+    int64_t blocks = processors * BLOCK_STATE, whole = tokens / SEGMENT_TOKENS * heads * d_qk * d_v;
+    struct chunk_places at;
+    return place_all(NULL, packed_places(tokens, sequences) * heads, d_qk,
+                     blocks < whole ? blocks : whole, false, &at);
 }
 
 xlstm_status chunkwise_map(tile_map *map, const cuda_chunkwise *c, const chunkwise_array *x,
@@ -130,32 +153,32 @@ static xlstm_status check(const cuda_chunkwise *c) {
     return XLSTM_OK;
 }
 
-xlstm_status cuda_chunkwise_forward(cudaStream_t stream, const cuda_chunkwise *c) {
+xlstm_status cuda_chunkwise_forward(const cuda_chunkwise *c) {
     xlstm_status status = check(c);
     if (status == XLSTM_OK)
-        status = chunkwise_run_gates(stream, c);
+        status = chunkwise_run_gates(c);
     if (status == XLSTM_OK)
-        status = chunkwise_run_normalizer(stream, c, false);
+        status = chunkwise_run_normalizer(c, false);
     if (status == XLSTM_OK)
-        status = chunkwise_run_scores(stream, c);
+        status = chunkwise_run_scores(c);
     if (status == XLSTM_OK)
-        status = chunkwise_run_borders(stream, c, false);
-    return status == XLSTM_OK ? chunkwise_run_sweep(stream, c, CHUNKWISE_H) : status;
+        status = chunkwise_run_borders(c, false);
+    return status == XLSTM_OK ? chunkwise_run_sweep(c, CHUNKWISE_H) : status;
 }
 
-xlstm_status cuda_chunkwise_backward(cudaStream_t stream, const cuda_chunkwise *c) {
+xlstm_status cuda_chunkwise_backward(const cuda_chunkwise *c) {
     xlstm_status status = check(c);
     if (status == XLSTM_OK)
-        status = chunkwise_run_dscores(stream, c);
+        status = chunkwise_run_dscores(c);
     if (status == XLSTM_OK && c->exact)
-        status = chunkwise_run_normalizer(stream, c, true);
+        status = chunkwise_run_normalizer(c, true);
     if (status == XLSTM_OK)
-        status = chunkwise_run_sweep(stream, c, CHUNKWISE_DQ);
+        status = chunkwise_run_sweep(c, CHUNKWISE_DQ);
     if (status == XLSTM_OK)
-        status = chunkwise_run_borders(stream, c, true);
+        status = chunkwise_run_borders(c, true);
     if (status == XLSTM_OK)
-        status = chunkwise_run_sweep(stream, c, CHUNKWISE_DV);
+        status = chunkwise_run_sweep(c, CHUNKWISE_DV);
     if (status == XLSTM_OK)
-        status = chunkwise_run_sweep(stream, c, CHUNKWISE_DK);
-    return status == XLSTM_OK ? chunkwise_run_gate_gradients(stream, c) : status;
+        status = chunkwise_run_sweep(c, CHUNKWISE_DK);
+    return status == XLSTM_OK ? chunkwise_run_gate_gradients(c) : status;
 }

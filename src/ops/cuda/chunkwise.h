@@ -30,6 +30,8 @@ typedef struct chunkwise_state {
 } chunkwise_state;
 
 typedef struct cuda_chunkwise {
+    cudaStream_t stream;
+    cuda_stream *op; /* an op's stream, in its place: kernels run unless it failed or rehearses */
     int processors, major;     /* of the GPU */
     int64_t sequences, tokens; /* tokens of each sequence; packed: of all */
     int heads, d_qk, d_v;
@@ -37,7 +39,8 @@ typedef struct cuda_chunkwise {
     const int32_t
         *start; /* device, [sequences + 1]: the sequences are packed; NULL: they are not */
     const int64_t *positions; /* device, [sequences] */
-    const int32_t *slot;      /* device, [sequences]: of the states; NULL: the sequence's number */
+    const int32_t *slot;      /* device, [sequences]: of the states; NULL: the sequence's number.
+                                 -1: the sequence has none, forward: it starts from zeros and leaves nothing */
     bool sigmoid, normalize;  /* normalize counts with the sigmoid gate alone */
     double eps;
     chunkwise_array q, k, v, h;              /* bf16 */
@@ -57,11 +60,15 @@ typedef struct cuda_chunkwise {
 /* Whether these kernels take the call; else *why, where why is not NULL, says what they lack. */
 bool cuda_chunkwise_takes(const cuda_chunkwise *c, const char **why);
 size_t cuda_chunkwise_workspace(const cuda_chunkwise *c, bool backward);
-xlstm_status cuda_chunkwise_forward(cudaStream_t stream, const cuda_chunkwise *c);
+/* As much as the forward of any packed call needs, of so many tokens, sequences, heads and so wide ones at most, on a
+ * GPU of so many processors at most. */
+size_t cuda_chunkwise_most(int64_t tokens, int64_t sequences, int64_t heads, int64_t d_qk,
+                           int64_t d_v, int64_t processors);
+xlstm_status cuda_chunkwise_forward(const cuda_chunkwise *c);
 /* After a forward with the same workspace, which had h as an output, and with dlast in the exact form the last state, too.
  * All of dq, dk, dv are written, and what is wanted of the others; for the gradient of the initial m those of its C and n
  * must be wanted. Upstream form: those of n and m are 0, and dn and dm are not read. */
-xlstm_status cuda_chunkwise_backward(cudaStream_t stream, const cuda_chunkwise *c);
+xlstm_status cuda_chunkwise_backward(const cuda_chunkwise *c);
 
 #ifdef __cplusplus
 }

@@ -239,7 +239,7 @@ static __global__ __launch_bounds__(GATE_THREADS) void chunkwise_gate_gradients(
             has_m ? first + carried[1] : 0.0f;
 }
 
-xlstm_status chunkwise_run_gate_gradients(cudaStream_t stream, const cuda_chunkwise *c) {
+xlstm_status chunkwise_run_gate_gradients(const cuda_chunkwise *c) {
     struct gradient_arguments a = {};
     a.shape = chunkwise_shape(c);
     a.k = c->k;
@@ -256,10 +256,10 @@ xlstm_status chunkwise_run_gate_gradients(cudaStream_t stream, const cuda_chunkw
     a.dfirst = c->dinitial;
     a.dlast = c->dlast;
     xlstm_status status =
-        chunkwise_launch(stream, "chunkwise_key_dots", chunkwise_key_dots,
+        chunkwise_launch(c, "chunkwise_key_dots", chunkwise_key_dots,
                          dim3((unsigned)a.shape.places, (unsigned)c->heads), DOT_THREADS, 0, a);
     return status == XLSTM_OK
-               ? chunkwise_launch(stream, "chunkwise_gate_gradients", chunkwise_gate_gradients,
+               ? chunkwise_launch(c, "chunkwise_gate_gradients", chunkwise_gate_gradients,
                                   dim3((unsigned)c->heads, (unsigned)c->sequences), GATE_THREADS, 0,
                                   a)
                : status;

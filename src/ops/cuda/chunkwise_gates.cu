@@ -8,7 +8,8 @@
  * log(sigmoid(i)), and m is 0.
  *
  * f = -inf is taken as log(sigmoid(f)) = -1000, m = -inf as -1e30: what was stored before is then weighted by 0 in f32,
- * and differences stay finite. */
+ * and differences stay finite. A chunk in which some f is -inf takes m down by 1e30, and what its tokens from the last of
+ * those on store is its peak: where that is nothing, m is -inf again where it is stored, and C and n become 0. */
 #include "ops/cuda/chunkwise_parts.h"
 
 enum {
@@ -21,6 +22,11 @@ enum {
 
 #define LOWEST_LOG -1000.0f
 #define LOWEST_MAXIMUM -1e30f
+
+/* Whether anything is stored under this maximum. NaN: yes. */
+static __device__ __forceinline__ bool is_something(float m) {
+    return !(m <= 0.5f * LOWEST_MAXIMUM);
+}
 
 struct gates_arguments {
     struct chunk_shape shape;
@@ -35,13 +41,15 @@ struct gates_arguments {
 /* Two tokens of each lane: 2 lane and the next. */
 struct lane_gates {
     float b[2], column[2];
-    float total; /* b of the chunk's last token */
+    float total;   /* b of the chunk's last token */
+    int forgotten; /* the last token whose f is -inf; -1: there is none */
 };
 
 static __device__ struct lane_gates
 load_gates(const gates_arguments &a, const struct chunk_sequence &s, struct chunk c, int head) {
     int lane = (int)threadIdx.x % WARP;
     float log_f[2], log_i[2];
+    int forgotten = -1;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
         int token = 2 * lane + j;
@@ -52,6 +60,7 @@ load_gates(const gates_arguments &a, const struct chunk_sequence &s, struct chun
         float f = log_sigmoid(
             load_as(a.forget.data, a.type, element_of(a.forget, s, c.first + token, head)));
         float i = load_as(a.input.data, a.type, element_of(a.input, s, c.first + token, head));
+        forgotten = f == -INFINITY ? token : forgotten;
         log_f[j] = f < LOWEST_LOG ? LOWEST_LOG : f;
         log_i[j] = a.shape.sigmoid ? log_sigmoid(i) : i;
     }
@@ -67,6 +76,8 @@ load_gates(const gates_arguments &a, const struct chunk_sequence &s, struct chun
     g.total = __shfl_sync(ALL_LANES, g.b[1], WARP - 1);
     g.column[0] = log_i[0] - g.b[0];
     g.column[1] = log_i[1] - g.b[1];
+    unsigned lanes = __ballot_sync(ALL_LANES, forgotten >= 0);
+    g.forgotten = lanes ? __shfl_sync(ALL_LANES, forgotten, WARP - 1 - __clz((int)lanes)) : -1;
     return g;
 }
 
@@ -89,9 +100,14 @@ __launch_bounds__(PAIR_THREADS) void chunkwise_pairs(const __grid_constant__ gat
         return;
     struct lane_gates g = load_gates(a, s, chunk_at(s, place - s.place), head);
     float highest = warp_larger(larger(g.column[0], g.column[1]));
+    if (g.forgotten >= 0 && highest < INFINITY) { /* +inf and NaN stay */
+        int token = 2 * ((int)threadIdx.x % WARP);
+        highest = warp_larger(larger(token >= g.forgotten ? g.column[0] : -INFINITY,
+                                     token + 1 >= g.forgotten ? g.column[1] : -INFINITY));
+    }
     if (threadIdx.x % WARP == 0) {
         struct chunk_gates *gates = a.shape.at.gates + (int64_t)place * a.shape.heads + head;
-        gates->before = g.total;
+        gates->before = g.forgotten < 0 ? g.total : LOWEST_MAXIMUM;
         gates->after = g.total + highest;
     }
 }
@@ -127,7 +143,8 @@ __launch_bounds__(PASS) void chunkwise_maxima(const __grid_constant__ gates_argu
     cuda_wait();
     struct chunk_sequence s = sequence_at(a.shape, sequence);
     int state = a.shape.slot ? a.shape.slot[sequence] : sequence;
-    float m = a.m && !a.shape.sigmoid ? a.m[state * a.m_slot + head * a.m_head] : 0.0f;
+    bool given = a.m && !a.shape.sigmoid && state >= 0;
+    float m = given ? a.m[state * a.m_slot + head * a.m_head] : 0.0f;
     m = m < LOWEST_MAXIMUM ? LOWEST_MAXIMUM : m;
     for (int pass = 0; pass < s.chunks; pass += PASS) {
         int index = pass + (int)threadIdx.x;
@@ -155,8 +172,8 @@ __launch_bounds__(PASS) void chunkwise_maxima(const __grid_constant__ gates_argu
         m = ends[PASS / WARP - 1];
         __syncthreads();
     }
-    if (a.last && threadIdx.x == 0 && !a.shape.sigmoid)
-        a.last[state * a.last_slot + head * a.last_head] = m;
+    if (a.last && threadIdx.x == 0 && !a.shape.sigmoid && state >= 0)
+        a.last[state * a.last_slot + head * a.last_head] = is_something(m) ? m : -INFINITY;
 }
 
 /* The tables of a chunk, from m before and after it; abar in `weights`, too. One warp. */
@@ -166,6 +183,7 @@ static __device__ void write_tables(const gates_arguments &a, const struct lane_
     struct chunk_gates *gates = a.shape.at.gates + place;
     struct chunk_factors *factors = a.shape.at.factors + place;
     int lane = (int)threadIdx.x % WARP;
+    bool stored = is_something(after);
     float most = larger(g.column[0], g.column[1]);
     for (int step = 1; step < WARP; step *= 2) {
         float other = __shfl_up_sync(ALL_LANES, most, step);
@@ -186,14 +204,14 @@ static __device__ void write_tables(const gates_arguments &a, const struct lane_
         gates->column[token] = there ? g.column[j] : -INFINITY;
         gates->m[token] = there ? m : 0.0f;
         factors->read[token] = there ? a.shape.scale * expf(row + before) : 0.0f;
-        weights[token] = there ? expf(g.total + g.column[j] - after) : 0.0f;
+        weights[token] = there && stored ? expf(g.total + g.column[j] - after) : 0.0f;
         factors->write[token] = weights[token];
         factors->share[token] = 0.0f;
     }
     if (lane == 0) {
         gates->highest[0] = won[0];
         gates->highest[1] = won[1];
-        factors->keep = expf(g.total + before - after);
+        factors->keep = stored && g.forgotten < 0 ? expf(g.total + before - after) : 0.0f;
     }
 }
 
@@ -212,15 +230,15 @@ static struct gates_arguments gates_of(const cuda_chunkwise *c) {
     return a;
 }
 
-xlstm_status chunkwise_run_gates(cudaStream_t stream, const cuda_chunkwise *c) {
+xlstm_status chunkwise_run_gates(const cuda_chunkwise *c) {
     const int chunks = PAIR_THREADS / WARP; /* of a block */
     struct gates_arguments a = gates_of(c);
     dim3 places((unsigned)((a.shape.places + chunks - 1) / chunks), (unsigned)c->heads);
     dim3 heads((unsigned)c->heads, (unsigned)c->sequences);
     xlstm_status status =
-        chunkwise_launch(stream, "chunkwise_pairs", chunkwise_pairs, places, PAIR_THREADS, 0, a);
+        chunkwise_launch(c, "chunkwise_pairs", chunkwise_pairs, places, PAIR_THREADS, 0, a);
     return status == XLSTM_OK
-               ? chunkwise_launch(stream, "chunkwise_maxima", chunkwise_maxima, heads, PASS, 0, a)
+               ? chunkwise_launch(c, "chunkwise_maxima", chunkwise_maxima, heads, PASS, 0, a)
                : status;
 }
 
@@ -317,7 +335,7 @@ static __global__ __launch_bounds__(SCAN_PARTS *WARP) void chunkwise_normalizer(
     int from = (int)((int64_t)s.chunks * part / SCAN_PARTS);
     int to = (int)((int64_t)s.chunks * (part + 1) / SCAN_PARTS);
     float n = 0.0f, kept = 1.0f;
-    if (a.first)
+    if (a.first && slot >= 0)
         n = load_as(a.first, a.first_type, slot * a.first_slot + head * a.first_head + d);
     ends[part][lane] = scan_part(a, s, head, d, from, to, 0.0f, &kept, false);
     if (lane == 0)
@@ -326,11 +344,11 @@ static __global__ __launch_bounds__(SCAN_PARTS *WARP) void chunkwise_normalizer(
     for (int i = 0; i < part; i++)
         n = products[i] * n + ends[i][lane];
     n = scan_part(a, s, head, d, from, to, n, &kept, true);
-    if (a.last && part == SCAN_PARTS - 1)
+    if (a.last && part == SCAN_PARTS - 1 && slot >= 0)
         store_as(a.last, a.last_type, slot * a.last_slot + head * a.last_head + d, n);
 }
 
-xlstm_status chunkwise_run_normalizer(cudaStream_t stream, const cuda_chunkwise *c, bool backward) {
+xlstm_status chunkwise_run_normalizer(const cuda_chunkwise *c, bool backward) {
     const chunkwise_state *first = backward ? &c->dlast : &c->initial;
     const chunkwise_state *last = backward ? &c->dinitial : &c->last;
     struct normalizer_arguments a = {};
@@ -350,9 +368,8 @@ xlstm_status chunkwise_run_normalizer(cudaStream_t stream, const cuda_chunkwise 
     dim3 chunks((unsigned)a.shape.places, (unsigned)c->heads);
     dim3 heads((unsigned)c->heads, (unsigned)c->sequences, (unsigned)(c->d_qk / WARP));
     xlstm_status status =
-        chunkwise_launch(stream, "chunkwise_sums", chunkwise_sums, chunks, SUM_THREADS, 0, a);
-    return status == XLSTM_OK
-               ? chunkwise_launch(stream, "chunkwise_normalizer", chunkwise_normalizer, heads,
-                                  SCAN_PARTS * WARP, 0, a)
-               : status;
+        chunkwise_launch(c, "chunkwise_sums", chunkwise_sums, chunks, SUM_THREADS, 0, a);
+    return status == XLSTM_OK ? chunkwise_launch(c, "chunkwise_normalizer", chunkwise_normalizer,
+                                                 heads, SCAN_PARTS * WARP, 0, a)
+                              : status;
 }

@@ -151,32 +151,26 @@ xlstm_status chunkwise_map(tile_map *map, const cuda_chunkwise *c, const chunkwi
 
 template <class A>
 static inline xlstm_status
-chunkwise_launch(cudaStream_t stream, const char *name, void (*kernel)(A), dim3 grid,
+chunkwise_launch(const cuda_chunkwise *c, const char *name, void (*kernel)(A), dim3 grid,
                  unsigned threads, size_t shared, const A &arguments, unsigned cluster = 1) {
-    cuda_launch launch = {};
-    launch.kernel = (const void *)kernel;
-    launch.name = name;
-    launch.arguments = &arguments;
-    launch.grid[0] = grid.x;
-    launch.grid[1] = grid.y;
-    launch.grid[2] = grid.z;
-    launch.threads = threads;
-    launch.shared = shared;
+    cuda_launch launch = cuda_launch_of(name, kernel, grid, threads, shared, arguments);
     launch.cluster = cluster > 1 ? cluster : 0;
-    return cuda_enqueue(stream, &launch);
+    if (!c->op)
+        return cuda_enqueue(c->stream, &launch);
+    cuda_run_launch(c->op, &launch);
+    return c->op->check.status;
 }
 
-xlstm_status chunkwise_run_gates(cudaStream_t stream, const cuda_chunkwise *c);
+xlstm_status chunkwise_run_gates(const cuda_chunkwise *c);
 /* The normalizers before every chunk, and the last one; backward: dn after every chunk, and of the initial one. */
-xlstm_status chunkwise_run_normalizer(cudaStream_t stream, const cuda_chunkwise *c, bool backward);
-xlstm_status chunkwise_run_scores(cudaStream_t stream, const cuda_chunkwise *c);
-xlstm_status chunkwise_run_dscores(cudaStream_t stream, const cuda_chunkwise *c);
+xlstm_status chunkwise_run_normalizer(const cuda_chunkwise *c, bool backward);
+xlstm_status chunkwise_run_scores(const cuda_chunkwise *c);
+xlstm_status chunkwise_run_dscores(const cuda_chunkwise *c);
 
 enum chunkwise_target { CHUNKWISE_H, CHUNKWISE_DQ, CHUNKWISE_DK, CHUNKWISE_DV };
-xlstm_status chunkwise_run_sweep(cudaStream_t stream, const cuda_chunkwise *c,
-                                 enum chunkwise_target target);
+xlstm_status chunkwise_run_sweep(const cuda_chunkwise *c, enum chunkwise_target target);
 /* C (backward: dC) at the borders of segments. */
-xlstm_status chunkwise_run_borders(cudaStream_t stream, const cuda_chunkwise *c, bool backward);
-xlstm_status chunkwise_run_gate_gradients(cudaStream_t stream, const cuda_chunkwise *c);
+xlstm_status chunkwise_run_borders(const cuda_chunkwise *c, bool backward);
+xlstm_status chunkwise_run_gate_gradients(const cuda_chunkwise *c);
 
 #endif

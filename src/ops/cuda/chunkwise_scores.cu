@@ -219,7 +219,7 @@ __launch_bounds__(WARPGROUP) void chunkwise_scores(const __grid_constant__ score
 #endif
 }
 
-static xlstm_status run(cudaStream_t stream, const cuda_chunkwise *c, bool backward) {
+static xlstm_status run(const cuda_chunkwise *c, bool backward) {
     struct scores_arguments a = {};
     a.shape = chunkwise_shape(c);
     xlstm_status status =
@@ -234,16 +234,16 @@ static xlstm_status run(cudaStream_t stream, const cuda_chunkwise *c, bool backw
     a.stages = steps < most ? steps : most;
     size_t shared =
         (size_t)a.stages * (backward ? 3 : 2) * TILE_BYTES + sizeof(struct scores_shared);
-    return chunkwise_launch(stream, backward ? "chunkwise_dscores" : "chunkwise_scores",
+    return chunkwise_launch(c, backward ? "chunkwise_dscores" : "chunkwise_scores",
                             backward ? chunkwise_scores<true> : chunkwise_scores<false>,
                             dim3((unsigned)a.shape.places, (unsigned)c->heads), WARPGROUP, shared,
                             a);
 }
 
-xlstm_status chunkwise_run_scores(cudaStream_t stream, const cuda_chunkwise *c) {
-    return run(stream, c, false);
+xlstm_status chunkwise_run_scores(const cuda_chunkwise *c) {
+    return run(c, false);
 }
 
-xlstm_status chunkwise_run_dscores(cudaStream_t stream, const cuda_chunkwise *c) {
-    return run(stream, c, true);
+xlstm_status chunkwise_run_dscores(const cuda_chunkwise *c) {
+    return run(c, true);
 }

@@ -310,7 +310,7 @@ static struct sweep_choice form_of(int keys, int values, bool reads, bool transp
     return choose<256, 1, false>(reads, transposed);
 }
 
-static xlstm_status launch(cudaStream_t stream, const char *name, struct sweep_arguments *a,
+static xlstm_status launch(const cuda_chunkwise *c, const char *name, struct sweep_arguments *a,
                            int keys, int segments, bool reads) {
     struct sweep_choice s = form_of(keys, a->values, reads, a->backward);
     int slices = a->values / s.values;
@@ -318,7 +318,7 @@ static xlstm_status launch(cudaStream_t stream, const char *name, struct sweep_a
               (unsigned)a->shape.sequences);
     if (slices % 2 != 0)
         a->sharing = 1;
-    return chunkwise_launch(stream, name, s.kernel, grid, SWEEP_THREADS, s.shared, *a,
+    return chunkwise_launch(c, name, s.kernel, grid, SWEEP_THREADS, s.shared, *a,
                             (unsigned)a->sharing);
 }
 
@@ -346,7 +346,7 @@ static struct sweep_arguments begin(const cuda_chunkwise *c, bool backward, bool
     return a;
 }
 
-xlstm_status chunkwise_run_borders(cudaStream_t stream, const cuda_chunkwise *c, bool backward) {
+xlstm_status chunkwise_run_borders(const cuda_chunkwise *c, bool backward) {
     struct sweep_arguments a = begin(c, backward, false);
     if (a.segments == 1)
         return XLSTM_OK;
@@ -355,18 +355,16 @@ xlstm_status chunkwise_run_borders(cudaStream_t stream, const cuda_chunkwise *c,
         status = chunkwise_map(&a.z, c, backward ? &c->dh : &c->v, c->d_v);
     a.x = a.y;
     if (status == XLSTM_OK)
-        status = launch(stream, "chunkwise_sweep (borders)", &a, c->d_qk, a.segments - 1, false);
+        status = launch(c, "chunkwise_sweep (borders)", &a, c->d_qk, a.segments - 1, false);
     if (status != XLSTM_OK)
         return status;
     struct borders_arguments b = {a.shape, a.borders, a.segments, (int64_t)c->d_qk * c->d_v,
                                   backward};
     dim3 grid((unsigned)(b.whole / BORDER_THREADS), (unsigned)c->heads, (unsigned)c->sequences);
-    return chunkwise_launch(stream, "chunkwise_borders", chunkwise_borders, grid, BORDER_THREADS, 0,
-                            b);
+    return chunkwise_launch(c, "chunkwise_borders", chunkwise_borders, grid, BORDER_THREADS, 0, b);
 }
 
-xlstm_status chunkwise_run_sweep(cudaStream_t stream, const cuda_chunkwise *c,
-                                 enum chunkwise_target target) {
+xlstm_status chunkwise_run_sweep(const cuda_chunkwise *c, enum chunkwise_target target) {
     static const char *const names[] = {"chunkwise_sweep (h)", "chunkwise_sweep (dq)",
                                         "chunkwise_sweep (dk)", "chunkwise_sweep (dv)"};
     const chunkwise_array *x[] = {&c->q, &c->dh, &c->v, &c->k};
@@ -389,5 +387,5 @@ xlstm_status chunkwise_run_sweep(cudaStream_t stream, const cuda_chunkwise *c,
         status = chunkwise_map(&a.y, c, y[target], keys);
     if (status == XLSTM_OK)
         status = chunkwise_map(&a.z, c, z[target], a.values);
-    return status == XLSTM_OK ? launch(stream, names[target], &a, keys, a.segments, true) : status;
+    return status == XLSTM_OK ? launch(c, names[target], &a, keys, a.segments, true) : status;
 }

@@ -157,7 +157,7 @@ load_state(const sweep_arguments &a, const sweep_task &t, int group,
         state[i / count][i % count] = 0.0f;
     if (READS && a.segments > 1)
         load_all(state, border, DTYPE_F32, at);
-    else if (a.first && t.segment == 0)
+    else if (a.first && t.segment == 0 && slot >= 0)
         load_all(state, a.first, a.first_type, at_given);
     if (!READS && t.segment == 0)
         store_all(state, border, DTYPE_F32, at);
@@ -174,7 +174,7 @@ store_state(const sweep_arguments &a, const sweep_task &t, int group,
     auto at_given = [&](int r, int i) { return given + at(r, i); };
     if (!READS)
         store_all(state, border_of(a, t, t.segment + 1, KEYS), DTYPE_F32, at);
-    else if (a.last && t.segment == a.segments - 1)
+    else if (a.last && t.segment == a.segments - 1 && slot >= 0)
         store_all(state, a.last, a.last_type, at_given);
 }
 

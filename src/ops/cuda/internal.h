@@ -50,6 +50,7 @@ typedef struct cuda_scratch {
     ops_tensor unpacked;             /* bf16: a matrix of quantised weights, for tensor cores */
     ops_tensor mlstm, sample;        /* each family's own, bytes */
     ops_tensor chain, chain_counter; /* steps of chains; of the barrier of their blocks (chain.h) */
+    ops_tensor chunkwise;            /* bytes, of the mLSTM of prompts (mlstm_chunkwise.h) */
 } cuda_scratch;
 
 typedef struct cuda_stream {
@@ -145,10 +146,10 @@ void cuda_retire(ops_stream *, const struct ops_retire *);
 #ifdef __cplusplus
 }
 
-/* The launch of a kernel with its one argument. */
+/* The launch of a kernel with its one argument, which is to outlive it. */
 template <class A>
-inline void cuda_run(cuda_stream *s, const char *name, void (*kernel)(A), dim3 grid,
-                     unsigned threads, size_t shared, const A &arguments) {
+inline cuda_launch cuda_launch_of(const char *name, void (*kernel)(A), dim3 grid, unsigned threads,
+                                  size_t shared, const A &arguments) {
     cuda_launch launch = {};
     launch.kernel = (const void *)kernel;
     launch.name = name;
@@ -158,6 +159,13 @@ inline void cuda_run(cuda_stream *s, const char *name, void (*kernel)(A), dim3 g
     launch.grid[2] = grid.z;
     launch.threads = threads;
     launch.shared = shared;
+    return launch;
+}
+
+template <class A>
+inline void cuda_run(cuda_stream *s, const char *name, void (*kernel)(A), dim3 grid,
+                     unsigned threads, size_t shared, const A &arguments) {
+    cuda_launch launch = cuda_launch_of(name, kernel, grid, threads, shared, arguments);
     cuda_run_launch(s, &launch);
 }
 #endif

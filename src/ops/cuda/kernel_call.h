@@ -112,15 +112,7 @@ template <class A>
 inline void cuda_kernel_run(const kernel_call *call, xlstm_status *status, const char *name,
                             void (*kernel)(A), dim3 grid, unsigned threads, size_t shared,
                             const A &arguments) {
-    cuda_launch launch = {};
-    launch.kernel = (const void *)kernel;
-    launch.name = name;
-    launch.arguments = &arguments;
-    launch.grid[0] = grid.x;
-    launch.grid[1] = grid.y;
-    launch.grid[2] = grid.z;
-    launch.threads = threads;
-    launch.shared = shared;
+    cuda_launch launch = cuda_launch_of(name, kernel, grid, threads, shared, arguments);
     if (*status == XLSTM_OK)
         *status = cuda_kernel_launch(call, &launch);
 }

@@ -94,6 +94,7 @@ static xlstm_status prepare(preparation *p, const kernel_call *call) {
         return status;
     *p = (preparation){.call = call, .w = cuda_workspace_of(call)};
     cuda_chunkwise *c = &p->c;
+    c->stream = (cudaStream_t)call->options.stream;
     c->processors = gpu.processors;
     c->major = gpu.major;
     c->sequences = q->shape[0];
@@ -160,11 +161,10 @@ xlstm_status cuda_kernel_chunkwise_workspace(const kernel_call *call, size_t *by
 
 xlstm_status cuda_kernel_chunkwise(const kernel_call *call) {
     preparation p;
-    cudaStream_t stream = (cudaStream_t)call->options.stream;
     xlstm_status status = prepare(&p, call);
     if (status == XLSTM_OK)
-        status = cuda_chunkwise_forward(stream, &p.c);
+        status = cuda_chunkwise_forward(&p.c);
     if (status == XLSTM_OK && call->options.backward != XLSTM_FORWARD)
-        status = cuda_chunkwise_backward(stream, &p.c);
+        status = cuda_chunkwise_backward(&p.c);
     return status;
 }

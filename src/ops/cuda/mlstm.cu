@@ -2,8 +2,10 @@
  *
  * Single tokens of a sequence take one pass over C (mlstm_step.h), those with a ring after a kernel without it
  * (mlstm_ring.h). Longer ones keep C in registers (mlstm_sequence.h); where keys are too long for that, they go
- * through memory, and a single token of such keys as well. */
+ * through memory, and a single token of such keys as well. Prompts in the profile fast go through the chunkwise kernels
+ * where these take them (mlstm_chunkwise.h). */
 #include "ops/cuda/chain.h"
+#include "ops/cuda/mlstm_chunkwise.h"
 #include "ops/cuda/mlstm_ring.h"
 #include "ops/cuda/mlstm_sequence.h"
 
@@ -125,6 +127,7 @@ void cuda_place_mlstm(cuda_carver *c, const ops_stream_options *o, cuda_scratch 
     int64_t each = 1 + (o->limits.deferred ? (int64_t)sizeof(mlstm_recollection) / 4 : 0);
     int64_t words = heads * each;
     s->mlstm = cuda_carve(c, DTYPE_I32, 1, &words);
+    cuda_place_mlstm_chunkwise(c, o, s);
 }
 
 /* ---- Launches ---- */
@@ -254,6 +257,8 @@ static bool check_sizes(ops_check *c, const struct ops_mlstm *op) {
 extern "C" void cuda_mlstm(ops_stream *stream, const struct ops_mlstm *op) {
     cuda_stream *s = (cuda_stream *)stream;
     if (ops_failed(&s->check) || !ops_expect_mlstm(&s->check, op) || !check_sizes(&s->check, op))
+        return;
+    if (cuda_mlstm_chunkwise(s, op))
         return;
     mlstm_arguments a = arguments_of(s, op);
     if (chain_takes_mlstm(&a)) {
