@@ -262,4 +262,10 @@ static __device__ __forceinline__ float mlstm_total(const float *parts, int stri
     return sum;
 }
 
+/* ---- Launches, by the type of C and n (mlstm_run.h) ---- */
+
+void mlstm_run_f32(cuda_stream *s, const struct ops_mlstm *op, const mlstm_arguments &a);
+void mlstm_run_bf16(cuda_stream *s, const struct ops_mlstm *op, const mlstm_arguments &a);
+void mlstm_run_f16(cuda_stream *s, const struct ops_mlstm *op, const mlstm_arguments &a);
+
 #endif
