@@ -8,24 +8,9 @@
  * while the next ones, and the next tile, are computed.
  *
  * Tiles go in bands of 2048 tokens, so that the tokens of a band stay in the L2 cache while the weights pass by. */
-#include "ops/cuda/gemm_ending.h"
-#include "ops/cuda/wgmma.h"
+#include "ops/cuda/gemm_wide.h"
 
-enum {
-    TILE_TOKENS = 128,
-    GROUP_TOKENS = 64,
-    TILE_ROWS = 256,
-    DEPTH = TILE_COLUMNS,
-    STAGES = 4,
-    MULTIPLIERS = 2, /* warpgroups */
-    THREADS = (1 + MULTIPLIERS) * WARPGROUP,
-    BAND = 16, /* tiles along the tokens */
-    X_BYTES = TILE_TOKENS * TILE_ROW_BYTES,
-    HALF_BYTES = TILE_ROWS / 2 * TILE_ROW_BYTES,
-    STAGE_BYTES = X_BYTES + 2 * HALF_BYTES,
-    OUT_BYTES = GROUP_TOKENS * TILE_ROW_BYTES, /* of which a warpgroup has two, in turn */
-    SUMS = GROUP_TOKENS * TILE_ROWS / WARPGROUP
-};
+enum { DEPTH = TILE_COLUMNS, BAND = 16 /* tiles along the tokens */ };
 
 struct wide_arguments {
     tile_map x, weight[GEMM_PARTS], up[GEMM_PARTS], out[GEMM_PARTS];
@@ -34,36 +19,13 @@ struct wide_arguments {
     int token_tiles, tiles;         /* along the tokens; in all */
 };
 
-struct wide_tile {
-    int part, row, token; /* its first */
-};
-
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if CUDA_WGMMA
 
 static __device__ __forceinline__ wide_tile wide_tile_at(const wide_arguments &a, int index) {
     const int row_tiles = a.first_tile[a.g.parts], band = index / (BAND * row_tiles);
     const int left = a.token_tiles - band * BAND, width = left < BAND ? left : BAND;
-    const int within = index - band * BAND * row_tiles, row = within / width;
-    wide_tile t;
-    t.part = 0;
-    while (row >= a.first_tile[t.part + 1])
-        t.part++;
-    const bool gated = a.g.part[t.part].ending == CUDA_GATED;
-    t.row = (row - a.first_tile[t.part]) * (gated ? TILE_ROWS / 2 : TILE_ROWS);
-    t.token = (band * BAND + within % width) * TILE_TOKENS;
-    return t;
-}
-
-/* A place in the ring of stages. */
-struct wide_ring {
-    int stage;
-    unsigned parity;
-};
-static __device__ __forceinline__ void wide_next(wide_ring *r) {
-    if (++r->stage == STAGES) {
-        r->stage = 0;
-        r->parity ^= 1;
-    }
+    const int within = index - band * BAND * row_tiles;
+    return wide_tile_of(a.g, a.first_tile, within / width, band * BAND + within % width);
 }
 
 /* All steps of all tiles of this block. */
@@ -117,76 +79,12 @@ static __device__ __forceinline__ void wide_multiply(const wide_arguments &a, un
         barrier_arrive(&empty[before]);
 }
 
-/* ---- Endings ---- */
-
-/* What the outputs of a piece are added to; `half`: tokens 8 further. */
-template <int fours>
-static __device__ __forceinline__ void wide_residual(const gemm &g, const gemm_part &p, int token,
-                                                     int row, float2 (&residual)[2 * fours]) {
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-        for (int j = 0; j < fours; j++)
-            residual[half * fours + j] = token + half * 8 < g.tokens
-                                             ? gemm_residual(p, token + half * 8, row + j * 8)
-                                             : make_float2(0.0f, 0.0f);
-}
-
-/* Outputs of type O, 128 bytes of each token at a time. */
-template <int kind, class O>
-static __device__ __forceinline__ void wide_end(const wide_arguments &a, const wide_tile &t,
-                                                int group, unsigned char *room,
-                                                const float (&sums)[SUMS]) {
-    enum {
-        COLUMNS = TILE_ROW_BYTES / (int)sizeof(O),
-        EIGHTS = COLUMNS / 8,
-        PIECES = (kind == END_SILU ? TILE_ROWS / 2 : TILE_ROWS) / COLUMNS
-    };
-    const gemm_part &p = a.g.part[t.part];
-    const int thread = (int)threadIdx.x % WARPGROUP, column = thread % 4 * 2;
-    const int line = thread / WARP * 16 + thread % WARP / 4;
-    const int token = t.token + group * GROUP_TOKENS + line;
-    float2 residual[2 * EIGHTS] = {};
-#pragma unroll
-    for (int piece = 0; piece < PIECES; piece++) {
-        const int row = t.row + piece * COLUMNS;
-        unsigned char *to = room + piece % 2 * OUT_BYTES;
-        if (kind == END_ADD)
-            wide_residual<EIGHTS>(a.g, p, token, row + column, residual);
-        if (thread == 0)
-            tile_stores_wait<1>(); /* the one before the last has been read */
-        threads_sync(1 + group, WARPGROUP);
-#pragma unroll
-        for (int i = 0; i < 2 * EIGHTS; i++) {
-            const int half = i / EIGHTS, j = i % EIGHTS;
-            const float *z = sums + (piece * EIGHTS + j) * 4 + half * 2;
-            const float *up = kind == END_SILU ? z + SUMS / 2 : z;
-            const float2 y = make_float2(gemm_end<kind>(p, z[0], up[0], residual[i].x),
-                                         gemm_end<kind>(p, z[1], up[1], residual[i].y));
-            unsigned char *at =
-                to + tile_offset((unsigned)(line + half * 8),
-                                 (unsigned)(j * 8 + column) * (unsigned)(sizeof(O) / 2));
-            if (sizeof(O) == 4)
-                *(float2 *)at = y;
-            else
-                *(uint32_t *)at = pack_bf16(y.x, y.y);
-        }
-        fence_async();
-        threads_sync(1 + group, WARPGROUP);
-        if (thread == 0) {
-            tile_store(&a.out[t.part], to, row * (int)(sizeof(O) / 2),
-                       t.token + group * GROUP_TOKENS, 0, 0);
-            tile_stores_commit();
-        }
-    }
-}
-
 #endif
 
 template <int kind>
 static __global__ void __launch_bounds__(THREADS, 1)
     multiply_wide(const __grid_constant__ struct wide_arguments a) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if CUDA_WGMMA
     extern __shared__ __align__(1024) unsigned char stages[];
     __shared__ uint64_t full[STAGES], empty[STAGES];
     if (threadIdx.x == 0) {
@@ -214,9 +112,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
             wide_multiply(a, stages, full, empty, group, &r, sums);
             gemm_add_biases<TILE_ROWS>(a.g.part[t.part], t.row, sums);
             if (a.g.part[t.part].out_type == DTYPE_F32)
-                wide_end<kind, float>(a, t, group, room, sums);
+                wide_end<kind, float>(a.g, &a.out[t.part], t, group, room, sums);
             else
-                wide_end<kind, uint16_t>(a, t, group, room, sums);
+                wide_end<kind, uint16_t>(a.g, &a.out[t.part], t, group, room, sums);
         }
         tile_stores_wait<0>();
     }
@@ -232,19 +130,6 @@ static wide_kernel *kernel_for(const gemm_part *p) {
     if (p->ending == CUDA_GATED)
         return p->activation == OPS_SILU ? multiply_wide<END_SILU> : NULL;
     return p->soft_cap == 0.0f ? multiply_wide<END_PLAIN> : multiply_wide<END_CAPPED>;
-}
-
-static bool map_rows(cuda_stream *s, tile_map *map, const void *rows, int64_t stride, int count,
-                     int width, int box) {
-    tile_tensor t = {};
-    t.data = rows;
-    t.size[0] = width;
-    t.size[1] = count;
-    t.size[2] = t.size[3] = 1;
-    t.stride[0] = 1;
-    t.stride[1] = stride;
-    const xlstm_status status = tile_map_make(map, &t, box, DEPTH);
-    return status == XLSTM_OK || ops_fail(&s->check, status, "%s", xlstm_last_error());
 }
 
 /* The copy engine writes outputs: from multiples of 16 bytes on. */
@@ -264,22 +149,18 @@ bool gemm_takes_wide(const cuda_stream *s, const gemm *g) {
 static bool add_part(cuda_stream *s, wide_arguments *a, int i) {
     const gemm *g = &a->g;
     const gemm_part *p = &g->part[i];
-    const bool gated = p->ending == CUDA_GATED;
-    const int rows = gated ? TILE_ROWS / 2 : TILE_ROWS;
-    const int halves = p->out_type == DTYPE_F32 ? 2 : 1; /* of an output, in elements of a map */
-    a->first_tile[i + 1] = a->first_tile[i] + (p->rows + rows - 1) / rows;
-    return map_rows(s, &a->weight[i], p->weight, p->weight_stride, p->rows, g->width,
-                    TILE_ROWS / 2) &&
-           (!gated ||
-            map_rows(s, &a->up[i], p->up, p->up_stride, p->rows, g->width, TILE_ROWS / 2)) &&
-           map_rows(s, &a->out[i], p->out, p->out_stride * halves, g->tokens, p->rows * halves,
-                    GROUP_TOKENS);
+    a->first_tile[i + 1] = a->first_tile[i] + wide_row_tiles(p);
+    return wide_map_rows(s, &a->weight[i], p->weight, false, p->weight_stride, p->rows, g->width,
+                         TILE_ROWS / 2) &&
+           (p->ending != CUDA_GATED || wide_map_rows(s, &a->up[i], p->up, false, p->up_stride,
+                                                     p->rows, g->width, TILE_ROWS / 2)) &&
+           wide_map_out(s, &a->out[i], p, g->tokens);
 }
 
 void gemm_run_wide(cuda_stream *s, const gemm *g) {
     struct wide_arguments a = {};
     a.g = *g;
-    if (!map_rows(s, &a.x, g->x, g->x_stride, g->tokens, g->width, TILE_TOKENS))
+    if (!wide_map_rows(s, &a.x, g->x, false, g->x_stride, g->tokens, g->width, TILE_TOKENS))
         return;
     for (int i = 0; i < g->parts; i++)
         if (!add_part(s, &a, i))

@@ -42,25 +42,27 @@ xlstm_status tile_map_make(tile_map *map, const tile_tensor *tensor, int rows, i
             return status;
         __atomic_store_n(&known, encode, __ATOMIC_RELEASE);
     }
+    const cuuint64_t element = tensor->bytes ? 1 : 2;
     cuuint64_t size[4], bytes[3];
     cuuint32_t box[4] = {(cuuint32_t)columns, (cuuint32_t)rows, 1, 1}, step[4] = {1, 1, 1, 1};
     for (int i = 0; i < 4; i++)
         size[i] = (cuuint64_t)tensor->size[i];
     /* a dimension of one element may come with any stride */
     for (int i = 0; i < 3; i++)
-        bytes[i] = tensor->size[i + 1] > 1 ? (cuuint64_t)tensor->stride[i + 1] * 2 : 16;
+        bytes[i] = tensor->size[i + 1] > 1 ? (cuuint64_t)tensor->stride[i + 1] * element : 16;
     CUtensorMap made;
-    CUresult result =
-        encode(&made, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)(uintptr_t)tensor->data, size,
-               bytes, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    CUresult result = encode(
+        &made, tensor->bytes ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4,
+        (void *)(uintptr_t)tensor->data, size, bytes, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS)
         return error_set(XLSTM_INVALID_ARGUMENT,
-                         "cuTensorMapEncodeTiled: error %d for a bf16 tensor at %p of size %lld x "
+                         "cuTensorMapEncodeTiled: error %d for a tensor of %s at %p of size %lld x "
                          "%lld x %lld x %lld; address and strides should be multiples of 16 bytes",
-                         (int)result, tensor->data, (long long)tensor->size[3],
-                         (long long)tensor->size[2], (long long)tensor->size[1],
-                         (long long)tensor->size[0]);
+                         (int)result, tensor->bytes ? "bytes" : "bf16", tensor->data,
+                         (long long)tensor->size[3], (long long)tensor->size[2],
+                         (long long)tensor->size[1], (long long)tensor->size[0]);
     memcpy(map, &made, sizeof made);
     return XLSTM_OK;
 }

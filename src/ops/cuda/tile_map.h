@@ -3,6 +3,7 @@
 #ifndef OPS_CUDA_TILE_MAP_H
 #define OPS_CUDA_TILE_MAP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "xlstm.h"
@@ -16,15 +17,17 @@ typedef struct tile_map {
     uint64_t words[16];
 } __attribute__((aligned(64))) tile_map;
 
-/* A bf16 tensor of rank 4, the innermost dimension contiguous. Address and strides are multiples of 16 bytes. */
+/* A tensor of bf16, or of bytes, of rank 4, the innermost dimension contiguous. Address and strides are multiples of 16
+ * bytes. */
 typedef struct tile_tensor {
     const void *data;
+    bool bytes;
     int64_t size[4];   /* the innermost first; absent dimensions are 1 */
     int64_t stride[4]; /* in elements; the innermost is 1 */
 } tile_tensor;
 
-/* The map by which boxes of [rows][columns] (dimensions 1 and 0; at most 256 x 64) come as tiles: swizzled by 128
- * bytes, which wants 64 columns. */
+/* The map by which boxes of [rows][columns] (dimensions 1 and 0; at most 256 x 64, of bytes 256 x 128) come as
+ * tiles: swizzled by 128 bytes, which wants as many columns. */
 xlstm_status tile_map_make(tile_map *map, const tile_tensor *tensor, int rows, int columns);
 
 #ifdef __cplusplus

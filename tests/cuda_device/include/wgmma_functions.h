@@ -5,8 +5,10 @@
 
 #include <string.h>
 
+#include "async_functions.h"
 #include "cuda_device/language.h"
 #include "cuda_device/tensor_map.h"
+#include "e4m3_functions.h"
 
 /* ---- Operands in shared memory: the address, and for transposed ones the distance of tiles ---- */
 
@@ -94,6 +96,47 @@ static inline void wgmma_registers(float (&d)[N], const uint32_t *a, uint64_t b,
                                    CUDA_DEVICE_HERE) {
     cuda_device_wgmma operand = {d, a, 0, b, 2 * N, 0, TRANSPOSE_B, add};
     cuda_device_meet_group(128, &operand, cuda_device_wgmma_all, CUDA_DEVICE_SITE("wgmma"));
+}
+
+/* e4m3: value [row][k] of a tile of bytes. */
+static inline float cuda_device_tile_byte(uint64_t descriptor, unsigned at, unsigned k) {
+    const uintptr_t linear = (uintptr_t)descriptor + at * 128 + k;
+    return cuda_device_from_e4m3(*(const uint8_t *)(linear ^ ((linear >> 7 & 7) << 4)));
+}
+/* Sums of 32 products are exact enough in f32, in any order; those that stood in d come first. */
+static void cuda_device_wgmma_bytes(void *const *operands, unsigned) {
+    static float a[64][32], b[32][128], d[64][128];
+    auto *first = (const cuda_device_wgmma *)operands[0];
+    for (unsigned k = 0; k < 32; k++) {
+        for (unsigned m = 0; m < 64; m++)
+            a[m][k] = cuda_device_tile_byte(first->a_tile, m, k);
+        for (unsigned n = 0; n < 128; n++)
+            b[k][n] = cuda_device_tile_byte(first->b_tile, n, k);
+    }
+    for (int back = 0; back < 2; back++) {
+        for (int t = 0; t < 128; t++) {
+            auto *o = (const cuda_device_wgmma *)operands[t];
+            if (o->b_tile != first->b_tile || o->a_tile != first->a_tile || o->add != first->add)
+                cuda_device_fail("wgmma: the operands of threads 0 and %d of the warpgroup differ",
+                                 t);
+            for (int i = 0; i < 64; i++) {
+                float *at = &d[16 * (t / 32) + t % 32 / 4 + 8 * (i / 2 % 2)]
+                              [8 * (i / 4) + 2 * (t % 4) + i % 2];
+                if (back)
+                    o->d[i] = *at;
+                else
+                    *at = o->add ? o->d[i] : 0.0f;
+            }
+        }
+        for (unsigned m = 0; m < 64 && !back; m++)
+            for (unsigned k = 0; k < 32; k++)
+                for (unsigned n = 0; n < 128; n++)
+                    d[m][n] += a[m][k] * b[k][n];
+    }
+}
+static inline void wgmma_e4m3(float (&d)[64], uint64_t a, uint64_t b, int add, CUDA_DEVICE_HERE) {
+    cuda_device_wgmma operand = {d, nullptr, a, b, 128, 0, 0, add};
+    cuda_device_meet_group(128, &operand, cuda_device_wgmma_bytes, CUDA_DEVICE_SITE("wgmma"));
 }
 
 /* ---- Warps ---- */
