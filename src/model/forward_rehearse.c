@@ -1,7 +1,8 @@
 /* A rehearsal: the ops of every kind of run are called, with a device that runs none of them but makes what they need.
  *
  * What a device picks depends on the number of tokens and of rows of logits: one, a few, or many. Afterwards nothing
- * is made while a text is generated, and a kernel that the device cannot make fails the loading of the model.
+ * is made while a text is generated, and what the device cannot make (a kernel, copies of weights for which there is no
+ * memory) fails the loading of the model.
  */
 #include "model/forward_internal.h"
 
@@ -55,6 +56,8 @@ xlstm_status forward_rehearse(forward *f) {
     if (status == XLSTM_OK && f->device->ahead)
         status = rehearse_ahead(f);
     f->device->rehearse(f->stream, false);
+    if (status == XLSTM_OK)
+        status = f->device->wait(f->stream);
     free(ids);
     free(row);
     return status;

@@ -307,19 +307,19 @@ struct ops_retire {
 
 /* The largest sizes a stream will see; scratch memory is taken for them once. */
 typedef struct ops_limits {
-    int64_t tokens; /* T of a batch */
-    int sequences;  /* of a batch */
-    int64_t width;  /* last dimension of any input of a norm or projection */
-    int heads;
+    int64_t tokens;                  /* T of a batch */
+    int sequences;                   /* of a batch */
+    int64_t width;                   /* last dimension of any input of a norm or projection */
+    int heads, deferred;             /* deferred: R of struct ops_mlstm, wherever it is not 0 */
     int64_t head_dim_qk, head_dim_v; /* head_dim_v: of the sLSTM too */
     int64_t vocab;
     dtype activation; /* f32, or f64 where the device says so */
-    int deferred;     /* R of struct ops_mlstm, wherever it is not 0 */
 } ops_limits;
 typedef enum ops_profile { OPS_EXACT, OPS_FAST } ops_profile;
 typedef struct ops_stream_options {
     int threads; /* host devices; 0: all */
     bool pin;    /* the cpu device: each on its own processor */
+    bool fp8;    /* fast, of more than 128 tokens: factors in e4m3; weights that were rehearsed */
     ops_profile profile;
     ops_limits limits;
 } ops_stream_options;
@@ -359,8 +359,7 @@ struct ops_device {
     xlstm_status (*buffer_create)(ops_device *, size_t size, ops_buffer *);
     xlstm_status (*buffer_wrap)(ops_device *, void *host, size_t size, size_t first, ops_buffer *);
     void (*buffer_free)(ops_buffer *);
-    /* Bytes of scratch that stream_create will take. */
-    int64_t (*scratch_size)(ops_device *, const ops_stream_options *);
+    int64_t (*scratch_size)(ops_device *, const ops_stream_options *); /* bytes for stream_create */
     xlstm_status (*stream_create)(ops_device *, const ops_stream_options *, ops_stream **);
     void (*stream_free)(ops_stream *);
     /* While on, ops make what they would run (pipelines), and run nothing. NULL: there is nothing to make. */
@@ -380,6 +379,7 @@ struct ops_device {
     xlstm_status (*facts)(ops_device *, ops_profile, ops_fact *facts, int *count);
     /* Whether a matrix times many tokens runs on bf16 tiles, whose speed counts then. NULL: no. */
     bool (*uses_tiles)(ops_device *, ops_profile);
+    xlstm_status (*fp8)(ops_device *); /* whether it has that option, or why not; NULL: no */
     xlstm_status (*limit)(ops_device *, int, double *rate); /* facts.h; NULL: the host's count */
 };
 

@@ -51,8 +51,8 @@ CUDA_DEVICE_LINKED := $(CUDA_SOURCES:src/ops/cuda/%.cu=$(CUDA_DEVICE)/kernels/%.
                       $(CUDA_HOST_SOURCES:src/ops/cuda/%.c=$(CUDA_DEVICE)/host/%.o) \
                       $(CUDA_DEVICE_OBJECTS) \
                       $(foreach name,ops kernel_list version,$(CUDA_DEVICE)/host/$(name).o)
-CUDA_DEVICE_TESTS := conformance/test_conformance golden/test_golden golden/test_neurips kernels/test_small kernels/test_slstm \
-                     kernels/test_slstm_halves kernels/test_mlstm_fixtures kernels/test_mlstm_halves
+CUDA_DEVICE_TESTS := conformance/test_conformance conformance/test_fp8 golden/test_golden golden/test_neurips kernels/test_small \
+                     kernels/test_slstm kernels/test_slstm_halves kernels/test_mlstm_fixtures kernels/test_mlstm_halves
 CUDA_DEVICE_PROGRAMS = $(if $(CUDA_DEVICE_MISSING),,$(CUDA_DEVICE)/xlstm $(CUDA_DEVICE_PLANTED) \
                         $(CUDA_DEVICE_TESTS:%=$(CUDA_DEVICE)/tests/%))
 
@@ -97,6 +97,7 @@ $(eval $(call cuda_device_run,reverse,CUDA_TEST_SCHEDULE=reverse TEST_BRIEF=1 TE
 $(eval $(call cuda_device_run,random,CUDA_TEST_SCHEDULE=random:7 CUDA_TEST_LATE=1 TEST_QUICK=1,conformance/test_conformance test_table))
 $(eval $(call cuda_device_run,others,CUDA_TEST_SCHEDULE=random:3 CUDA_TEST_LATE=1 TEST_QUICK=1 TEST_BRIEF=1,conformance/test_conformance \
   $(CUDA_DEVICE_OTHERS)))
+$(eval $(call cuda_device_run,fp8-random,CUDA_TEST_SCHEDULE=random:5 CUDA_TEST_LATE=1,conformance/test_fp8))
 $(eval $(call cuda_device_run,golden-quick,TEST_QUICK=1,golden/test_golden test_cuda*))
 $(eval $(call cuda_device_run,neurips-random,CUDA_TEST_SCHEDULE=random:3 CUDA_TEST_LATE=1,golden/test_neurips test_cuda))
 $(eval $(call cuda_device_run,kernels-small,CUDA_TEST_SCHEDULE=reverse,kernels/test_small))

@@ -5,6 +5,7 @@
 #include "ops/cuda/cuda.h"
 
 #include "base/error.h"
+#include "ops/cuda/fp8.h"
 #include "ops/cuda/host.h"
 #include "ops/cuda/kernel_call.h"
 
@@ -120,6 +121,7 @@ static void stream_free(ops_stream *stream) {
     }
     cuda_chain_free(s->chain);
     cuda_reads_free(s->reads);
+    fp8_weights_free(s->fp8);
     if (s->arena.device)
         s->base.device->buffer_free(&s->arena);
     free(s);
@@ -130,6 +132,8 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
     *stream = NULL;
     cuda_gpu *gpu;
     xlstm_status status = ops_check_options(self, options);
+    if (status == XLSTM_OK)
+        status = options->fp8 ? cuda_has_fp8(self) : XLSTM_OK;
     if (status == XLSTM_OK)
         status = cuda_gpu_get(self, &gpu);
     if (status != XLSTM_OK)
@@ -146,6 +150,8 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
         status = cuda_chain_create(&s->chain);
     if (status == XLSTM_OK)
         status = cuda_reads_create(&s->reads);
+    if (status == XLSTM_OK && options->fp8)
+        status = fp8_weights_create(&s->fp8);
     if (status == XLSTM_OK)
         status = take_arena(s);
     if (status != XLSTM_OK) {
@@ -157,7 +163,10 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
 }
 
 static void rehearse(ops_stream *stream, bool on) {
-    ((cuda_stream *)stream)->rehearsing = on;
+    cuda_stream *s = (cuda_stream *)stream;
+    s->rehearsing = on;
+    if (!on)
+        fp8_weights_make(s);
 }
 
 /* Of the processor: the caller's. */
@@ -216,6 +225,7 @@ static cuda_gpu first = {
             .facts = cuda_tell_facts,
             .kernels = &cuda_kernel_table,
             .uses_tiles = uses_tiles,
+            .fp8 = cuda_has_fp8,
             .limit = cuda_limit,
         },
 };

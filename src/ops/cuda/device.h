@@ -162,5 +162,18 @@ static __device__ __forceinline__ float block_sum(float x, float *parts) {
     __syncthreads();
     return sum;
 }
+/* The same for the largest. */
+static __device__ __forceinline__ float block_max(float x, float *parts) {
+    int warps = (int)blockDim.x / WARP;
+    x = warp_max(x);
+    if (threadIdx.x % WARP == 0)
+        parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float most = parts[0];
+    for (int i = 1; i < warps; i++)
+        most = fmaxf(most, parts[i]);
+    __syncthreads();
+    return most;
+}
 
 #endif

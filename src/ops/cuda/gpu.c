@@ -1,5 +1,6 @@
 /* The GPU: opened at first use, what it is, failures of the runtime's calls as errors. */
 #include "base/error.h"
+#include "ops/cuda/fp8.h"
 #include "ops/cuda/host.h"
 
 #include <pthread.h>
@@ -70,6 +71,16 @@ xlstm_status cuda_gpu_get(ops_device *device, cuda_gpu **out) {
 }
 
 /* ---- What it is ---- */
+
+xlstm_status cuda_has_fp8(ops_device *self) {
+    cuda_gpu *gpu;
+    xlstm_status status = cuda_gpu_get(self, &gpu);
+    if (status == XLSTM_OK && gpu->major != 9)
+        return error_set(XLSTM_UNSUPPORTED,
+                         "%s has compute capability %d.%d; 9.0 (H100, H200) is needed", gpu->name,
+                         gpu->major, gpu->minor);
+    return status;
+}
 
 void cuda_describe(ops_device *self, char *text, size_t size) {
     cuda_gpu *gpu;

@@ -45,10 +45,11 @@ enum cuda_fault {
 /* Scratch tensors of a stream, placed once (cuda_place_*). What stands in them does not outlive an op,
  * but for the faults. */
 typedef struct cuda_scratch {
-    ops_tensor faults;               /* u32 [CUDA_FAULTS] */
-    ops_tensor halves;               /* bf16 [tokens][width], the same for tensor cores */
-    ops_tensor unpacked;             /* bf16: a matrix of quantised weights, for tensor cores */
-    ops_tensor mlstm, sample;        /* each family's own, bytes */
+    ops_tensor faults;        /* u32 [CUDA_FAULTS] */
+    ops_tensor halves;        /* bf16 [tokens][width], the same for tensor cores */
+    ops_tensor unpacked;      /* bf16: a matrix of quantised weights, for tensor cores */
+    ops_tensor bytes, scales; /* e4m3 [tokens][width], f32 [tokens]: rows as fp8.h has them */
+    ops_tensor mlstm, sample; /* each family's own, bytes */
     ops_tensor chain, chain_counter; /* steps of chains; of the barrier of their blocks (chain.h) */
     ops_tensor chunkwise;            /* bytes, of the mLSTM of prompts (mlstm_chunkwise.h) */
 } cuda_scratch;
@@ -64,6 +65,7 @@ typedef struct cuda_stream {
     bool
         written; /* the last kernel was a write of the host, perhaps of what the next takes as constant */
     struct cuda_reads *reads; /* what ops left for the host, and when it is there */
+    struct fp8_weights *fp8;  /* with the option `fp8`: fp8.h */
     struct cuda_chain *chain; /* steps of one token that are not launched yet (chain.h) */
 } cuda_stream;
 

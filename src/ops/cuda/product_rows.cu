@@ -1,9 +1,12 @@
-/* Rows for products on tensor cores: normed or gated, and rounded to bf16 on the way.
+/* Rows for products on tensor cores: normed or gated, and rounded to bf16 on the way, or to e4m3 with a scale of each
+ * token.
  *
  * A block takes a token. Where the norm has one group all warps work on it together; of several groups (the heads
  * of an mLSTM) each warp takes its own. Moments come first, in f32, in two passes; what a thread can keep of its
- * row it reads once. */
+ * row it reads once. For e4m3 the largest magnitude of a token comes in between: values that are not kept are made twice. */
 #include "ops/cuda/device.h"
+#include "ops/cuda/e4m3.h"
+#include "ops/cuda/fp8.h"
 #include "ops/cuda/products.h"
 
 enum { THREADS = 256, WIDE = 4, KEPT = 4 /* times WIDE: values of a row that a thread keeps */ };
@@ -17,7 +20,8 @@ struct row_source {
 
 struct lay_arguments {
     struct row_source x, gate, skip, skip_input, weight, bias;
-    uint16_t *out;
+    void *out;    /* [tokens][out_stride], bf16 or e4m3 */
+    float *scale; /* of e4m3: [tokens] */
     int64_t out_stride;
     int width, groups, norm, activation;
     float eps;
@@ -101,8 +105,9 @@ static __device__ __forceinline__ moments lay_moments(const struct lay_arguments
 }
 
 /* Four values of the row, normed, with the skip, and times the gate. */
-static __device__ __forceinline__ void lay_four(const struct lay_arguments &a, const row_span &span,
-                                                const moments &m, int at, float4 x) {
+static __device__ __forceinline__ float4 lay_four(const struct lay_arguments &a,
+                                                  const row_span &span, const moments &m, int at,
+                                                  float4 x) {
     const float4 none = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     const bool norms = a.norm != OPS_NORM_NONE;
     const float4 w = norms ? row_four(a.weight, span, at, a.wide) : none;
@@ -113,13 +118,45 @@ static __device__ __forceinline__ void lay_four(const struct lay_arguments &a, c
     const float xs[WIDE] = {x.x, x.y, x.z, x.w}, ws[WIDE] = {w.x, w.y, w.z, w.w},
                 bs[WIDE] = {b.x, b.y, b.z, b.w}, ks[WIDE] = {k.x, k.y, k.z, k.w},
                 ss[WIDE] = {s.x, s.y, s.z, s.w}, gs[WIDE] = {g.x, g.y, g.z, g.w};
-    uint32_t y[WIDE];
+    float y[WIDE];
     for (int j = 0; j < WIDE; j++) {
         float v = norms ? fmaf((xs[j] - m.mean) * m.factor, ws[j], bs[j]) : xs[j];
         v = fmaf(ks[j], ss[j], v);
-        y[j] = to_bf16(a.gate.rows ? activate(a.activation, gs[j]) * v : v);
+        y[j] = a.gate.rows ? activate(a.activation, gs[j]) * v : v;
     }
-    uint16_t *to = a.out + span.token * a.out_stride + at;
+    return make_float4(y[0], y[1], y[2], y[3]);
+}
+
+/* Calls f(column, index, values) for each four of the span that are this thread's. */
+template <bool kept, class F>
+static __device__ __forceinline__ void lay_span(const struct lay_arguments &a, const row_span &span,
+                                                float *parts, F f) {
+    float4 x[KEPT];
+    if (kept)
+        for_each_four<kept>(span, [&](int at, int j) { x[j] = row_four(a.x, span, at, a.wide); });
+    const moments m = lay_moments<kept>(a, span, x, parts);
+    for_each_four<kept>(span, [&](int at, int j) {
+        f(at, j, lay_four(a, span, m, at, kept ? x[j] : row_four(a.x, span, at, a.wide)));
+    });
+}
+
+/* Calls f with each span that this thread has a part in. */
+template <class F>
+static __device__ __forceinline__ void each_span(const struct lay_arguments &a, F f) {
+    const int64_t token = blockIdx.x;
+    if (a.groups == 1) {
+        f(row_span{token, 0, a.width, (int)threadIdx.x, THREADS});
+        return;
+    }
+    const int size = a.width / a.groups, lane = (int)threadIdx.x % WARP;
+    for (int i = (int)threadIdx.x / WARP; i < a.groups; i += THREADS / WARP)
+        f(row_span{token, i * size, (i + 1) * size, lane, WARP});
+}
+
+static __device__ __forceinline__ void store_halves(const struct lay_arguments &a,
+                                                    const row_span &span, int at, float4 v) {
+    uint16_t *to = (uint16_t *)a.out + span.token * a.out_stride + at;
+    const uint32_t y[WIDE] = {to_bf16(v.x), to_bf16(v.y), to_bf16(v.z), to_bf16(v.w)};
     if (a.wide)
         *(uint2 *)to = make_uint2(y[0] | y[1] << 16, y[2] | y[3] << 16);
     else
@@ -127,16 +164,22 @@ static __device__ __forceinline__ void lay_four(const struct lay_arguments &a, c
             to[j] = (uint16_t)y[j];
 }
 
-template <bool kept>
-static __device__ __forceinline__ void lay_span(const struct lay_arguments &a, const row_span &span,
-                                                float *parts) {
-    float4 x[KEPT];
-    if (kept)
-        for_each_four<kept>(span, [&](int at, int j) { x[j] = row_four(a.x, span, at, a.wide); });
-    const moments m = lay_moments<kept>(a, span, x, parts);
-    for_each_four<kept>(span, [&](int at, int j) {
-        lay_four(a, span, m, at, kept ? x[j] : row_four(a.x, span, at, a.wide));
-    });
+static __device__ __forceinline__ void
+store_fp8(const struct lay_arguments &a, const row_span &span, int at, float4 v, float factor) {
+    unsigned char *to = (unsigned char *)a.out + span.token * a.out_stride + at;
+    const float y[WIDE] = {v.x, v.y, v.z, v.w};
+    const uint32_t four = pack_e4m3_four(y, factor);
+    if (a.wide)
+        *(uint32_t *)to = four;
+    else
+        for (int j = 0; j < WIDE && at + j < span.end; j++)
+            to[j] = (unsigned char)(four >> 8 * j);
+}
+
+/* Zeros from the width to the stride of this block's token. */
+template <class T> static __device__ __forceinline__ void lay_zeros(const struct lay_arguments &a) {
+    for (int64_t i = a.width + (int)threadIdx.x; i < a.out_stride; i += THREADS)
+        ((T *)a.out)[blockIdx.x * a.out_stride + i] = 0;
 }
 
 /* kept: a thread can keep what is its of a group, which is then read once. */
@@ -144,21 +187,45 @@ template <bool kept>
 static __global__ void __launch_bounds__(THREADS)
     lay_halves(const __grid_constant__ struct lay_arguments a) {
     __shared__ float parts[WARP];
-    const int64_t token = blockIdx.x;
     cuda_wait();
     cuda_release();
-    if (a.groups == 1) {
-        const row_span span = {token, 0, a.width, (int)threadIdx.x, THREADS};
-        lay_span<kept>(a, span, parts);
-    } else {
-        const int size = a.width / a.groups, lane = (int)threadIdx.x % WARP;
-        for (int i = (int)threadIdx.x / WARP; i < a.groups; i += THREADS / WARP) {
-            const row_span span = {token, i * size, (i + 1) * size, lane, WARP};
-            lay_span<kept>(a, span, parts);
-        }
-    }
-    for (int64_t i = a.width + (int)threadIdx.x; i < a.out_stride; i += THREADS)
-        a.out[token * a.out_stride + i] = 0;
+    each_span(a, [&](const row_span &span) {
+        lay_span<kept>(a, span, parts,
+                       [&](int at, int, float4 v) { store_halves(a, span, at, v); });
+    });
+    lay_zeros<uint16_t>(a);
+}
+
+/* kept: a thread can keep what is its of the token, of which it has one span at most. */
+template <bool kept>
+static __global__ void __launch_bounds__(THREADS)
+    lay_fp8(const __grid_constant__ struct lay_arguments a) {
+    __shared__ float parts[WARP];
+    float4 y[KEPT];
+    float most = 0.0f;
+    cuda_wait();
+    cuda_release();
+    each_span(a, [&](const row_span &span) {
+        lay_span<kept>(a, span, parts, [&](int at, int j, float4 v) {
+            if (kept)
+                y[j] = v;
+            const float values[WIDE] = {v.x, v.y, v.z, v.w};
+            for (int i = 0; i < WIDE; i++)
+                most = fmaxf(most, at + i < span.end ? fabsf(values[i]) : 0.0f);
+        });
+    });
+    most = block_max(most, parts);
+    const float factor = e4m3_factor(most);
+    each_span(a, [&](const row_span &span) {
+        if (kept)
+            for_each_four<kept>(span, [&](int at, int j) { store_fp8(a, span, at, y[j], factor); });
+        else
+            lay_span<kept>(a, span, parts,
+                           [&](int at, int, float4 v) { store_fp8(a, span, at, v, factor); });
+    });
+    lay_zeros<unsigned char>(a);
+    if (threadIdx.x == 0)
+        a.scale[blockIdx.x] = e4m3_scale(most);
 }
 
 static struct row_source source_of(const ops_tensor *t) {
@@ -178,15 +245,13 @@ static bool is_wide(const struct row_source *r) {
            (r->type != DTYPE_F16 && (uintptr_t)r->rows % bytes == 0 && r->stride % WIDE == 0);
 }
 
-void cuda_lay_halves(cuda_stream *s, const cuda_input *in, const ops_tensor *halves) {
+static struct lay_arguments arguments_of(const cuda_input *in) {
     const ops_norm *norm = &in->norm;
     struct lay_arguments a = {};
     a.x = source_of(&in->x);
     a.gate = source_of(&in->gate);
     a.skip = source_of(&in->skip);
     a.skip_input = source_of(&in->skip_input);
-    a.out = (uint16_t *)cuda_at(halves);
-    a.out_stride = halves->stride[0];
     a.width = (int)in->x.shape[1];
     a.norm = norm->kind;
     a.groups = norm->kind == OPS_NORM_NONE ? 1 : norm->groups;
@@ -196,11 +261,30 @@ void cuda_lay_halves(cuda_stream *s, const cuda_input *in, const ops_tensor *hal
         a.weight = source_of(&norm->weight);
         a.bias = source_of(&norm->bias);
     }
-    const int size = a.width / a.groups;
-    a.wide = size % WIDE == 0 && is_wide(&a.x) && is_wide(&a.gate) && is_wide(&a.skip) &&
-             is_wide(&a.skip_input) && is_wide(&a.weight) && is_wide(&a.bias);
-    const int lanes = a.groups == 1 ? (int)THREADS : (int)WARP;
-    const bool kept = size <= KEPT * WIDE * lanes;
-    cuda_run(s, "lay_halves", kept ? lay_halves<true> : lay_halves<false>,
+    a.wide = a.width / a.groups % WIDE == 0 && is_wide(&a.x) && is_wide(&a.gate) &&
+             is_wide(&a.skip) && is_wide(&a.skip_input) && is_wide(&a.weight) && is_wide(&a.bias);
+    return a;
+}
+
+static bool is_kept(const struct lay_arguments *a) {
+    return a->width / a->groups <= KEPT * WIDE * (a->groups == 1 ? (int)THREADS : (int)WARP);
+}
+
+void cuda_lay_halves(cuda_stream *s, const cuda_input *in, const ops_tensor *halves) {
+    struct lay_arguments a = arguments_of(in);
+    a.out = cuda_at(halves);
+    a.out_stride = halves->stride[0];
+    cuda_run(s, "lay_halves", is_kept(&a) ? lay_halves<true> : lay_halves<false>,
              dim3((unsigned)in->x.shape[0]), THREADS, 0, a);
+}
+
+void cuda_lay_fp8(cuda_stream *s, const cuda_input *in, unsigned char *out, int64_t stride,
+                  float *scale) {
+    struct lay_arguments a = arguments_of(in);
+    a.out = out;
+    a.out_stride = stride;
+    a.scale = scale;
+    const bool kept = is_kept(&a) && a.groups <= THREADS / (int)WARP;
+    cuda_run(s, "lay_fp8", kept ? lay_fp8<true> : lay_fp8<false>, dim3((unsigned)in->x.shape[0]),
+             THREADS, 0, a);
 }

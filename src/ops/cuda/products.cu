@@ -3,8 +3,10 @@
  * Rows are laid as bf16 into scratch memory, normed or gated on the way (product_rows.cu); where they are bf16
  * already and nothing is to be done to them they are used as they lie. Weights of bf16 are used as they lie, too;
  * of other types (or at other alignments) they are unpacked (product_weights.cu), as many rows at a time as fit
- * into scratch memory. Sums are f32, and endings are applied to them before anything is rounded. */
-#include "ops/cuda/gemm.h"
+ * into scratch memory. Sums are f32, and endings are applied to them before anything is rounded.
+ *
+ * With the option `fp8` rows and weights are e4m3, where the tokens are more than 128 (fp8.h). */
+#include "ops/cuda/fp8.h"
 #include "ops/cuda/products.h"
 
 /* Fewer tokens go faster by project.cu, and fewer rows are gates, which are sensitive and cost nothing. */
@@ -158,8 +160,77 @@ static bool are_alike(const cuda_product *a, const cuda_product *b) {
            (a->soft_cap == 0.0f) == (b->soft_cap == 0.0f);
 }
 
+/* ---- Of fp8 ---- */
+
+static bool find_fp8(cuda_stream *s, const cuda_product *p, fp8_matrix *weight, fp8_matrix *up) {
+    return fp8_weights_find(s, p->weight, weight) &&
+           (p->ending != CUDA_GATED || fp8_weights_find(s, p->up_weight, up));
+}
+
+/* Whether all of them can be of fp8. A rehearsal notes their weights in any case: outputs may be of another type in
+ * other runs, and so at other alignments. */
+static bool takes_fp8(cuda_stream *s, const cuda_input *in, const cuda_product *products,
+                      int count) {
+    bool takes = s->fp8 && in->x.shape[0] >= FP8_LEAST_TOKENS;
+    for (int i = 0; i < count; i++)
+        takes &= products[i].ending != CUDA_CAP || products[i].soft_cap == 0.0f;
+    for (int i = 0; i < count && takes && s->rehearsing; i++) {
+        fp8_matrix weight, up;
+        takes = find_fp8(s, &products[i], &weight, &up);
+    }
+    for (int i = 0; i < count && takes; i++) {
+        gemm g = {};
+        g.tokens = (int)in->x.shape[0];
+        g.parts = 1;
+        g.part[0] = part_of(&products[i], 0, products[i].weight->shape[0]);
+        takes = gemm_takes_wide(s, &g);
+    }
+    return takes;
+}
+
+static gemm_fp8 fp8_rows(cuda_stream *s, const cuda_input *in) {
+    gemm_fp8 f = {};
+    f.g.tokens = (int)in->x.shape[0];
+    f.g.width = (int)((in->x.shape[1] + FP8_ALIGNMENT - 1) / FP8_ALIGNMENT * FP8_ALIGNMENT);
+    f.g.x = (const uint16_t *)cuda_at(&s->scratch.bytes);
+    f.g.x_stride = f.g.width;
+    f.x_scale = (const float *)cuda_at(&s->scratch.scales);
+    cuda_lay_fp8(s, in, (unsigned char *)cuda_at(&s->scratch.bytes), f.g.x_stride,
+                 (float *)cuda_at(&s->scratch.scales));
+    return f;
+}
+
+static void add_fp8_part(cuda_stream *s, gemm_fp8 *f, const cuda_product *p) {
+    fp8_matrix weight = {}, up = {};
+    if (!find_fp8(s, p, &weight, &up))
+        return;
+    gemm_part part = part_of(p, 0, p->weight->shape[0]);
+    part.weight = (const uint16_t *)weight.values;
+    part.weight_stride = weight.stride;
+    part.up = (const uint16_t *)up.values;
+    part.up_stride = up.stride;
+    f->weight_scale[f->g.parts] = weight.scale;
+    f->up_scale[f->g.parts] = up.scale;
+    f->g.part[f->g.parts++] = part;
+}
+
+static void run_fp8(cuda_stream *s, const cuda_input *in, const cuda_product *products, int count) {
+    gemm_fp8 f = fp8_rows(s, in);
+    for (int i = 0; i < count && !ops_failed(&s->check); f.g.parts = 0) {
+        const cuda_product *first = &products[i];
+        do
+            add_fp8_part(s, &f, &products[i]);
+        while (++i < count && f.g.parts < GEMM_PARTS && are_alike(first, &products[i]));
+        gemm_run_fp8(s, &f);
+    }
+}
+
 void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product *products,
                        int count) {
+    if (takes_fp8(s, in, products, count)) {
+        run_fp8(s, in, products, count);
+        return;
+    }
     const ops_tensor x = input_rows(s, in);
     for (int i = 0; i < count;) {
         if (!weights_are_ready(&products[i])) {
@@ -184,6 +255,11 @@ void cuda_place_products(cuda_carver *c, const ops_stream_options *o, cuda_scrat
     const int64_t width = padded(l->width);
     const int64_t halves[2] = {l->tokens, width};
     s->halves = cuda_carve(c, DTYPE_BF16, 2, halves);
+    if (o->fp8) {
+        const int64_t bytes[2] = {l->tokens, width + FP8_ALIGNMENT};
+        s->bytes = cuda_carve(c, DTYPE_U8, 2, bytes);
+        s->scales = cuda_carve(c, DTYPE_F32, 1, &l->tokens);
+    }
     /* Of small models all of a matrix; at least some rows of any. */
     const int64_t rows = l->vocab > 2 * l->width ? l->vocab : 2 * l->width;
     int64_t elements = smaller(rows * width, UNPACKED_BYTES / (int64_t)sizeof(uint16_t));

@@ -1,0 +1,440 @@
+/* Products of fp8: against the same products in double, of factors that are rounded to e4m3 here; and what a stream of the
+ * option `fp8` does where it cannot.
+ *
+ * Tensor cores keep some 14 bits of the sum of 128 products; the test device adds in f32. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <math.h>
+
+#include "conformance/side.h"
+#include "support/support.h"
+
+/* ---- e4m3, plainly ---- */
+
+/* The magnitudes, rising: codes 0 to 126. */
+static double magnitude(int code) {
+    const int exponent = code >> 3, fraction = code & 7;
+    return exponent == 0 ? ldexp(fraction, -9) : ldexp(8 + fraction, exponent - 10);
+}
+
+/* To the nearest, of two alike the even code; 448 at most. */
+static double rounded(double x) {
+    const double size = fabs(x);
+    int low = 0, high = 126;
+    if (isnan(x) || size >= magnitude(high))
+        return isnan(x) ? x : copysign(magnitude(high), x);
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        *(magnitude(middle) <= size ? &low : &high) = middle;
+    }
+    const double below = size - magnitude(low), above = magnitude(high) - size;
+    const bool up = above < below || (above == below && high % 2 == 0);
+    return copysign(magnitude(up ? high : low), x);
+}
+
+/* Rows as the device takes them: values rounded in place, and the scale of each row. The factor is a float, and so is
+ * what is rounded. */
+static float *quantise(double *values, int64_t rows, int64_t width) {
+    float *scale = must_allocate((size_t)rows * sizeof *scale);
+    for (int64_t r = 0; r < rows; r++) {
+        double *row = values + r * width, most = 0;
+        for (int64_t i = 0; i < width; i++)
+            most = fmax(most, fabs(row[i]));
+        const float factor = most > 0 ? 448.0f / (float)most : 0.0f;
+        scale[r] = (float)most / 448.0f;
+        for (int64_t i = 0; i < width; i++)
+            row[i] = rounded((double)((float)row[i] * factor));
+    }
+    return scale;
+}
+
+/* ---- A problem ---- */
+
+enum ending { PLAIN, CAPPED, ADDED, GATED, ENDINGS };
+static const char *const endings[] = {"plain", "capped", "added", "gated"};
+static const double cap = 3;
+
+typedef struct problem {
+    int64_t tokens, rows, width;
+    enum ending ending;
+    dtype weight;
+    bool normed, biased;
+} problem;
+
+typedef struct operands {
+    ops_tensor x, norm, weight[2], bias[2], residual, out;
+} operands;
+
+static setting on_cuda(dtype weight) {
+    return (setting){ops_device_find("cuda"), DTYPE_F32, weight, OPS_FAST, 1};
+}
+
+/* A side whose stream has the option, or not. */
+static void open_side(side *s, const problem *p, bool fp8) {
+    const setting as = on_cuda(p->weight);
+    const ops_limits limits = {.tokens = p->tokens,
+                               .sequences = 1,
+                               .width = p->width > p->rows ? p->width : p->rows,
+                               .heads = 1,
+                               .head_dim_qk = 16,
+                               .head_dim_v = 16,
+                               .vocab = 64,
+                               .activation = DTYPE_F32};
+    const ops_stream_options options = {.profile = OPS_FAST, .limits = limits, .fp8 = fp8};
+    side_open(s, &as, false, false, 7, &limits);
+    as.device->stream_free(s->stream);
+    if (as.device->stream_create(as.device, &options, &s->stream) != XLSTM_OK)
+        fail_msg("%s", xlstm_last_error());
+}
+
+static operands draw(side *s, const problem *p) {
+    const int64_t x[] = {p->tokens, p->width}, w[] = {p->rows, p->width},
+                  out[] = {p->tokens, p->rows};
+    operands o = {0};
+    o.x = side_draw(s, SIDE_TABLE, 2, x, 0, 1);
+    o.norm = side_draw(s, SIDE_TABLE, 1, &p->width, 1, 0.2);
+    for (int i = 0; i < (p->ending == GATED ? 2 : 1); i++) {
+        o.weight[i] = side_draw(s, SIDE_WEIGHT, 2, w, 0, 1 / sqrt((double)p->width));
+        if (p->biased)
+            o.bias[i] = side_draw(s, SIDE_TABLE, 1, &p->rows, 0, 0.5);
+    }
+    if (p->ending == ADDED)
+        o.residual = side_draw(s, SIDE_TABLE, 2, out, 0, 1);
+    o.out = side_poison(s, 2, out);
+    side_output(s, "out", &o.out);
+    return o;
+}
+
+static void run_once(side *s, const problem *p, const operands *o) {
+    const ops_table *ops = &s->as.device->ops;
+    const ops_norm norm = {.kind = p->normed ? OPS_NORM_RMS : OPS_NORM_NONE,
+                           .groups = 1,
+                           .eps = 1e-6,
+                           .weight = o->norm};
+    if (p->ending == ADDED)
+        ops->project_add(s->stream, &(struct ops_project_add){.x = o->x,
+                                                              .weight = o->weight[0],
+                                                              .bias = o->bias[0],
+                                                              .residual = o->residual,
+                                                              .sign = -1,
+                                                              .out = o->out});
+    else if (p->ending == GATED)
+        ops->norm_project_gated(s->stream,
+                                &(struct ops_norm_project_gated){.x = o->x,
+                                                                 .norm = norm,
+                                                                 .activation = OPS_SILU,
+                                                                 .gate_weight = o->weight[0],
+                                                                 .gate_bias = o->bias[0],
+                                                                 .up_weight = o->weight[1],
+                                                                 .up_bias = o->bias[1],
+                                                                 .out = o->out});
+    else
+        ops->norm_project(s->stream, &(struct ops_norm_project){
+                                         .x = o->x,
+                                         .norm = norm,
+                                         .count = 1,
+                                         .projection = {{o->weight[0], o->bias[0],
+                                                         p->ending == CAPPED ? cap : 0, o->out}}});
+}
+
+static void rehearse(side *s, bool on) {
+    s->as.device->rehearse(s->stream, on);
+}
+
+static void run_rehearsed(side *s, const problem *p, const operands *o) {
+    rehearse(s, true);
+    run_once(s, p, o);
+    rehearse(s, false);
+    run_once(s, p, o);
+}
+
+/* ---- What is expected ---- */
+
+static void norm_rows(double *x, const problem *p, const double *weight) {
+    for (int64_t t = 0; t < p->tokens; t++) {
+        double squares = 0, *row = x + t * p->width;
+        for (int64_t i = 0; i < p->width; i++)
+            squares += row[i] * row[i];
+        const double factor = 1 / sqrt(squares / (double)p->width + 1e-6);
+        for (int64_t i = 0; i < p->width; i++)
+            row[i] *= factor * weight[i];
+    }
+}
+
+/* A product of one matrix with its bias, and the sum of the magnitudes of what was added. */
+typedef struct product {
+    double *z, *size; /* [tokens][rows] */
+} product;
+
+static product multiply(side *s, const problem *p, const operands *o, int which, const double *x,
+                        const float *x_scale, bool fp8) {
+    double *w = side_read(s, &o->weight[which]);
+    double *bias = p->biased ? side_read(s, &o->bias[which]) : NULL;
+    float *scale = fp8 ? quantise(w, p->rows, p->width) : NULL;
+    const size_t size = (size_t)(p->tokens * p->rows) * sizeof(double);
+    product out = {must_allocate(size), must_allocate(size)};
+    for (int64_t t = 0; t < p->tokens; t++)
+        for (int64_t r = 0; r < p->rows; r++) {
+            double sum = 0, sizes = 0;
+            for (int64_t i = 0; i < p->width; i++) {
+                const double term = x[t * p->width + i] * w[r * p->width + i];
+                sum += term;
+                sizes += fabs(term);
+            }
+            const double by = fp8 ? (double)x_scale[t] * (double)scale[r] : 1;
+            out.z[t * p->rows + r] = sum * by + (bias ? bias[r] : 0);
+            out.size[t * p->rows + r] = sizes * by + (bias ? fabs(bias[r]) : 0);
+        }
+    free(w);
+    free(bias);
+    free(scale);
+    return out;
+}
+
+/* The outputs, and how far errors of the sums of `part` of their sizes may take them. */
+static double *expected(side *s, const problem *p, const operands *o, bool fp8, double part,
+                        double *room) {
+    double *x = side_read(s, &o->x);
+    double *norm = side_read(s, &o->norm);
+    double *residual = p->ending == ADDED ? side_read(s, &o->residual) : NULL;
+    if (p->normed)
+        norm_rows(x, p, norm);
+    float *scale = fp8 ? quantise(x, p->tokens, p->width) : NULL;
+    product a = multiply(s, p, o, 0, x, scale, fp8), b = {NULL, NULL};
+    if (p->ending == GATED)
+        b = multiply(s, p, o, 1, x, scale, fp8);
+    for (int64_t i = 0; i < p->tokens * p->rows; i++) {
+        const double z = a.z[i], e = part * a.size[i];
+        if (p->ending == CAPPED)
+            a.z[i] = cap * tanh(z / cap);
+        if (p->ending == ADDED)
+            a.z[i] = residual[i] - z;
+        if (p->ending == GATED) {
+            const double gate = z / (1 + exp(-z));
+            a.z[i] = gate * b.z[i];
+            /* the slope of silu is 1.1 at most */
+            room[i] = 1.1 * e * fabs(b.z[i]) + fabs(gate) * part * b.size[i];
+        } else {
+            room[i] = e;
+        }
+        room[i] += 1e-6 * fabs(a.z[i]) + 1e-7;
+    }
+    free(a.size);
+    free(b.z);
+    free(b.size);
+    free(x);
+    free(norm);
+    free(residual);
+    free(scale);
+    return a.z;
+}
+
+static bool on_test_device(void) {
+    char text[512];
+    ops_device *device = ops_device_find("cuda");
+    device->describe(device, text, sizeof text);
+    return strstr(text, "test device") != NULL;
+}
+
+/* Every output near the product of the rounded factors; with a norm, whose last bit may round another way, nearly
+ * every. The outputs are far enough from what is not rounded, so that a product of bf16 would be seen. */
+static void check(const problem *p, bool is_fp8) {
+    side s;
+    char what[160];
+    snprintf(what, sizeof what, "%s, %lld x %lld x %lld, %s%s%s", endings[p->ending],
+             (long long)p->tokens, (long long)p->rows, (long long)p->width, dtype_name(p->weight),
+             p->normed ? ", normed" : "", p->biased ? ", biased" : "");
+    open_side(&s, p, true);
+    const operands o = draw(&s, p);
+    run_rehearsed(&s, p, &o);
+    side_finish(&s, what);
+    const int64_t count = p->tokens * p->rows;
+    double *room = must_allocate((size_t)count * sizeof *room);
+    double *plain = expected(&s, p, &o, false, 0, room);
+    double *fp8 = expected(&s, p, &o, true, on_test_device() ? 1e-5 : 0x1p-11, room);
+    const double *y = s.outputs[0].values;
+    int64_t outside = 0;
+    for (int64_t i = 0; i < count; i++)
+        outside += !(fabs(y[i] - fp8[i]) <= room[i]);
+    const double from_plain = distance(y, plain, count, 1e-3);
+    const double from_fp8 = distance(y, fp8, count, 1e-3);
+    if (is_fp8 && outside > (p->normed ? count / 1000 : 0))
+        fail_msg("%s: %lld of %lld outputs are not the product of e4m3 factors (%.2e)", what,
+                 (long long)outside, (long long)count, from_fp8);
+    if (is_fp8 ? from_plain < 0.005 || from_plain > 0.08 : from_plain > 0.005)
+        fail_msg("%s: %.2e from what is not rounded", what, from_plain);
+    free(room);
+    free(plain);
+    free(fp8);
+    side_close(&s);
+}
+
+/* ---- Tests ---- */
+
+static void test_cuda_endings(void **state) {
+    (void)state;
+    static const int64_t tokens[] = {129, 150, 300}, rows[] = {36, 264, 320},
+                         widths[] = {64, 100, 200, 384};
+    int drawn = 0;
+    for (int e = 0; e < ENDINGS; e++)
+        for (int t = 0; t < 3; t++)
+            for (int r = 0; r < 3; r++)
+                for (int biased = 0; biased < 2; biased++)
+                    check(&(problem){.tokens = tokens[t],
+                                     .rows = rows[r],
+                                     .width = widths[drawn++ % 4],
+                                     .ending = (enum ending)e,
+                                     .weight = DTYPE_BF16,
+                                     .biased = biased},
+                          e != CAPPED);
+}
+
+/* More pairs of tiles than a band has, and than the test device has clusters. */
+static void test_cuda_bands(void **state) {
+    (void)state;
+    check(
+        &(problem){.tokens = 2180, .rows = 520, .width = 48, .ending = PLAIN, .weight = DTYPE_BF16},
+        true);
+}
+
+static void test_cuda_weights(void **state) {
+    (void)state;
+    static const dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_Q8_0, DTYPE_Q5_0,
+                                  DTYPE_Q5_1, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_IQ4_NL};
+    for (int i = 0; i < 8; i++)
+        check(
+            &(problem){.tokens = 131, .rows = 64, .width = 96, .ending = GATED, .weight = types[i]},
+            true);
+}
+
+/* Rows that a thread keeps, and rows that it makes twice. */
+static void test_cuda_norms(void **state) {
+    (void)state;
+    static const int64_t widths[] = {72, 333, 4100};
+    for (int i = 0; i < 3; i++)
+        check(&(problem){.tokens = 130,
+                         .rows = 40,
+                         .width = widths[i],
+                         .ending = i == 1 ? GATED : PLAIN,
+                         .weight = DTYPE_BF16,
+                         .normed = true},
+              true);
+}
+
+/* Few tokens, and outputs that the copy engine cannot write, go the way of the profile; soft caps do, too. */
+static void test_cuda_others(void **state) {
+    (void)state;
+    check(&(problem){.tokens = 128, .rows = 64, .width = 96, .weight = DTYPE_BF16}, false);
+    check(&(problem){.tokens = 150, .rows = 33, .width = 96, .weight = DTYPE_BF16}, false);
+}
+
+/* The identity gives rows back as they were rounded: a row's largest is 448, so that nothing is scaled. */
+static void test_cuda_rounding(void **state) {
+    (void)state;
+    enum { TOKENS = 160, WIDTH = 256 };
+    const problem p = {.tokens = TOKENS, .rows = WIDTH, .width = WIDTH, .weight = DTYPE_F32};
+    const int64_t shape[] = {TOKENS, WIDTH}, square[] = {WIDTH, WIDTH};
+    double *x = must_allocate(sizeof *x * TOKENS * WIDTH),
+           *w = must_allocate(sizeof *w * WIDTH * WIDTH);
+    draw_normal(3, 1, 0, (int64_t)TOKENS * WIDTH, 0, 100, x);
+    for (int i = 0; i < TOKENS * WIDTH; i++) {
+        const double spread = ldexp(1, -(int)draw_integer(4, (uint64_t)i, 14));
+        x[i] = fmin(fmax((double)(float)(x[i] * spread), -448), 448);
+    }
+    for (int code = 0; code < 127; code++) {
+        x[code] = magnitude(
+            code); /* row 0: what there is; row 1: what lies in the middle; others: drawn */
+        x[128 + code] = -magnitude(code);
+        if (code < 126) {
+            x[WIDTH + code] = (magnitude(code) + magnitude(code + 1)) / 2;
+            x[WIDTH + 128 + code] = -x[WIDTH + code];
+        }
+    }
+    for (int i = 0; i < WIDTH; i++)
+        w[i * WIDTH + i] = 448;
+    for (int t = 0; t < TOKENS; t++)
+        x[t * WIDTH + 127] = t % 2 ? 448 : -448;
+    for (int i = 0; i < WIDTH; i++)
+        x[5 * WIDTH + i] = 0; /* nothing */
+    x[7 * WIDTH + 9] = NAN;   /* and nothing else of the other rows */
+    side s;
+    open_side(&s, &p, true);
+    operands o = {.x = side_place(&s, DTYPE_F32, 2, shape, x),
+                  .weight = {side_place(&s, DTYPE_F32, 2, square, w)},
+                  .out = side_poison(&s, 2, shape)};
+    side_output(&s, "out", &o.out);
+    run_rehearsed(&s, &p, &o);
+    side_finish(&s, "rounding");
+    const double *y = s.outputs[0].values;
+    for (int i = 0; i < TOKENS * WIDTH; i++)
+        if (i / WIDTH == 7 ? !isnan(y[i]) : y[i] != 448 * rounded(x[i]))
+            fail_msg("row %d, column %d: %a became %a and should be %a", i / WIDTH, i % WIDTH, x[i],
+                     y[i] / 448, rounded(x[i]));
+    free(x);
+    free(w);
+    side_close(&s);
+}
+
+/* Five matrices of the same rows of tokens are more than one kernel takes; and a weight that comes again. */
+static void test_cuda_several(void **state) {
+    (void)state;
+    const problem p = {.tokens = 140, .rows = 64, .width = 80, .weight = DTYPE_BF16};
+    enum { MATRICES = 6 };
+    side s;
+    open_side(&s, &p, true);
+    operands o[MATRICES];
+    for (int i = 0; i < MATRICES; i++) {
+        o[i] = draw(&s, &p);
+        o[i].x = o[0].x;
+    }
+    o[MATRICES - 1].weight[0] = o[0].weight[0];
+    struct ops_norm_project op = {.x = o[0].x, .norm = {.kind = OPS_NORM_NONE}, .count = MATRICES};
+    for (int i = 0; i < MATRICES; i++) {
+        op.projection[i].weight = o[i].weight[0];
+        op.projection[i].out = o[i].out;
+    }
+    rehearse(&s, true);
+    s.as.device->ops.norm_project(s.stream, &op);
+    rehearse(&s, false);
+    s.as.device->ops.norm_project(s.stream, &op);
+    side_finish(&s, "several");
+    const int64_t count = p.tokens * p.rows;
+    double *room = must_allocate((size_t)count * sizeof *room);
+    for (int i = 0; i < MATRICES; i++) {
+        double *want = expected(&s, &p, &o[i], true, 0, room);
+        assert_true(distance(s.outputs[i].values, want, count, 1e-3) < 1e-3);
+        free(want);
+    }
+    free(room);
+    side_close(&s);
+}
+
+static void test_cuda_unrehearsed(void **state) {
+    (void)state;
+    const problem p = {.tokens = 140, .rows = 64, .width = 80, .weight = DTYPE_BF16};
+    side s;
+    open_side(&s, &p, true);
+    const operands o = draw(&s, &p);
+    run_once(&s, &p, &o);
+    test_expect_error(s.as.device->wait(s.stream), XLSTM_INVALID_ARGUMENT,
+                      "a matrix of 64 x 80 is multiplied that the stream's rehearsal did not have");
+    side_finish(&s, "unrehearsed");
+    side_close(&s);
+}
+
+int main(int argc, char **argv) {
+    static struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cuda_rounding), cmocka_unit_test(test_cuda_endings),
+        cmocka_unit_test(test_cuda_bands),    cmocka_unit_test(test_cuda_weights),
+        cmocka_unit_test(test_cuda_norms),    cmocka_unit_test(test_cuda_others),
+        cmocka_unit_test(test_cuda_several),  cmocka_unit_test(test_cuda_unrehearsed),
+    };
+    return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
+}
