@@ -73,6 +73,9 @@ typedef struct xlstm_model_options {
     const char *state_dtype; /* of the mLSTM's C and n: "f32" (default), "bf16", "f16" */
     int deferred; /* tokens that wait before they are folded into C: a power of two from 2 to 64; -1:
                      none does; 0: the default */
+    const char *prefill; /* how matrices are multiplied by more than 128 tokens at once: "profile"
+                            (default), as the profile says; "fp8": factors in e4m3, device "cuda" on
+                            an H100 or H200, profile "fast" */
 } xlstm_model_options;
 
 /* Loads a Hugging Face folder, an official xlstm folder, a GGUF file (or a folder with exactly one),
@@ -99,6 +102,7 @@ typedef struct xlstm_model_info {
     int64_t state_bytes;  /* of one session, independent of its length */
     const char *state_dtype;
     int deferred; /* 0: off */
+    const char *prefill;
 } xlstm_model_info;
 
 XLSTM_API void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info);

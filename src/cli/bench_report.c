@@ -23,6 +23,10 @@ static const struct {
     [MACHINE_AMX_INT8] = {"AMX int8", "amx_int8_op_per_second"},
 };
 
+static bool is_fp8(const bench_subject *s) {
+    return strcmp(s->info.prefill, "fp8") == 0;
+}
+
 /* ---- The table ---- */
 
 void bench_print_head(const bench_subject *s, buffer *out) {
@@ -36,10 +40,10 @@ void bench_print_head(const bench_subject *s, buffer *out) {
     if (l->amx_int8_ops_per_second > 0)
         buffer_print(out, ", AMX int8 %.0f GOP/s", l->amx_int8_ops_per_second / 1e9);
     buffer_print(out, "\nmodel:   %s, %" PRId64 " parameters\n", s->path, s->info.parameters);
-    buffer_print(out, "         weights %s, state %s, device %s, profile %s\n",
+    buffer_print(out, "         weights %s, state %s, device %s, profile %s%s\n",
                  format_bytes((double)s->memory.weights, stored),
                  format_bytes((double)s->memory.state_per_session, moved), s->info.device,
-                 s->info.profile);
+                 s->info.profile, is_fp8(s) ? ", prefill fp8" : "");
     buffer_print(out, "\n%-12s %9s %7s %8s %11s %11s %10s  %s\n", "", "tok/s", "GB/s", "GFLOP/s",
                  "weights/tok", "state/tok", "of limit", "limit beside it");
 }
@@ -74,17 +78,18 @@ static json_t *real_or_null(double value) {
 
 json_t *bench_subject_json(const bench_subject *s) {
     const machine_limits *l = &s->limits;
-    return json_pack("{s:{s:i, s:s, s:o, s:o, s:o, s:o, s:o}, s:{s:o, s:I, s:I, s:I, s:s, s:s}}",
-                     "machine", "threads", l->threads, "processor", s->device_text,
-                     kinds[MACHINE_READ].key, real_or_null(l->read_bytes_per_second),
-                     kinds[MACHINE_UPDATE].key, real_or_null(l->update_bytes_per_second),
-                     kinds[MACHINE_FMA].key, real_or_null(l->fma_flops_per_second),
-                     kinds[MACHINE_AMX_BF16].key, real_or_null(l->amx_bf16_flops_per_second),
-                     kinds[MACHINE_AMX_INT8].key, real_or_null(l->amx_int8_ops_per_second), "model",
-                     "path", json_text(s->path, strlen(s->path)), "parameters",
-                     (json_int_t)s->info.parameters, "weight_bytes", (json_int_t)s->memory.weights,
-                     "state_bytes", (json_int_t)s->memory.state_per_session, "device",
-                     s->info.device, "profile", s->info.profile);
+    return json_pack(
+        "{s:{s:i, s:s, s:o, s:o, s:o, s:o, s:o}, s:{s:o, s:I, s:I, s:I, s:s, s:s, s:s*}}",
+        "machine", "threads", l->threads, "processor", s->device_text, kinds[MACHINE_READ].key,
+        real_or_null(l->read_bytes_per_second), kinds[MACHINE_UPDATE].key,
+        real_or_null(l->update_bytes_per_second), kinds[MACHINE_FMA].key,
+        real_or_null(l->fma_flops_per_second), kinds[MACHINE_AMX_BF16].key,
+        real_or_null(l->amx_bf16_flops_per_second), kinds[MACHINE_AMX_INT8].key,
+        real_or_null(l->amx_int8_ops_per_second), "model", "path",
+        json_text(s->path, strlen(s->path)), "parameters", (json_int_t)s->info.parameters,
+        "weight_bytes", (json_int_t)s->memory.weights, "state_bytes",
+        (json_int_t)s->memory.state_per_session, "device", s->info.device, "profile",
+        s->info.profile, "prefill", is_fp8(s) ? s->info.prefill : NULL);
 }
 
 json_t *bench_row_json(const bench_row *row) {
@@ -134,8 +139,8 @@ static void add_difference(const json_t *run, const json_t *earlier, const char 
                            const char *key, json_t *differences) {
     const json_t *here = json_object_get(json_object_get(run, part), key);
     const json_t *there = json_object_get(json_object_get(earlier, part), key);
-    if (json_equal(here, there))
-        return;
+    if (here == there || json_equal(here, there))
+        return; /* or both are absent */
     json_array_append_new(differences, json_pack("{s:s, s:s, s:O?, s:O?}", "part", part, "field",
                                                  key, "earlier", there, "now", here));
 }
@@ -188,6 +193,7 @@ json_t *bench_compare(const json_t *run, const json_t *earlier) {
     add_difference(run, earlier, "model", "state_bytes", differences);
     add_difference(run, earlier, "model", "device", differences);
     add_difference(run, earlier, "model", "profile", differences);
+    add_difference(run, earlier, "model", "prefill", differences);
     add_limits(run, earlier, limits);
     add_ratios(run, earlier, "decode", "batch", rows);
     add_ratios(run, earlier, "prefill", "tokens", rows);

@@ -160,15 +160,16 @@ static json_t *tokenizer_fields(const xlstm_model *model) {
 
 static json_t *collect(const xlstm_model *model, json_t *device_facts) {
     return json_pack(
-        "{s:o, s:o, s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "path",
-        json_text(model->source.path, strlen(model->source.path)), "file", file_fields(model),
-        "config", config_fields(model), "device", model->device->name, "profile",
-        model->profile == OPS_EXACT ? "exact" : "fast", "state_type",
-        dtype_name(model->state.stored), "deferred", model->state.deferred, "threads",
-        model->threads, "batch_tokens", model->max_batch_tokens, "parameters",
-        (json_int_t)model->weights.parameters, "tensors", (json_int_t)model->files.count,
-        "weight_types", weight_types(model), "memory", memory_fields(model), "tokenizer",
-        tokenizer_fields(model), "devices", info_devices(), "device_facts", device_facts);
+        "{s:o, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:o}",
+        "path", json_text(model->source.path, strlen(model->source.path)), "file",
+        file_fields(model), "config", config_fields(model), "device", model->device->name,
+        "profile", model->profile == OPS_EXACT ? "exact" : "fast", "prefill",
+        model->fp8 ? "fp8" : "profile", "state_type", dtype_name(model->state.stored), "deferred",
+        model->state.deferred, "threads", model->threads, "batch_tokens", model->max_batch_tokens,
+        "parameters", (json_int_t)model->weights.parameters, "tensors",
+        (json_int_t)model->files.count, "weight_types", weight_types(model), "memory",
+        memory_fields(model), "tokenizer", tokenizer_fields(model), "devices", info_devices(),
+        "device_facts", device_facts);
 }
 
 /* ---- Words ---- */
@@ -250,6 +251,9 @@ static xlstm_status print_words(const xlstm_model *model, const json_t *facts, b
     buffer_print(out, "\nWith these options\n  %-14s%s\n  %-14s%s: %s\n  %-14s%d\n", "device",
                  model->device->name, "profile", model->profile == OPS_EXACT ? "exact" : "fast",
                  profile_words(model), "threads", model->threads);
+    if (model->fp8)
+        buffer_print(out, "  %-14s%s\n", "prefill",
+                     "fp8: factors in e4m3 where more than 128 tokens are multiplied");
     buffer_print(out, "  %-14s%s", "state", dtype_name(model->state.stored));
     if (model->state.deferred > 0)
         buffer_print(out, ", tokens folded in %d at a time", model->state.deferred);

@@ -25,6 +25,7 @@ xlstm_model_options input_model_options(const options *o, int sessions) {
         .max_batch_tokens = (int)option_integer(o, OPTION_BATCH_TOKENS, 0),
         .pin = option_given(o, OPTION_PIN),
         .state_dtype = option_text(o, OPTION_STATE_DTYPE, NULL),
+        .prefill = option_text(o, OPTION_PREFILL, NULL),
         .deferred = deferred == 0 && option_given(o, OPTION_DEFERRED) ? -1 : deferred,
     };
 }

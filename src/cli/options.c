@@ -196,6 +196,12 @@ const option_spec option_table[OPTION_COUNT] = {
                         .section = machine,
                         .help = "how to round: exact is bit-equal for any number of threads "
                                 "(default: fast)"},
+    [OPTION_PREFILL] = {OPTION_CHOICE, 0, "prefill", "NAME", .choices = "profile|fp8",
+                        .section = machine,
+                        .help = "how matrices are multiplied by more than 128 tokens at once: as "
+                                "--profile says, or with factors in fp8 (e4m3), which rounds more; "
+                                "fp8 needs --device cuda on an H100 or H200, and memory for a byte "
+                                "a weight (default: profile)"},
     [OPTION_STATE_DTYPE] = {OPTION_CHOICE, 0, "state-dtype", "TYPE", .choices = "f32|bf16|f16",
                             .section = state,
                             .help = "type that the matrix states are stored in (default: f32)"},
@@ -211,8 +217,8 @@ const option_spec option_table[OPTION_COUNT] = {
 };
 
 #define MACHINE_OPTIONS                                                                            \
-    OPTION_THREADS, OPTION_DEVICE, OPTION_PROFILE, OPTION_BATCH_TOKENS, OPTION_STATE_DTYPE,        \
-        OPTION_DEFERRED
+    OPTION_THREADS, OPTION_DEVICE, OPTION_PROFILE, OPTION_PREFILL, OPTION_BATCH_TOKENS,            \
+        OPTION_STATE_DTYPE, OPTION_DEFERRED
 #define RUNNING_OPTIONS MACHINE_OPTIONS, OPTION_PIN
 #define SAMPLING_OPTIONS                                                                           \
     OPTION_TEMPERATURE, OPTION_TOP_K, OPTION_TOP_P, OPTION_MIN_P, OPTION_REPETITION_PENALTY,       \

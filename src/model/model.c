@@ -78,6 +78,26 @@ static xlstm_status choose_state(const xlstm_model_options *o, xlstm_model *mode
     return XLSTM_OK;
 }
 
+static xlstm_status choose_prefill(const char *name, xlstm_model *model) {
+    ops_device *device = model->device;
+    if (strcmp(name, "profile") == 0)
+        return XLSTM_OK;
+    if (strcmp(name, "fp8") != 0)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "unknown prefill \"%s\"; use \"profile\" or \"fp8\"", name);
+    if (!device->fp8)
+        return error_set(XLSTM_UNSUPPORTED,
+                         "prefill \"fp8\": the device %s has no products of fp8; cuda has, on an "
+                         "H100 or H200",
+                         device->name);
+    if (model->profile != OPS_FAST)
+        return error_set(XLSTM_INVALID_ARGUMENT,
+                         "prefill \"fp8\" is not for the profile \"exact\"; use \"fast\"");
+    model->fp8 = true;
+    const xlstm_status status = device->fp8(device);
+    return status == XLSTM_OK ? status : error_prefix(status, "prefill \"fp8\"");
+}
+
 static int gcd(int a, int b) {
     while (b) {
         int rest = a % b;
@@ -105,6 +125,8 @@ static xlstm_status read_options(const xlstm_model_options *options, xlstm_model
         status = choose_profile(o->profile ? o->profile : "fast", model);
     if (status == XLSTM_OK)
         status = choose_state(o, model);
+    if (status == XLSTM_OK)
+        status = choose_prefill(o->prefill ? o->prefill : "profile", model);
     if (status != XLSTM_OK)
         return status;
     if (o->pin && strcmp(model->device->name, "cpu") != 0)
@@ -217,7 +239,16 @@ static ops_stream_options stream_options_of(const xlstm_model *model) {
     return (ops_stream_options){.threads = model->threads,
                                 .pin = model->pin,
                                 .profile = model->profile,
+                                .fp8 = model->fp8,
                                 .limits = forward_ops_limits(&model->config, &limits)};
+}
+
+/* Of weights in fp8, at most: a byte each, but for the embedding and the head. */
+static int64_t fp8_bytes(const xlstm_model *model) {
+    const weights *w = &model->weights;
+    const bool tied =
+        w->head.buffer == w->embedding.buffer && w->head.offset == w->embedding.offset;
+    return model->fp8 ? w->parameters - (tied ? 1 : 2) * ops_tensor_elements(&w->embedding) : 0;
 }
 
 void model_get_memory(const xlstm_model *model, model_memory *memory) {
@@ -232,7 +263,7 @@ void model_get_memory(const xlstm_model *model, model_memory *memory) {
         .state_read = state.read,
         .state_written = state.written,
         .working = forward_bytes(&model->config, &model->graph, &limits) +
-                   model->device->scratch_size(model->device, &options),
+                   model->device->scratch_size(model->device, &options) + fp8_bytes(model),
     };
 }
 
@@ -317,6 +348,7 @@ void xlstm_model_get_info(const xlstm_model *model, xlstm_model_info *info) {
         .state_bytes = state_measure(c, &model->graph, &model->state).bytes,
         .state_dtype = dtype_name(model->state.stored),
         .deferred = model->state.deferred,
+        .prefill = model->fp8 ? "fp8" : "profile",
     };
     if (c->family == FAMILY_NEURIPS) {
         info_of_neurips(c, info);

@@ -24,7 +24,7 @@ struct xlstm_model {
     dtype activation; /* f32; f64 with device "reference:f64" */
     state_options state;
     int threads, max_sessions, max_batch_tokens;
-    bool pin;
+    bool pin, fp8;
     int granule; /* prompts are cut at multiples of this: every chunk length divides it */
 
     /* What runs: one stream and one forward program, used by one caller at a time. NULL after
@@ -66,7 +66,7 @@ typedef struct model_memory {
     int64_t state_per_session;
     int state_slots;                  /* of the pool: sessions, and the spare one */
     double state_read, state_written; /* of it, by a decoded token */
-    int64_t working;                  /* activations and scratch */
+    int64_t working;                  /* activations and scratch, and weights in fp8 */
 } model_memory;
 void model_get_memory(const xlstm_model *model, model_memory *memory);
 

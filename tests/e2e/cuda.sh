@@ -53,6 +53,24 @@ first=$(cat "$work/out")
 same 'a state of the GPU' 0 "$status"
 on_both 'goes on with that' --load-state "$work/cuda.state" --ids "$first" -n $count --profile exact
 
+# Prompts in fp8: a GPU has it or says what it lacks; perplexity stays near, and is not that of the profile.
+nll_of() { # ARGUMENT…
+    run perplexity -m $demo -f "$work/text" --json "$@"
+    sed -n 's/.*"nll": *\([0-9.]*\).*/\1/p' "$work/out"
+}
+head -c 1200 bench/text/evaluation.txt >"$work/text"
+run info -m $demo --device cuda --prefill fp8
+if [ "$status" = 0 ]; then
+    exact=$(nll_of --profile exact) fast=$(nll_of --device cuda) fp8=$(nll_of --device cuda --prefill fp8)
+    same 'fp8: within 2 % of the perplexity' yes "$(echo "$exact $fp8" |
+        awk '{print($1 > 0 && exp($2 - $1) < 1.02 && exp($1 - $2) < 1.02 ? "yes" : $0)}')"
+    same 'fp8: rounds more than the profile' yes "$(echo "$exact $fast $fp8" |
+        awk '{print(($3 - $1) ^ 2 > 4 * ($2 - $1) ^ 2 ? "yes" : $0)}')"
+    refuses 1 'not for the profile "exact"' perplexity -m $demo -f "$work/text" --device cuda --prefill fp8 --profile exact
+else
+    refuses 1 '9.0 (H100, H200) is needed' perplexity -m $demo -f "$work/text" --device cuda --prefill fp8
+fi
+
 # The text.
 run generate -m $demo --device cuda -p 'The capital of France is' -n 48
 same 'the capital of France' ' Paris.' "$(cat "$work/out")"

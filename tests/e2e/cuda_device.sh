@@ -18,4 +18,17 @@ sh tests/e2e/cuda.sh >"$work/cuda" 2>&1
 status=$?
 cat "$work/cuda"
 same 'on the test device' 0 $status
+
+# What fp8 needs: a capability, and memory beside that of everything else.
+XLSTM_CUDA_TEST_CAPABILITY=8.0
+export XLSTM_CUDA_TEST_CAPABILITY
+refuses 1 'prefill "fp8": CUDA test device has compute capability 8.0; 9.0 (H100, H200) is needed' \
+    generate -m $model -p x -n 1 --device cuda --prefill fp8
+unset XLSTM_CUDA_TEST_CAPABILITY
+run info -m $model --device cuda --batch-tokens 256 --json
+needed=$(sed -n 's/.*"needed": *\([0-9]*\).*/\1/p' "$work/out")
+XLSTM_CUDA_TEST_MEMORY=$((needed + 4000000))
+export XLSTM_CUDA_TEST_MEMORY
+refuses 1 '64 matrices in fp8: out of memory of the GPU: 14282752 bytes' \
+    generate -m $model -p x -n 1 --device cuda --prefill fp8 --batch-tokens 256
 finish

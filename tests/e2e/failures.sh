@@ -28,6 +28,9 @@ case $("$XLSTM" --version) in
     ;;
 esac
 refuses 1 'upstream' generate -m $model -p x --profile upstream
+refuses 1 'prefill "fp8": the device cpu has no products of fp8; cuda has, on an H100 or H200' \
+    perplexity -m $model -f README.md --prefill fp8
+refuses 1 'the device reference has no products of fp8' info -m $model --device reference --prefill fp8
 refuses 1 'id 4096 at index 2 is not in the vocabulary' generate -m $model --ids 1,2,4096 --print-ids
 refuses 1 '--stop-id: id 999999 at index 1 is not in the vocabulary, which has the ids 0 to 4095' \
     generate -m $model -p x --stop-id 7,999999

@@ -51,6 +51,7 @@ m="-m $model"
     refuses 2 '--batch-tokens "0"' generate $m -p x --batch-tokens 0
     refuses 2 '--device "gpu": takes one of cpu' generate $m -p x --device gpu
     refuses 2 '--profile "quick": takes one of fast' generate $m -p x --profile quick
+    refuses 2 '--prefill "fp4": takes one of profile' generate $m -p x --prefill fp4
     refuses 2 '"0,,1": a number is missing' generate $m --ids 0,,1
     refuses 2 '", 1": a number is missing' generate $m --ids ', 1'
     refuses 2 'a number is missing' tokenize $m --decode '1, ,2'
@@ -128,6 +129,7 @@ if command -v bash >/dev/null 2>&1; then
     same 'bash completes commands' 'generate' "$(offer xlstm gen)"
     same 'bash completes options' '--temperature' "$(offer xlstm generate --temp)"
     same 'bash completes choices' 'fast' "$(offer xlstm generate --profile fa)"
+    same 'bash completes --prefill' 'fp8' "$(offer xlstm perplexity --prefill f)"
     same 'bash offers no option of another command' '' "$(offer xlstm info --temp)"
 fi
 finish

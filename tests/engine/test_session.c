@@ -250,6 +250,10 @@ static void test_wrong_calls(void **state) {
     test_expect_error(
         xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.profile = "upstream"}, &none),
         XLSTM_UNSUPPORTED, "upstream");
+    test_expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.prefill = "fp4"}, &none),
+                      XLSTM_INVALID_ARGUMENT, "use \"profile\" or \"fp8\"");
+    test_expect_error(xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.prefill = "fp8"}, &none),
+                      XLSTM_UNSUPPORTED, "the device cpu has no products of fp8");
     test_expect_error(
         xlstm_model_load(TEST_MODEL, &(xlstm_model_options){.profile = "quick"}, &none),
         XLSTM_INVALID_ARGUMENT, "quick");
