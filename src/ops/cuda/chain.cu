@@ -79,7 +79,8 @@ static size_t fixed_bytes(int x_floats) {
 /* Stages that fit beside the input, and are of use; less than 1: the input itself is too long. */
 static int depth_of(const cuda_stream *s, const chain_variant *v, int x_floats, int needed) {
     const size_t fixed = fixed_bytes(x_floats), most = s->gpu->shared_bytes;
-    const int fit = fixed < most ? (int)((most - fixed) / (size_t)(v->warps * v->stage_bytes)) : 0;
+    const int fit =
+        fixed < most ? (int)((most - fixed) / (size_t)(CHAIN_WARPS * v->stage_bytes)) : 0;
     const int wanted = needed < 1 ? 1 : v->depth < needed ? v->depth : needed;
     return fit < wanted ? fit : wanted;
 }
@@ -113,8 +114,8 @@ static void launch_chain(cuda_stream *s, const struct chain_arguments *a, const 
     launch.name = "chain";
     launch.arguments = a;
     launch.grid[0] = (unsigned)s->gpu->processors;
-    launch.threads = (unsigned)((v->warps + 1) * WARP);
-    launch.shared = fixed_bytes(a->x_floats) + (size_t)(a->depth * v->warps * v->stage_bytes);
+    launch.threads = (unsigned)((CHAIN_WARPS + 1) * WARP);
+    launch.shared = fixed_bytes(a->x_floats) + (size_t)(a->depth * CHAIN_WARPS * v->stage_bytes);
     launch.together = true;
     cuda_run_launch(s, &launch);
 }
@@ -162,7 +163,7 @@ static chain_step *append(cuda_stream *s, int x_floats) {
 
 /* Stages that the warp with the most rows takes. */
 static int stages_of(const cuda_stream *s, const chain_variant *v, const gemv_arguments *a) {
-    const int owners = s->gpu->processors * v->warps, rows = (a->rows + owners - 1) / owners;
+    const int owners = s->gpu->processors * CHAIN_WARPS, rows = (a->rows + owners - 1) / owners;
     const int together = a->ending == GEMV_GATED ? v->rows / 2 : v->rows;
     return (rows + together - 1) / together * ((a->used_bytes + v->span - 1) / v->span);
 }

@@ -15,6 +15,7 @@
 
 enum chain_kind { CHAIN_PROJECT, CHAIN_MLSTM };
 enum {
+    CHAIN_WARPS = 8,   /* of a block that stream rows; one more takes the few */
     CHAIN_STEPS = 256, /* at most */
     CHAIN_NEAR =
         4 /* steps whose arguments are in shared memory: one that runs, two ahead, one that is loaded */

@@ -11,34 +11,41 @@
 #include "ops/cuda/chain.h"
 #include "ops/cuda/grid.h"
 
+enum { CHAIN_THREADS = (CHAIN_WARPS + 1) * WARP };
+
 template <class W> struct chain_shape {
     enum {
-        /* Types that take more arithmetic than 8 warps have time for. */
-        WARPS = W::bytes < W::elements ? 16 : 8,
-        THREADS = (WARPS + 1) * WARP,
-        STAGE = gemv_shape<W>::stage,
+        UNITS = (int)W::blocks > 0 || W::bytes > 16 ? 1 : 2, /* of a lane in a stage, of each row */
+        PART = WARP * W::bytes,                              /* of a row: a unit of each lane */
+        SPAN = UNITS * PART,
+        SLOT = SPAN + ((int)W::blocks > 0 ? 16 : 0),
+        STAGE = W::rows * SLOT,
         RING_BYTES = 160 << 10, /* of a block; the rest is for the input */
-        DEPTH = RING_BYTES / (WARPS * STAGE)
+        DEPTH = RING_BYTES / (CHAIN_WARPS * STAGE)
     };
 };
 
 /* ---- Fetching weights ---- */
 
-/* What a warp fetches next: rows from `row` to `end` of a step, a slice of `slices` at a time. */
+/* What a warp fetches next: rows from `row` to `end` of a step, `together` at a time, a slice of SPAN bytes each. */
 template <class W> struct chain_cursor {
-    int step, row, end, slice, slices;
-    int stage; /* where it goes in the ring */
+    int step, row, end, together, slice, slices;
+    int easy;       /* slices before this one, of this group, are whole copies of 16 bytes */
+    unsigned there; /* which of the rows are, a bit each */
     gemv_row rows[W::rows];
+    const uint8_t *from[W::rows]; /* the lane's first bytes of an easy slice */
 };
 
-/* Rows that a warp of the grid owns. */
-template <class W>
+/* Where the rows begin that warp number `owner` has. */
+static __device__ __forceinline__ int chain_first(const gemv_arguments &a, unsigned owner) {
+    const unsigned owners = gridDim.x * CHAIN_WARPS, rows = (unsigned)a.rows;
+    return (int)(rows / owners * owner + rows % owners * owner / owners);
+}
 static __device__ __forceinline__ void chain_own(const gemv_arguments &a, int warp, int *begin,
                                                  int *end) {
-    const int64_t owner = (int64_t)blockIdx.x * chain_shape<W>::WARPS + warp,
-                  owners = (int64_t)gridDim.x * chain_shape<W>::WARPS;
-    *begin = (int)(a.rows * owner / owners);
-    *end = (int)(a.rows * (owner + 1) / owners);
+    const unsigned owner = blockIdx.x * CHAIN_WARPS + (unsigned)warp;
+    *begin = chain_first(a, owner);
+    *end = chain_first(a, owner + 1);
 }
 
 static __device__ __forceinline__ int chain_together(const gemv_arguments &a, int rows) {
@@ -46,7 +53,7 @@ static __device__ __forceinline__ int chain_together(const gemv_arguments &a, in
 }
 
 template <class W> static __device__ __forceinline__ int chain_slices(const gemv_arguments &a) {
-    return (a.used_bytes + gemv_shape<W>::span - 1) / gemv_shape<W>::span;
+    return (a.used_bytes + chain_shape<W>::SPAN - 1) / chain_shape<W>::SPAN;
 }
 
 /* Whether there is something left to fetch up to step `last`; goes to the next step where one is done. */
@@ -59,48 +66,104 @@ static __device__ __forceinline__ bool chain_more(const chain_step *near, int la
         const chain_step &s = near[++c.step % CHAIN_NEAR];
         if (s.kind != CHAIN_PROJECT)
             continue;
-        chain_own<W>(s.project, warp, &c.row, &c.end);
+        chain_own(s.project, warp, &c.row, &c.end);
+        c.together = chain_together(s.project, W::rows);
         c.slice = 0;
         c.slices = chain_slices<W>(s.project);
     }
     return true;
 }
 
+/* The cursor comes to a group of rows. */
 template <class W>
-static __device__ __forceinline__ void chain_fetch(const chain_step *near, int depth, uint8_t *ring,
-                                                   int lane, chain_cursor<W> &c) {
-    const gemv_arguments &a = near[c.step % CHAIN_NEAR].project;
-    if (c.slice == 0)
-        gemv_rows_of<W>(a, c.row, c.end, 0, c.rows);
+static __device__ __forceinline__ void chain_enter(const gemv_arguments &a, int lane,
+                                                   chain_cursor<W> &c) {
+    bool wide = true;
+    gemv_rows_of<W>(a, c.row, c.end, 0, c.rows);
+    c.there = 0;
 #pragma unroll
-    for (int r = 0; r < W::rows; r++)
-        if (c.rows[r].at)
-            gemv_fetch<W>(a, c.rows[r], c.slice,
-                          ring + c.stage * gemv_shape<W>::stage + r * gemv_shape<W>::slot, lane);
-    copy_close();
-    if (++c.slice == c.slices) {
-        c.slice = 0;
-        c.row += chain_together(a, W::rows);
+    for (int r = 0; r < W::rows; r++) {
+        if (!c.rows[r].at)
+            continue;
+        c.there |= 1u << r;
+        wide = wide && c.rows[r].wide;
+        c.from[r] = c.rows[r].at - c.rows[r].lead() + 16 * lane;
     }
-    c.stage = c.stage + 1 == depth ? 0 : c.stage + 1;
+    c.easy =
+        wide ? (a.used_bytes - (chain_shape<W>::SLOT - chain_shape<W>::SPAN)) / chain_shape<W>::SPAN
+             : 0;
 }
 
-/* A warp's ring, and how far it has come: stages fetched, and taken. */
+/* An easy slice. The 16 bytes behind it that a row between multiples of 16 needs may be the next row's, or behind the
+ * buffer's end, where there is room. */
+template <class W>
+static __device__ __forceinline__ void chain_copy(uint8_t *to, int lane, chain_cursor<W> &c) {
+    enum { SLOT = chain_shape<W>::SLOT, TOGETHER = 16 * WARP };
+#pragma unroll
+    for (int r = 0; r < W::rows; r++) {
+        if (!(c.there >> r & 1u))
+            continue;
+#pragma unroll
+        for (int i = 0; i < SLOT; i += TOGETHER)
+            if (i + TOGETHER <= SLOT || i + 16 * lane < SLOT)
+                copy_whole_16(to + r * SLOT + i + 16 * lane, c.from[r] + i);
+        c.from[r] += chain_shape<W>::SPAN;
+    }
+}
+
+/* A warp's ring, and how far it has come: stages fetched, and taken, and where the next of both are. */
 template <class W> struct chain_ring {
-    uint8_t *bytes;
+    uint8_t *begin, *end, *to, *at;
     int depth;
     unsigned fetched, taken;
-    int stage; /* that is taken next */
     chain_cursor<W> next;
 };
+
+template <class W> static __device__ __forceinline__ void chain_fetched(chain_ring<W> &r) {
+    copy_close();
+    r.fetched++;
+    r.to += chain_shape<W>::STAGE;
+    r.to = r.to == r.end ? r.begin : r.to;
+    if (++r.next.slice == r.next.slices) {
+        r.next.slice = 0;
+        r.next.row += r.next.together;
+    }
+}
 
 /* As much as there is room for, of steps up to `last`. */
 template <class W>
 static __device__ __forceinline__ void chain_fill(const chain_step *near, int last, int warp,
                                                   int lane, chain_ring<W> &r) {
-    while (r.fetched - r.taken < (unsigned)r.depth && chain_more<W>(near, last, warp, r.next)) {
-        chain_fetch<W>(near, r.depth, r.bytes, lane, r.next);
-        r.fetched++;
+    chain_cursor<W> &c = r.next;
+    while (r.fetched - r.taken < (unsigned)r.depth && chain_more<W>(near, last, warp, c)) {
+        const gemv_arguments &a = near[c.step % CHAIN_NEAR].project;
+        if (c.slice == 0)
+            chain_enter<W>(a, lane, c);
+        if (c.slice < c.easy)
+            chain_copy<W>(r.to, lane, c);
+        else
+#pragma unroll
+            for (int i = 0; i < W::rows; i++)
+                if (c.rows[i].at)
+                    gemv_fetch<W, chain_shape<W>::SPAN>(a, c.rows[i], c.slice,
+                                                        r.to + i * chain_shape<W>::SLOT, lane);
+        chain_fetched<W>(r);
+    }
+}
+
+/* A stage was taken: one more is asked for. */
+template <class W>
+static __device__ __forceinline__ void chain_refill(const chain_step *near, int last, int warp,
+                                                    int lane, chain_ring<W> &r) {
+    r.taken++;
+    r.at += chain_shape<W>::STAGE;
+    r.at = r.at == r.end ? r.begin : r.at;
+    if (r.next.slice > 0 && r.next.slice < r.next.easy &&
+        r.fetched - r.taken + 1 == (unsigned)r.depth) {
+        chain_copy<W>(r.to, lane, r.next);
+        chain_fetched<W>(r);
+    } else {
+        chain_fill<W>(near, last, warp, lane, r);
     }
 }
 
@@ -120,11 +183,12 @@ template <class W>
 static __device__ __forceinline__ void chain_stream(const chain_step *near, int step, int last,
                                                     const float *x, int warp, int lane,
                                                     chain_ring<W> &ring) {
+    typedef chain_shape<W> shape;
     const gemv_arguments &a = near[step % CHAIN_NEAR].project;
     const int together = chain_together(a, W::rows), slices = chain_slices<W>(a);
     const int units = (a.input.width + W::elements - 1) / W::elements;
     int begin, end;
-    chain_own<W>(a, warp, &begin, &end);
+    chain_own(a, warp, &begin, &end);
     for (; begin < end; begin += together) {
         gemv_row rows[W::rows];
         gemv_output out = {};
@@ -135,21 +199,29 @@ static __device__ __forceinline__ void chain_stream(const chain_step *near, int 
             const gemv_part &part = gemv_part_of(a, row);
             out = gemv_output_of(a, part, lane >= together, row - part.first, 0);
         }
+        int place[W::rows]; /* the lane's first unit of each row, in a stage */
+#pragma unroll
+        for (int r = 0; r < W::rows; r++)
+            place[r] =
+                r * shape::SLOT + ((int)W::blocks > 0 ? rows[r].lead() : 0) + lane * W::bytes;
+        int unit = lane;
+        const float *y = x + input_place(lane * W::elements);
         for (int slice = 0; slice < slices; slice++) {
             chain_arrived<W>(ring);
-            const int unit = slice * WARP + lane;
-            if (unit < units) {
-                const uint8_t *at[W::rows];
 #pragma unroll
-                for (int r = 0; r < W::rows; r++)
-                    at[r] = ring.bytes + ring.stage * gemv_shape<W>::stage +
-                            r * gemv_shape<W>::slot + rows[r].lead() + lane * W::bytes;
-                gemv_unit<W, 1>::add(sums, at, x + input_place(unit * W::elements), 0);
+            for (int u = 0; u < shape::UNITS; u++) {
+                if (unit < units) {
+                    const uint8_t *at[W::rows];
+#pragma unroll
+                    for (int r = 0; r < W::rows; r++)
+                        at[r] = ring.at + place[r] + u * shape::PART;
+                    gemv_unit<W, 1>::add(sums, at, y, 0);
+                }
+                unit += WARP;
+                y += input_place(WARP * W::elements);
             }
             __syncwarp();
-            ring.taken++;
-            ring.stage = ring.stage + 1 == ring.depth ? 0 : ring.stage + 1;
-            chain_fill<W>(near, last, warp, lane, ring);
+            chain_refill<W>(near, last, warp, lane, ring);
         }
         gemv_put<W, 1>(a, out, sums, lane);
     }
@@ -286,16 +358,18 @@ static __device__ __forceinline__ void chain_begin(const chain_step &s, float *x
 }
 
 template <class W>
-static __global__ void __launch_bounds__(chain_shape<W>::THREADS, 1)
+static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
     chain(const __grid_constant__ chain_arguments a) {
     extern __shared__ float4 chain_shared[];
     enum { AHEAD = CHAIN_NEAR - 2 };
     chain_step *near = (chain_step *)chain_shared;
     float *parts = (float *)(near + CHAIN_NEAR), *x = parts + WARP;
     const int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
-    const bool streams = warp < chain_shape<W>::WARPS;
+    const bool streams = warp < CHAIN_WARPS;
+    const int ring_bytes = a.depth * chain_shape<W>::STAGE;
     chain_ring<W> ring = {};
-    ring.bytes = (uint8_t *)(x + a.x_floats) + warp * a.depth * gemv_shape<W>::stage;
+    ring.begin = ring.to = ring.at = (uint8_t *)(x + a.x_floats) + warp * ring_bytes;
+    ring.end = ring.begin + ring_bytes;
     ring.depth = a.depth;
     ring.next.step = -1;
     for (int i = 0; i <= AHEAD; i++)
@@ -332,11 +406,10 @@ static __global__ void __launch_bounds__(chain_shape<W>::THREADS, 1)
 template <class W> static chain_variant chain_variant_of(void) {
     chain_variant v = {};
     v.kernel = chain<W>;
-    v.warps = chain_shape<W>::WARPS;
     v.depth = chain_shape<W>::DEPTH;
-    v.stage_bytes = gemv_shape<W>::stage;
+    v.stage_bytes = chain_shape<W>::STAGE;
     v.rows = W::rows;
-    v.span = gemv_shape<W>::span;
+    v.span = chain_shape<W>::SPAN;
     return v;
 }
 

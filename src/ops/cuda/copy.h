@@ -16,6 +16,13 @@ static __device__ __forceinline__ void copy_16(void *to, const void *from, unsig
                  "l"(from), "r"(bytes)
                  : "memory");
 }
+/* All 16. */
+static __device__ __forceinline__ void copy_whole_16(void *to, const void *from) {
+    asm volatile(
+        "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+        "l"(from)
+        : "memory");
+}
 static __device__ __forceinline__ void copy_close(void) {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -96,17 +96,18 @@ static __device__ __forceinline__ void gemv_rows_of(const gemv_arguments &a, int
     }
 }
 
-template <class W>
+/* A slice of `span` bytes of a row, less where the row ends; past its end zeros up to a whole unit. */
+template <class W, int span>
 static __device__ __forceinline__ void gemv_fetch(const gemv_arguments &a, const gemv_row &row,
                                                   int slice, uint8_t *slot, int lane) {
-    enum { span = gemv_shape<W>::span, together = 16 * WARP };
+    enum { together = 16 * WARP, most = span + ((int)W::blocks > 0 ? 16 : 0) };
     const uint8_t *from = row.at + (int64_t)slice * span;
-    int bytes = min((int)span, a.used_bytes - slice * span);
+    int bytes = min(span, a.used_bytes - slice * span);
     int whole = (bytes + W::bytes - 1) / W::bytes * W::bytes;
     if (row.wide) {
         int lead = row.lead();
 #pragma unroll
-        for (int first = 0; first < gemv_shape<W>::slot; first += together) {
+        for (int first = 0; first < most; first += together) {
             int i = first + lane * 16;
             if (i < lead + whole)
                 copy_16(slot + i, from - lead + i, (unsigned)max(0, min(16, lead + bytes - i)));
@@ -131,8 +132,9 @@ gemv_fetch_stage(const gemv_arguments &a, int begin, int end, int slices, gemv_c
 #pragma unroll
     for (int r = 0; r < W::rows; r++)
         if (rows[r].at)
-            gemv_fetch<W>(a, rows[r], c.slice,
-                          ring + c.stage * gemv_shape<W>::stage + r * gemv_shape<W>::slot, lane);
+            gemv_fetch<W, gemv_shape<W>::span>(
+                a, rows[r], c.slice,
+                ring + c.stage * gemv_shape<W>::stage + r * gemv_shape<W>::slot, lane);
     if (++c.slice == slices) {
         c.slice = 0;
         c.group++;

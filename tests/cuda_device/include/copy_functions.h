@@ -7,6 +7,9 @@
 static inline void copy_16(void *to, const void *from, unsigned bytes) {
     cuda_device_lane_copy(to, from, 16, bytes);
 }
+static inline void copy_whole_16(void *to, const void *from) {
+    cuda_device_lane_copy(to, from, 16, 16);
+}
 static inline void copy_close() {
     cuda_device_lane_commit();
 }
