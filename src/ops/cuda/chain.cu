@@ -64,11 +64,17 @@ xlstm_status cuda_chain_create(struct cuda_chain **out) {
 
 /* ---- Launching ---- */
 
-static chain_variant variant_of(int type) {
+static chain_variant variant_of(const cuda_stream *s, int type) {
+    const bool integers = s->base.options.profile == OPS_FAST;
     chain_variant v = chain_of_floats(type < 0 ? (int)DTYPE_BF16 : type);
     if (!v.kernel)
-        v = chain_of_four_bits(type);
-    return v.kernel ? v : chain_of_more_bits(type);
+        v = chain_of_four_bits(type, integers);
+    return v.kernel ? v : chain_of_more_bits(type, integers);
+}
+
+/* Shared memory for a step's input. */
+static int input_floats(const chain_variant *v, const gemv_arguments *a) {
+    return a->row_floats + a->input.padded / v->elements * v->unit_bytes / (int)sizeof(float);
 }
 
 /* Shared memory of a block but for the rings. */
@@ -124,7 +130,7 @@ extern "C" void cuda_flush(cuda_stream *s) {
     cuda_chain *chain = s->chain;
     if (chain->count == 0)
         return;
-    const chain_variant v = variant_of(chain->type);
+    const chain_variant v = variant_of(s, chain->type);
     struct chain_arguments a = {};
     if (!ops_failed(&s->check) && cuda_enter(s->gpu) == XLSTM_OK) {
         chain->launches++;
@@ -170,10 +176,11 @@ static int stages_of(const cuda_stream *s, const chain_variant *v, const gemv_ar
 
 void chain_project(cuda_stream *s, const char *name, int type, const gemv_arguments *a) {
     cuda_chain *chain = s->chain;
-    const chain_variant v = variant_of(type);
+    const chain_variant v = variant_of(s, type);
+    const int floats = input_floats(&v, a);
     if (ops_failed(&s->check))
         return;
-    if (depth_of(s, &v, a->row_floats, 1) < 1) {
+    if (depth_of(s, &v, floats, 1) < 1) {
         ops_fail(
             &s->check, XLSTM_UNSUPPORTED,
             "%s: a row of %d values does not fit in the %zu bytes of shared memory of this GPU",
@@ -182,15 +189,15 @@ void chain_project(cuda_stream *s, const char *name, int type, const gemv_argume
     }
     if (s->rehearsing) {
         struct chain_arguments loaded = {};
-        loaded.x_floats = round_up(a->row_floats, 4);
+        loaded.x_floats = round_up(floats, 4);
         loaded.depth = depth_of(s, &v, loaded.x_floats, v.depth);
         launch_chain(s, &loaded, &v);
         return;
     }
     if (chain->count == CHAIN_STEPS || (chain->type >= 0 && chain->type != type) ||
-        depth_of(s, &v, larger(chain->x_floats, a->row_floats), 1) < 1)
+        depth_of(s, &v, larger(chain->x_floats, floats), 1) < 1)
         cuda_flush(s);
-    chain_step *step = append(s, a->row_floats);
+    chain_step *step = append(s, floats);
     step->kind = CHAIN_PROJECT;
     step->project = *a;
     chain->type = type;

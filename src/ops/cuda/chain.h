@@ -46,11 +46,13 @@ struct chain_variant {
     int warps;              /* that stream rows; one more takes the few */
     int depth, stage_bytes; /* of a warp's ring */
     int rows, span;         /* of a stage: rows, and bytes of each */
+    int elements,
+        unit_bytes; /* of a unit: weights, and bytes of activations as integers (0: floats) */
 };
-/* NULL kernel: not of this file. */
+/* NULL kernel: not of this file. `integers`: activations of eight bits (integers.h), for weights in blocks. */
 chain_variant chain_of_floats(int type);
-chain_variant chain_of_four_bits(int type);
-chain_variant chain_of_more_bits(int type);
+chain_variant chain_of_four_bits(int type, bool integers);
+chain_variant chain_of_more_bits(int type, bool integers);
 
 /* Takes the step into the chain of the stream, or launches that first where they cannot go together. */
 void chain_project(cuda_stream *s, const char *name, int type, const gemv_arguments *a);

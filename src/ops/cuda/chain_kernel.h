@@ -10,6 +10,7 @@
 
 #include "ops/cuda/chain.h"
 #include "ops/cuda/grid.h"
+#include "ops/cuda/integers.h"
 
 enum { CHAIN_THREADS = (CHAIN_WARPS + 1) * WARP };
 
@@ -179,11 +180,45 @@ template <class W> static __device__ __forceinline__ void chain_arrived(const ch
 
 /* ---- A projection ---- */
 
+/* The input of a step as units of weights meet it: floats, or integers behind them. */
+template <class W, bool integers = (W::integers != 0)> struct chain_input {
+    typedef float value;
+    enum { PASS = (WARP * W::elements / 64) * 68 }; /* input_place(WARP * W::elements) */
+    static __device__ __forceinline__ void lay(const gemv_arguments &, const float *) {
+    }
+    static __device__ __forceinline__ const value *first(const gemv_arguments &, const float *x,
+                                                         int lane) {
+        return x + input_place(lane * W::elements);
+    }
+    static __device__ __forceinline__ void add(float (&sums)[W::rows][1],
+                                               const uint8_t *(&unit)[W::rows], const value *y) {
+        gemv_unit<W, 1>::add(sums, unit, y, 0);
+    }
+};
+
+template <class W> struct chain_input<W, true> {
+    typedef uint8_t value;
+    enum { UNIT = W::blocks * (GROUP_VALUES + 8) + W::blocks % 2 * 8, PASS = WARP * UNIT };
+    static __device__ __forceinline__ void lay(const gemv_arguments &a, float *x) {
+        __syncthreads();
+        integers_lay<W::blocks>(x, a.input.padded, (uint8_t *)(x + a.row_floats));
+    }
+    static __device__ __forceinline__ const value *first(const gemv_arguments &a, const float *x,
+                                                         int lane) {
+        return (const uint8_t *)(x + a.row_floats) + lane * UNIT;
+    }
+    static __device__ __forceinline__ void add(float (&sums)[W::rows][1],
+                                               const uint8_t *(&unit)[W::rows], const value *y) {
+        integer_unit<W>::add(sums, unit, y);
+    }
+};
+
 template <class W>
 static __device__ __forceinline__ void chain_stream(const chain_step *near, int step, int last,
                                                     const float *x, int warp, int lane,
                                                     chain_ring<W> &ring) {
     typedef chain_shape<W> shape;
+    typedef chain_input<W> input;
     const gemv_arguments &a = near[step % CHAIN_NEAR].project;
     const int together = chain_together(a, W::rows), slices = chain_slices<W>(a);
     const int units = (a.input.width + W::elements - 1) / W::elements;
@@ -205,7 +240,7 @@ static __device__ __forceinline__ void chain_stream(const chain_step *near, int 
             place[r] =
                 r * shape::SLOT + ((int)W::blocks > 0 ? rows[r].lead() : 0) + lane * W::bytes;
         int unit = lane;
-        const float *y = x + input_place(lane * W::elements);
+        const typename input::value *y = input::first(a, x, lane);
         for (int slice = 0; slice < slices; slice++) {
             chain_arrived<W>(ring);
 #pragma unroll
@@ -215,10 +250,10 @@ static __device__ __forceinline__ void chain_stream(const chain_step *near, int 
 #pragma unroll
                     for (int r = 0; r < W::rows; r++)
                         at[r] = ring.at + place[r] + u * shape::PART;
-                    gemv_unit<W, 1>::add(sums, at, y, 0);
+                    input::add(sums, at, y);
                 }
                 unit += WARP;
-                y += input_place(WARP * W::elements);
+                y += input::PASS;
             }
             __syncwarp();
             chain_refill<W>(near, last, warp, lane, ring);
@@ -387,6 +422,7 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
         chain_load(a, i + AHEAD + 1, near);
         if (s.kind == CHAIN_PROJECT) {
             input_lay(s.project.input, 0, x, parts);
+            chain_input<W>::lay(s.project, x);
             __syncthreads();
             if (streams)
                 chain_stream<W>(near, i, last, x, warp, lane, ring);
@@ -410,6 +446,8 @@ template <class W> static chain_variant chain_variant_of(void) {
     v.stage_bytes = chain_shape<W>::STAGE;
     v.rows = W::rows;
     v.span = chain_shape<W>::SPAN;
+    v.elements = W::elements;
+    v.unit_bytes = W::integers ? integer_unit_bytes(W::blocks) : 0;
     return v;
 }
 

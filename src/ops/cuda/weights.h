@@ -18,7 +18,7 @@ enum { UNIT_VALUES = 8, STEPS = 4 };
 
 struct f32_weights {
     enum { type = DTYPE_F32, blocks = 0, elements = 8, bytes = 32, aligned = 16 };
-    enum { rows = 4, depth = 3 };
+    enum { rows = 4, depth = 3, integers = 0 };
     static __device__ __forceinline__ void values(const uint8_t *unit, float v[UNIT_VALUES]) {
         float4 low = *(const float4 *)unit, high = *((const float4 *)unit + 1);
         v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
@@ -28,7 +28,7 @@ struct f32_weights {
 
 struct bf16_weights {
     enum { type = DTYPE_BF16, blocks = 0, elements = 8, bytes = 16, aligned = 16 };
-    enum { rows = 4, depth = 5 };
+    enum { rows = 4, depth = 5, integers = 0 };
     static __device__ __forceinline__ void values(const uint8_t *unit, float v[UNIT_VALUES]) {
         uint4 u = *(const uint4 *)unit;
         const uint32_t word[4] = {u.x, u.y, u.z, u.w};
@@ -42,7 +42,7 @@ struct bf16_weights {
 
 struct f16_weights {
     enum { type = DTYPE_F16, blocks = 0, elements = 8, bytes = 16, aligned = 16 };
-    enum { rows = 4, depth = 5 };
+    enum { rows = 4, depth = 5, integers = 0 };
     static __device__ __forceinline__ void values(const uint8_t *unit, float v[UNIT_VALUES]) {
         uint4 u = *(const uint4 *)unit;
         const uint32_t word[4] = {u.x, u.y, u.z, u.w};
@@ -100,18 +100,23 @@ static __device__ __forceinline__ void four_bit_values(uint32_t word, float orig
 static __device__ __forceinline__ uint32_t fifth_bits(uint32_t bits) {
     return ((bits & 15u) * 0x00204081u & 0x01010101u) << 4;
 }
-/* Step j of a block with a fifth bit: the word of its four-bit values, and the word of fifth bits. */
+/* Step j of a block with a fifth bit: from the word of its four-bit values, and the word of fifth bits. */
+static __device__ __forceinline__ void five_bit_words(uint32_t word, uint32_t fifth, int j,
+                                                      uint32_t *low, uint32_t *high) {
+    *low = (word & 0x0f0f0f0fu) | fifth_bits(fifth >> (4 * j));
+    *high = (word >> 4 & 0x0f0f0f0fu) | fifth_bits(fifth >> (16 + 4 * j));
+}
 static __device__ __forceinline__ void five_bit_values(uint32_t word, uint32_t fifth, int j,
                                                        float origin, float v[UNIT_VALUES]) {
-    uint32_t low = (word & 0x0f0f0f0fu) | fifth_bits(fifth >> (4 * j));
-    uint32_t high = (word >> 4 & 0x0f0f0f0fu) | fifth_bits(fifth >> (16 + 4 * j));
+    uint32_t low, high;
+    five_bit_words(word, fifth, j, &low, &high);
     byte_values(low, high, origin, v);
 }
 
 /* `b` is the block of the unit. */
 struct q8_0_weights {
     enum { type = DTYPE_Q8_0, blocks = 2, elements = 64, bytes = 68, aligned = 4, least = 0 };
-    enum { rows = 2, depth = 3 };
+    enum { rows = 2, depth = 3, integers = 0 };
     static __device__ __forceinline__ float scale(const uint8_t *unit, int b) {
         return unit_half(unit, 34 * b);
     }
@@ -128,7 +133,7 @@ struct q8_0_weights {
 
 struct q4_0_weights {
     enum { type = DTYPE_Q4_0, blocks = 2, elements = 64, bytes = 36, aligned = 4, least = 0 };
-    enum { rows = 2, depth = 4 };
+    enum { rows = 2, depth = 4, integers = 0 };
     static __device__ __forceinline__ float scale(const uint8_t *unit, int b) {
         return unit_half(unit, 18 * b);
     }
@@ -151,7 +156,7 @@ static __device__ __forceinline__ uint32_t four_levels(uint32_t word) {
 
 struct iq4_nl_weights {
     enum { type = DTYPE_IQ4_NL, blocks = 2, elements = 64, bytes = 36, aligned = 4, least = 0 };
-    enum { rows = 2, depth = 4 };
+    enum { rows = 2, depth = 4, integers = 0 };
     static __device__ __forceinline__ float scale(const uint8_t *unit, int b) {
         return unit_half(unit, 18 * b);
     }
@@ -174,7 +179,7 @@ struct iq4_nl_weights {
 
 struct q5_0_weights {
     enum { type = DTYPE_Q5_0, blocks = 2, elements = 64, bytes = 44, aligned = 4, least = 0 };
-    enum { rows = 2, depth = 3 };
+    enum { rows = 2, depth = 3, integers = 0 };
     static __device__ __forceinline__ float scale(const uint8_t *unit, int b) {
         return unit_half(unit, 22 * b);
     }
@@ -190,7 +195,7 @@ struct q5_0_weights {
 
 struct q4_1_weights {
     enum { type = DTYPE_Q4_1, blocks = 1, elements = 32, bytes = 20, aligned = 4, least = 1 };
-    enum { rows = 2, depth = 6 };
+    enum { rows = 2, depth = 6, integers = 0 };
     static __device__ __forceinline__ float scale(const uint8_t *unit, int) {
         return unit_half(unit, 0);
     }
@@ -205,7 +210,7 @@ struct q4_1_weights {
 
 struct q5_1_weights {
     enum { type = DTYPE_Q5_1, blocks = 1, elements = 32, bytes = 24, aligned = 4, least = 1 };
-    enum { rows = 2, depth = 5 };
+    enum { rows = 2, depth = 5, integers = 0 };
     static __device__ __forceinline__ float scale(const uint8_t *unit, int) {
         return unit_half(unit, 0);
     }
