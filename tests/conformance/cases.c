@@ -33,6 +33,7 @@ static const struct sizes {
     {3, 1, 2080, 5, true},
     {1, 2, 515, 521, true},
     {1, 4, 1048, 9, false},
+    {1, 43, 64, 300, true}, /* rows of several pieces that begin between multiples of 16 bytes */
     {1, 3, 32, 67, true},
     {9, 1, 544, 70, true},
 };

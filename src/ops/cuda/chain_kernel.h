@@ -90,9 +90,7 @@ static __device__ __forceinline__ void chain_enter(const gemv_arguments &a, int 
         wide = wide && c.rows[r].wide;
         c.from[r] = c.rows[r].at - c.rows[r].lead() + 16 * lane;
     }
-    c.easy =
-        wide ? (a.used_bytes - (chain_shape<W>::SLOT - chain_shape<W>::SPAN)) / chain_shape<W>::SPAN
-             : 0;
+    c.easy = wide ? a.used_bytes / chain_shape<W>::SPAN : 0;
 }
 
 /* An easy slice. The 16 bytes behind it that a row between multiples of 16 needs may be the next row's, or behind the
