@@ -1,7 +1,8 @@
 /* Speed of every op with the shapes of xLSTM-7B in bf16: GB/s of the weights and states that it
  * must move, GFLOP/s that it must do, and both as percentages of what this machine's processors
  * were measured to reach in the same run (more than 100 %: the data fit into a cache). The median
- * of several runs after one to warm up. */
+ * of several runs after one to warm up. Devices with products of fp8 get a long prompt, too, without
+ * and with them. */
 #include "conformance/checks.h"
 #include "conformance/side.h"
 
@@ -16,7 +17,16 @@
 #include "base/clock.h"
 #include "engine/machine.h"
 
-enum { WIDTH = 4096, FFN = 10944, VOCAB = 50304, HEADS = 8, D_QK = 256, D_V = 512, RUNS = 9 };
+enum {
+    WIDTH = 4096,
+    FFN = 10944,
+    VOCAB = 50304,
+    HEADS = 8,
+    D_QK = 256,
+    D_V = 512,
+    RUNS = 9,
+    PROMPT = 8192
+};
 
 typedef struct workbench {
     ops_device *device;
@@ -144,8 +154,17 @@ static const struct measured {
     {"normalize", run_normalize, 0, 2.0 * 4 * WIDTH, 2.0 * WIDTH},
 };
 
-static void open_workbench(workbench *w, ops_device *device, int64_t tokens) {
+/* Weights that are wanted in fp8 are made in that. */
+static void rehearse(workbench *w) {
+    w->device->rehearse(w->stream, true);
+    for (size_t i = 0; i < sizeof all_measured / sizeof *all_measured; i++)
+        all_measured[i].run(w);
+    w->device->rehearse(w->stream, false);
+}
+
+static void open_workbench(workbench *w, ops_device *device, int64_t tokens, bool fp8) {
     ops_stream_options options = {.profile = OPS_FAST,
+                                  .fp8 = fp8,
                                   .limits = {.tokens = tokens,
                                              .sequences = 1,
                                              .width = FFN,
@@ -186,6 +205,8 @@ static void open_workbench(workbench *w, ops_device *device, int64_t tokens) {
                                   .eps = 1e-6,
                                   .h = w->h};
     device->write(w->stream, w->mlstm.batch.start.buffer, 0, start, sizeof start);
+    if (fp8)
+        rehearse(w);
 }
 
 static void close_workbench(workbench *w) {
@@ -233,6 +254,15 @@ static void print_line(const struct measured *m, int64_t tokens, double seconds,
     fflush(stdout);
 }
 
+static void measure_tokens(ops_device *device, int64_t tokens, bool fp8,
+                           const machine_limits *limits) {
+    workbench w;
+    open_workbench(&w, device, tokens, fp8);
+    for (size_t i = 0; i < sizeof all_measured / sizeof *all_measured; i++)
+        print_line(&all_measured[i], tokens, seconds_of(&w, &all_measured[i]), limits);
+    close_workbench(&w);
+}
+
 void measure_speed(ops_device *device) {
     static const int64_t tokens[] = {1, 4, 64, 256};
     char text[300];
@@ -245,11 +275,11 @@ void measure_speed(ops_device *device) {
            limits.update_bytes_per_second / 1e9, limits.fma_flops_per_second / 1e9);
     printf("%-22s %7s %10s %9s %7s %10s %7s\n", "op, xLSTM-7B in bf16", "tokens", "ms", "GB/s", "",
            "GFLOP/s", "");
-    for (int i = 0; i < 4; i++) {
-        workbench w;
-        open_workbench(&w, device, tokens[i]);
-        for (size_t j = 0; j < sizeof all_measured / sizeof *all_measured; j++)
-            print_line(&all_measured[j], tokens[i], seconds_of(&w, &all_measured[j]), &limits);
-        close_workbench(&w);
-    }
+    for (int i = 0; i < 4; i++)
+        measure_tokens(device, tokens[i], false, &limits);
+    if (!device->fp8 || device->fp8(device) != XLSTM_OK)
+        return;
+    measure_tokens(device, PROMPT, false, &limits);
+    printf("with the option fp8:\n");
+    measure_tokens(device, PROMPT, true, &limits);
 }
