@@ -1,7 +1,9 @@
 /* Products of fp8: against the same products in double, of factors that are rounded to e4m3 here; and what a stream of the
  * option `fp8` does where it cannot.
  *
- * Tensor cores keep some 14 bits of the sum of 128 products; the test device adds in f32. */
+ * The test device adds in f32: outputs are near to 1e-5 of the sum of the magnitudes that were added. Tensor cores keep
+ * some 14 bits of each of 32 products, as many below the largest of them: what is lost is up to 2^-13 of that, which among
+ * normal numbers is some 8 times the others, and so 2^-10 of the sum of magnitudes where all is lost to one side. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -258,7 +260,7 @@ static void check(const problem *p, bool is_fp8) {
     const int64_t count = p->tokens * p->rows;
     double *room = must_allocate((size_t)count * sizeof *room);
     double *plain = expected(&s, p, &o, false, 0, room);
-    double *fp8 = expected(&s, p, &o, true, on_test_device() ? 1e-5 : 0x1p-11, room);
+    double *fp8 = expected(&s, p, &o, true, on_test_device() ? 1e-5 : 0x1p-10, room);
     const double *y = s.outputs[0].values;
     int64_t outside = 0;
     for (int64_t i = 0; i < count; i++)
