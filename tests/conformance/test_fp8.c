@@ -337,6 +337,102 @@ static void test_cuda_others(void **state) {
     check(&(problem){.tokens = 150, .rows = 33, .width = 96, .weight = DTYPE_BF16}, false);
 }
 
+/* ---- The end of an mLSTM layer: rows are normed by head, and gated ---- */
+
+typedef struct layer {
+    int64_t tokens, heads, size, rows;
+    bool skips;
+    dtype between; /* of h and the gate */
+} layer;
+
+/* act(o) * (norm(h) + skip * x), in double. */
+static double *layer_rows(side *s, const layer *l, const struct ops_mlstm_output *op) {
+    double *h = side_read(s, &op->h), *o = side_read(s, &op->output_gate);
+    double *weight = side_read(s, &op->norm.weight);
+    double *skip = l->skips ? side_read(s, &op->skip) : NULL;
+    double *x = l->skips ? side_read(s, &op->skip_input) : NULL;
+    const int64_t width = l->heads * l->size;
+    for (int64_t row = 0; row < l->tokens * l->heads; row++) {
+        double *y = h + row * l->size, mean = 0, squares = 0;
+        for (int64_t i = 0; i < l->size; i++)
+            mean += y[i] / (double)l->size;
+        for (int64_t i = 0; i < l->size; i++)
+            squares += (y[i] - mean) * (y[i] - mean);
+        for (int64_t i = 0; i < l->size; i++) {
+            const int64_t at = row * l->size + i, column = at % width;
+            y[i] = (y[i] - mean) / sqrt(squares / (double)l->size + 1e-6) * weight[column];
+            y[i] += l->skips ? skip[column] * x[at] : 0;
+            y[i] *= (l->skips ? o[at] : 1) / (1 + exp(-o[at]));
+        }
+    }
+    free(o);
+    free(weight);
+    free(skip);
+    free(x);
+    return h;
+}
+
+static void check_layer(const layer *l) {
+    const int64_t width = l->heads * l->size;
+    const problem p = {.tokens = l->tokens, .rows = l->rows, .width = width, .weight = DTYPE_BF16};
+    const int64_t split[] = {l->tokens, l->heads, l->size}, flat[] = {l->tokens, width},
+                  w[] = {l->rows, width}, out[] = {l->tokens, l->rows};
+    side s;
+    open_side(&s, &p, true);
+    double *values = must_allocate(sizeof *values * (size_t)(l->tokens * width));
+    draw_normal(5, 1, 0, l->tokens * width, 0.3, 2, values);
+    struct ops_mlstm_output op = {.h = side_place(&s, l->between, 3, split, values),
+                                  .activation = l->skips ? OPS_SILU : OPS_SIGMOID,
+                                  .norm = {.kind = OPS_NORM_LAYER,
+                                           .groups = (int)l->heads,
+                                           .eps = 1e-6,
+                                           .weight = side_draw(&s, SIDE_TABLE, 1, &width, 1, 0.2)},
+                                  .weight = side_draw(&s, SIDE_WEIGHT, 2, w, 0, 0.05),
+                                  .residual = side_draw(&s, SIDE_TABLE, 2, out, 0, 1),
+                                  .sign = 1,
+                                  .out = side_poison(&s, 2, out)};
+    draw_normal(6, 1, 0, l->tokens * width, 0, 1, values);
+    op.output_gate = side_place(&s, l->between, 2, flat, values);
+    if (l->skips) {
+        op.skip = side_draw(&s, SIDE_TABLE, 1, &width, 1, 0.2);
+        op.skip_input = side_draw(&s, SIDE_TABLE, 2, flat, 0, 1);
+    }
+    side_output(&s, "out", &op.out);
+    rehearse(&s, true);
+    s.as.device->ops.mlstm_output(s.stream, &op);
+    rehearse(&s, false);
+    s.as.device->ops.mlstm_output(s.stream, &op);
+    side_finish(&s, "mlstm_output");
+    double *x = layer_rows(&s, l, &op);
+    float *scale = quantise(x, l->tokens, width);
+    const operands o = {.weight = {op.weight}};
+    product want = multiply(&s, &p, &o, 0, x, scale, true);
+    double *residual = side_read(&s, &op.residual);
+    for (int64_t i = 0; i < l->tokens * l->rows; i++)
+        want.z[i] += residual[i];
+    const double error = distance(s.outputs[0].values, want.z, l->tokens * l->rows, 1e-3);
+    if (!(error < 5e-4))
+        fail_msg("%lld heads of %lld: %.2e from the product of e4m3 factors", (long long)l->heads,
+                 (long long)l->size, error);
+    free(values);
+    free(x);
+    free(scale);
+    free(want.z);
+    free(want.size);
+    free(residual);
+    side_close(&s);
+}
+
+/* Heads that a warp each keeps; more of them than warps; longer ones than a warp keeps; odd ones. */
+static void test_cuda_layers(void **state) {
+    (void)state;
+    check_layer(&(layer){130, 4, 64, 48, false, DTYPE_F32});
+    check_layer(&(layer){130, 4, 64, 48, true, DTYPE_F32});
+    check_layer(&(layer){130, 12, 32, 48, false, DTYPE_F32});
+    check_layer(&(layer){130, 2, 600, 48, true, DTYPE_F32});
+    check_layer(&(layer){130, 3, 37, 48, false, DTYPE_F32});
+}
+
 /* The identity gives rows back as they were rounded: a row's largest is 448, so that nothing is scaled. */
 static void test_cuda_rounding(void **state) {
     (void)state;
@@ -433,10 +529,11 @@ static void test_cuda_unrehearsed(void **state) {
 
 int main(int argc, char **argv) {
     static struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cuda_rounding), cmocka_unit_test(test_cuda_endings),
-        cmocka_unit_test(test_cuda_bands),    cmocka_unit_test(test_cuda_weights),
-        cmocka_unit_test(test_cuda_norms),    cmocka_unit_test(test_cuda_others),
-        cmocka_unit_test(test_cuda_several),  cmocka_unit_test(test_cuda_unrehearsed),
+        cmocka_unit_test(test_cuda_rounding),    cmocka_unit_test(test_cuda_endings),
+        cmocka_unit_test(test_cuda_bands),       cmocka_unit_test(test_cuda_weights),
+        cmocka_unit_test(test_cuda_norms),       cmocka_unit_test(test_cuda_others),
+        cmocka_unit_test(test_cuda_layers),      cmocka_unit_test(test_cuda_several),
+        cmocka_unit_test(test_cuda_unrehearsed),
     };
     return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }
