@@ -9,8 +9,10 @@
 #include "ops/cuda/fp8.h"
 #include "ops/cuda/products.h"
 
-/* Fewer tokens go faster by project.cu, and fewer rows are gates, which are sensitive and cost nothing. */
-enum { LEAST_TOKENS = 9, LEAST_ROWS = 33 };
+/* Fewer tokens go faster by project.cu: where weights must be unpacked or a warp multiplies 16 tokens at least, and
+ * where the kernel for few tokens takes the weights as they lie. Fewer rows are gates, which are sensitive and cost
+ * nothing. */
+enum { LEAST_TOKENS = 9, LEAST_TOKENS_READY = 2, LEAST_ROWS = 33 };
 /* Rows that are unpacked at a time: a round number, and of the 7B model's matrices as many as 96 MB have. */
 enum { ROWS_STEP = 128, UNPACKED_BYTES = 96 << 20 };
 
@@ -21,15 +23,16 @@ static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-bool cuda_takes_product(const cuda_stream *s, const cuda_input *in, const ops_tensor *weight) {
-    return s->base.options.profile == OPS_FAST && in->x.shape[0] >= LEAST_TOKENS &&
-           weight->shape[0] >= LEAST_ROWS;
-}
-
 /* Whether a kernel can take the rows as they lie. */
 static bool is_ready(const ops_tensor *t) {
     return t->dtype == DTYPE_BF16 && t->shape[1] % GEMM_ALIGNMENT == 0 &&
            t->stride[0] % GEMM_ALIGNMENT == 0 && (uintptr_t)cuda_at(t) % 16 == 0;
+}
+
+bool cuda_takes_product(const cuda_stream *s, const cuda_input *in, const ops_tensor *weight) {
+    const bool ready = s->gpu->major == 9 && is_ready(weight);
+    return s->base.options.profile == OPS_FAST && weight->shape[0] >= LEAST_ROWS &&
+           in->x.shape[0] >= (ready ? LEAST_TOKENS_READY : LEAST_TOKENS);
 }
 
 static ops_tensor input_rows(cuda_stream *s, const cuda_input *in) {
