@@ -146,7 +146,7 @@ LARGE_SCRIPTS := $(sort $(wildcard tests/large/*.sh))
 # which a signal or a terminal comes between.
 ifneq ($(findstring thread,$(SANITIZE)),)
 LEFT_OUT := $(addprefix $(BUILD)/tests/,cli/% engine/test_machine format/% golden/test_parity golden/test_quantised \
-              kernels/test_compensated kernels/test_mlstm_extremes kernels/test_mlstm_fixtures kernels/test_mlstm_forms \
+              kernels/test_compensated kernels/test_slstm_halves kernels/test_mlstm_extremes kernels/test_mlstm_fixtures kernels/test_mlstm_forms \
               kernels/test_mlstm_gradients ops/test_superaccumulator ops/test_two_float text/%) \
             $(filter-out tests/e2e/chat.sh tests/e2e/instrumented.sh tests/e2e/interrupt.sh,$(E2E_SCRIPTS))
 endif
@@ -284,7 +284,7 @@ include tests/cuda_device/rules.mk
 DEVICE_RUNS := $(if $(SANITIZE),,$(METAL_RUNS) $(METAL_PRODUCT_TESTS) $(DEVICE_OBJC_TESTS) $(CUDA_DEVICE_RUNS))
 DEVICE_KERNELS := $(METAL_MODULES) $(METAL_PLANTS)
 
-test-programs: $(DEVICE_KERNELS) $(DEVICE_RUNS) $(METAL_PROGRAMS) $(CUDA_DEVICE_PROGRAMS)
+test-programs: $(DEVICE_KERNELS) $(DEVICE_RUNS) $(METAL_PROGRAMS) $(CUDA_DEVICE_PROGRAMS) $(if $(SANITIZE)$(CUDA),,$(CUDA_DEVICE_HOST))
 test-quick: $(DEVICE_KERNELS) $(DEVICE_RUNS)
 
 # ---- Compiling -----------------------------------------------------------------------------------

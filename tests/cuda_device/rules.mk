@@ -6,7 +6,8 @@ CUDA_DEVICE := $(BUILD)/cuda_device
 CUDA_DEVICE_CXX ?= clang++-19
 CUDA_DEVICE_MISSING := $(strip $(if $(filter Linux-x86_64 Linux-amd64,$(OS)-$(ARCH)),,the test device runs on Linux on x86-64) \
                        $(if $(shell command -v $(CUDA_DEVICE_CXX)),,$(CUDA_DEVICE_CXX) is not installed) \
-                       $(if $(SANITIZE),the test device is not sanitized) $(if $(CUDA),this build has CUDA itself))
+                       $(if $(SANITIZE),the test device is not sanitized) $(if $(CUDA),this build has CUDA itself) \
+                       $(if $(filter build/%,$(BUILD)),the test device belongs to another build))
 
 CUDA_DEVICE_MACHINE := $(if $(shell grep -q ' avx2 .* bmi2 ' /proc/cpuinfo 2>/dev/null && echo 1),-march=x86-64-v3)
 # Warnings are nvcc's business, but for what it does not see.
@@ -46,11 +47,12 @@ $(CUDA_DEVICE)/host/version.o: src/base/version.c $(BUILD)/flags $(BUILD)/versio
 
 CUDA_DEVICE_OBJECTS := $(patsubst $(CUDA_TEST)/%.cc,$(CUDA_DEVICE)/runtime/%.o,$(wildcard $(CUDA_TEST)/*.cc))
 
+CUDA_DEVICE_HOST := $(CUDA_HOST_SOURCES:src/ops/cuda/%.c=$(CUDA_DEVICE)/host/%.o) \
+                    $(foreach name,ops kernel_list version,$(CUDA_DEVICE)/host/$(name).o)
+
 # These stand in front of the library, and so in the place of what it has of the same names.
 CUDA_DEVICE_LINKED := $(CUDA_SOURCES:src/ops/cuda/%.cu=$(CUDA_DEVICE)/kernels/%.o) \
-                      $(CUDA_HOST_SOURCES:src/ops/cuda/%.c=$(CUDA_DEVICE)/host/%.o) \
-                      $(CUDA_DEVICE_OBJECTS) \
-                      $(foreach name,ops kernel_list version,$(CUDA_DEVICE)/host/$(name).o)
+                      $(CUDA_DEVICE_HOST) $(CUDA_DEVICE_OBJECTS)
 CUDA_DEVICE_TESTS := conformance/test_conformance conformance/test_fp8 golden/test_golden golden/test_neurips kernels/test_small \
                      kernels/test_slstm kernels/test_slstm_halves kernels/test_mlstm_fixtures kernels/test_mlstm_halves
 CUDA_DEVICE_PROGRAMS = $(if $(CUDA_DEVICE_MISSING),,$(CUDA_DEVICE)/xlstm $(CUDA_DEVICE_PLANTED) \
