@@ -55,6 +55,8 @@ bool ops_expect_span(ops_check *c, const char *what, const ops_buffer *buffer, s
 /* Whether all of the op is as its struct says (expect_ops.c): tensors, chunk length, ring, batch. */
 bool ops_expect_mlstm(ops_check *c, const struct ops_mlstm *op);
 bool ops_expect_slstm(ops_check *c, const struct ops_slstm *op);
+/* All of mlstm_output but the product: norm, weight, bias, residual and out are the caller's. */
+bool ops_expect_mlstm_output(ops_check *c, const struct ops_mlstm_output *op);
 /* `types`: what the device takes of weights and biases, or of the source of embed and take_rows. */
 bool ops_expect_take(ops_check *c, const char *name, const ops_tensor *source, int types,
                      const ops_tensor *index, const ops_tensor *out);

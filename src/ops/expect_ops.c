@@ -61,6 +61,32 @@ bool ops_expect_mlstm(ops_check *c, const struct ops_mlstm *op) {
            ops_expect_batch(c, "mlstm", &op->batch, op->c.shape[0]);
 }
 
+static bool check_skip(ops_check *c, const struct ops_mlstm_output *op, int64_t tokens,
+                       int64_t width) {
+    const char *name = "mlstm_output";
+    if (ops_present(&op->skip) != ops_present(&op->skip_input))
+        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: skip and skip_input go together", name);
+    return !ops_present(&op->skip) ||
+           (ops_expect1(c, name, "skip", &op->skip, OPS_F32, width) &&
+            ops_expect2(c, name, "skip_input", &op->skip_input, OPS_F32, tokens, width));
+}
+
+bool ops_expect_mlstm_output(ops_check *c, const struct ops_mlstm_output *op) {
+    const char *name = "mlstm_output";
+    if (!ops_expect(c, name, "h", &op->h, ops_wide(c), 3, (int64_t[]){-1, -1, -1}))
+        return false;
+    const int64_t tokens = op->h.shape[0], width = op->h.shape[1] * op->h.shape[2];
+    if (op->h.stride[1] != op->h.shape[2])
+        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: the heads of h must follow each other",
+                        name);
+    if (op->activation != OPS_SIGMOID && op->activation != OPS_SILU)
+        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: the activation must be sigmoid or SiLU",
+                        name);
+    return check_skip(c, op, tokens, width) &&
+           ops_expect2(c, name, "the output gate", &op->output_gate, ops_wide(c), tokens, width) &&
+           ops_expect_limits(c, name, tokens, width);
+}
+
 /* ---- sLSTM ---- */
 
 bool ops_expect_slstm(ops_check *c, const struct ops_slstm *op) {

@@ -284,38 +284,13 @@ void cpu_project_add(ops_stream *stream, const struct ops_project_add *op) {
     run_job(&job);
 }
 
-static bool check_skip(cpu_stream *s, const struct ops_mlstm_output *op, int64_t tokens,
-                       int64_t width) {
-    const char *name = "mlstm_output";
-    if (ops_present(&op->skip) != ops_present(&op->skip_input))
-        return ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: skip and skip_input go together",
-                        name);
-    return !ops_present(&op->skip) ||
-           (ops_expect1(&s->check, name, "skip", &op->skip, OPS_F32, width) &&
-            ops_expect2(&s->check, name, "skip_input", &op->skip_input, OPS_F32, tokens, width));
-}
-
 void cpu_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
     cpu_stream *s = (cpu_stream *)stream;
     const char *name = "mlstm_output";
-    if (ops_failed(&s->check) ||
-        !ops_expect(&s->check, name, "h", &op->h, OPS_F32, 3, (int64_t[]){-1, -1, -1}))
+    if (ops_failed(&s->check) || !ops_expect_mlstm_output(&s->check, op))
         return;
     project_job job = {.tokens = op->h.shape[0], .width = op->h.shape[1] * op->h.shape[2]};
-    if (op->h.stride[1] != op->h.shape[2]) {
-        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: the heads of h must follow each other",
-                 name);
-        return;
-    }
-    if (op->activation != OPS_SIGMOID && op->activation != OPS_SILU) {
-        ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: the activation must be sigmoid or SiLU",
-                 name);
-        return;
-    }
-    if (!check_skip(s, op, job.tokens, job.width) ||
-        !ops_expect2(&s->check, name, "the output gate", &op->output_gate, OPS_F32, job.tokens,
-                     job.width) ||
-        !ops_expect_norm(&s->check, name, &op->norm, job.width) ||
+    if (!ops_expect_norm(&s->check, name, &op->norm, job.width) ||
         !prepare_add(s, name, &job, &op->weight, &op->bias, &op->residual, op->sign, &op->out))
         return;
     job.x = cpu_gated(s, op, job.width);

@@ -334,35 +334,19 @@ void metal_project_add(ops_stream *stream, const struct ops_project_add *op) {
         run_addition(s, &in, &add);
 }
 
-static bool check_output(metal_stream *s, const struct ops_mlstm_output *op, int64_t tokens,
-                         int64_t width) {
+/* What the kernels of Metal ask for beyond that. */
+static bool check_output(metal_stream *s, const struct ops_mlstm_output *op) {
     const char *name = "mlstm_output";
-    ops_check *c = &s->check;
-    if (op->h.stride[1] != op->h.shape[2])
-        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: the heads of h must follow each other",
-                        name);
-    if (op->activation != OPS_SIGMOID && op->activation != OPS_SILU)
-        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: the activation must be sigmoid or SiLU",
-                        name);
-    if (ops_present(&op->skip) != ops_present(&op->skip_input))
-        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: skip and skip_input go together", name);
-    if (ops_present(&op->skip) &&
-        !(ops_expect1(c, name, "skip", &op->skip, OPS_F32, width) &&
-          ops_expect2(c, name, "skip_input", &op->skip_input, OPS_F32, tokens, width) &&
-          metal_expect_type(s, name, "skip_input", &op->skip_input)))
-        return false;
-    return ops_expect2(c, name, "the output gate", &op->output_gate, OPS_F32, tokens, width) &&
+    return ops_expect_mlstm_output(&s->check, op) && metal_expect_type(s, name, "h", &op->h) &&
+           (!ops_present(&op->skip) || metal_expect_type(s, name, "skip_input", &op->skip_input)) &&
            metal_expect_type(s, name, "the output gate", &op->output_gate) &&
-           ops_expect_limits(c, name, tokens, width) &&
-           metal_expect_norm(s, name, &op->norm, width);
+           metal_expect_norm(s, name, &op->norm, op->h.shape[1] * op->h.shape[2]);
 }
 
 void metal_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
     metal_stream *s = (metal_stream *)stream;
     const char *name = "mlstm_output";
-    if (ops_failed(&s->check) ||
-        !ops_expect(&s->check, name, "h", &op->h, OPS_F32, 3, (int64_t[]){-1, -1, -1}) ||
-        !metal_expect_type(s, name, "h", &op->h))
+    if (ops_failed(&s->check) || !check_output(s, op))
         return;
     metal_input in = {.x = op->h,
                       .norm = op->norm,
@@ -378,7 +362,7 @@ void metal_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
                     .residual = &op->residual,
                     .sign = (float)op->sign,
                     .out = &op->out};
-    if (!check_output(s, op, in.x.shape[0], in.x.shape[1]) || !check_addition(s, name, &in, &add))
+    if (!check_addition(s, name, &in, &add))
         return;
     metal_input rows = prepare(s, &in);
     run_addition(s, &rows, &add);
