@@ -29,6 +29,7 @@ typedef struct conformance_case {
     void (*run)(side *s, int variant);
     double tolerance; /* relative 2-norm, f32 activations; f64 has CONFORMANCE_F64 */
     const char *reason;
+    bool between; /* takes or gives what lies between the ops of a layer, which may be bf16 */
 } conformance_case;
 
 /* Rounding of f64, a few hundred additions deep. */

@@ -176,7 +176,7 @@ static bool run_part(side *s, const mlstm_problem *p, const pool *states, int ch
     int64_t rows = start[count], heads = shape->heads, d_qk = shape->d_qk, d_v = shape->d_v;
     if (count) {
         int64_t qk = heads * d_qk, hv = heads * d_v;
-        dtype type = p->halves ? DTYPE_BF16 : s->as.activation;
+        dtype type = p->halves ? DTYPE_BF16 : side_between(s);
         ops_tensor data = place_wide(s, type, rows, token, 3, (double *[]){p->k, p->q, p->v},
                                      (int64_t[]){qk, qk, hv});
         ops_tensor gates = place_wide(s, s->as.activation, rows, token, 2, (double *[]){p->i, p->f},

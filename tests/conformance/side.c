@@ -226,7 +226,8 @@ ops_tensor side_draw(side *s, enum side_kind kind, int rank, const int64_t *shap
         inner *= i ? shape[i] : 1;
     }
     double *values = must_allocate((size_t)count * sizeof *values);
-    int64_t skipped = kind == SIDE_ROWS ? side_first_row(s) * inner : 0;
+    bool by_row = kind == SIDE_ROWS || kind == SIDE_BETWEEN;
+    int64_t skipped = by_row ? side_first_row(s) * inner : 0;
     uint64_t stream = (uint64_t)s->drawn++;
     bool in_blocks = kind == SIDE_WEIGHT && dtype_block(s->as.weight) > 1;
     if (in_blocks && rank == 2) {
@@ -234,7 +235,10 @@ ops_tensor side_draw(side *s, enum side_kind kind, int rank, const int64_t *shap
         return place_blocks(s, stream, shape, spread);
     }
     draw_normal(s->seed, stream, skipped, count, mean, spread, values);
-    dtype type = kind != SIDE_WEIGHT ? s->as.activation : in_blocks ? DTYPE_F32 : s->as.weight;
+    dtype type = kind == SIDE_BETWEEN  ? side_between(s)
+                 : kind != SIDE_WEIGHT ? s->as.activation
+                 : in_blocks           ? DTYPE_F32
+                                       : s->as.weight;
     ops_tensor t = side_place(s, type, rank, shape, values);
     free(values);
     return t;
@@ -242,6 +246,14 @@ ops_tensor side_draw(side *s, enum side_kind kind, int rank, const int64_t *shap
 
 ops_tensor side_poison(side *s, int rank, const int64_t *shape) {
     return side_place(s, s->as.activation, rank, shape, NULL);
+}
+
+dtype side_between(const side *s) {
+    return s->narrow ? DTYPE_BF16 : s->as.activation;
+}
+
+ops_tensor side_poison_between(side *s, int rank, const int64_t *shape) {
+    return side_place(s, side_between(s), rank, shape, NULL);
 }
 
 ops_tensor side_columns(const ops_tensor *t, int64_t first, int64_t count) {

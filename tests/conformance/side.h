@@ -23,6 +23,7 @@ typedef struct side {
     setting as;
     bool exact;   /* the reference in double */
     bool ragged;  /* odd offsets, gaps between rows */
+    bool narrow;  /* what lies between the ops of a layer is bf16 */
     int64_t only; /* >= 0: the case is to build this row alone of its batch */
     uint64_t seed;
     ops_stream *stream;
@@ -47,13 +48,17 @@ ops_tensor side_i32(side *s, int64_t count, const int32_t *values);
 ops_tensor side_i64(side *s, int64_t count, const int64_t *values);
 
 /* Normally distributed values. SIDE_ROWS: activations, a row a token, only row `only` if that is
- * set; SIDE_TABLE: activations that are always whole; SIDE_WEIGHT: a weight. Where the setting has
- * weights in blocks, matrices are blocks of random bits and other weights f32. */
-enum side_kind { SIDE_ROWS, SIDE_TABLE, SIDE_WEIGHT };
+ * set; SIDE_BETWEEN: the same of what lies between the ops of a layer; SIDE_TABLE: activations that
+ * are always whole; SIDE_WEIGHT: a weight. Where the setting has weights in blocks, matrices are
+ * blocks of random bits and other weights f32. */
+enum side_kind { SIDE_ROWS, SIDE_BETWEEN, SIDE_TABLE, SIDE_WEIGHT };
 ops_tensor side_draw(side *s, enum side_kind kind, int rank, const int64_t *shape, double mean,
                      double spread);
 /* An output of the activation type, full of NaN. */
 ops_tensor side_poison(side *s, int rank, const int64_t *shape);
+/* The same of what lies between the ops of a layer, and its type. */
+ops_tensor side_poison_between(side *s, int rank, const int64_t *shape);
+dtype side_between(const side *s);
 /* Columns [first, first + count) of a matrix. */
 ops_tensor side_columns(const ops_tensor *t, int64_t first, int64_t count);
 /* How many rows a case of `tokens` rows builds, and which is the first. */

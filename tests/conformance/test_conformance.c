@@ -34,6 +34,7 @@ enum { MAX_COLUMNS = 256 };
 typedef struct column {
     setting as;
     bool exact;      /* f64 activations */
+    bool narrow;     /* bf16 between the ops of a layer */
     const char *isa; /* instruction set, or NULL: the best */
 } column;
 
@@ -45,19 +46,29 @@ static bool is_listed(int weight) {
     return !thread || type == DTYPE_F32 || type == DTYPE_BF16 || type == DTYPE_Q4_0;
 }
 
+enum kind { KIND_EXACT, KIND_FAST, KIND_F64, KIND_NARROW, KINDS };
+
 /* The reference is there too, as what f32 storage alone does to the result; profiles mean nothing
  * to it, and in f64 it would be compared with itself. */
+static bool has_kind(const ops_device *device, enum kind kind) {
+    bool reference = strcmp(device->name, "reference") == 0;
+    return kind == KIND_EXACT ||
+           (!reference && (kind == KIND_FAST || (kind == KIND_F64 && device->f64) ||
+                           (kind == KIND_NARROW && device->narrow_from > 0)));
+}
+
 static int list_columns(column *columns) {
     int count = 0;
     for (int d = 0; ops_device_at(d); d++)
         for (int w = test_uses_device(ops_device_at(d)->name) ? 0 : conformance_weight_count;
              w < conformance_weight_count; w++)
-            for (int kind = 0; is_listed(w) && kind < 3 && count < MAX_COLUMNS; kind++) {
-                setting as = {ops_device_at(d), kind == 2 ? DTYPE_F64 : DTYPE_F32,
-                              conformance_weights[w], kind == 1 ? OPS_FAST : OPS_EXACT, 2};
-                bool reference = strcmp(as.device->name, "reference") == 0;
-                if (kind == 0 || (!reference && (kind == 1 || as.device->f64)))
-                    columns[count++] = (column){as, kind == 2, NULL};
+            for (enum kind kind = KIND_EXACT; is_listed(w) && kind < KINDS && count < MAX_COLUMNS;
+                 kind++) {
+                setting as = {ops_device_at(d), kind == KIND_F64 ? DTYPE_F64 : DTYPE_F32,
+                              conformance_weights[w],
+                              kind == KIND_FAST || kind == KIND_NARROW ? OPS_FAST : OPS_EXACT, 2};
+                if (has_kind(as.device, kind))
+                    columns[count++] = (column){as, kind == KIND_F64, kind == KIND_NARROW, NULL};
             }
     return count;
 }
@@ -66,10 +77,11 @@ static uint64_t seed_of(int c, int variant) {
     return (uint64_t)(c * 1000 + variant + 1);
 }
 
-static void run_side(side *s, const conformance_case *c, const setting *as, bool exact, int variant,
-                     int64_t only) {
+static void run_side(side *s, const conformance_case *c, const setting *as, bool narrow, bool exact,
+                     int variant, int64_t only) {
     ops_limits limits = c->limits(variant);
     side_open(s, as, exact, variant % 2, seed_of((int)(c - conformance_cases), variant), &limits);
+    s->narrow = narrow;
     s->only = only;
     c->run(s, variant);
     side_finish(s, c->op);
@@ -97,7 +109,7 @@ static void check_bits(const side *s, const side *exact, double tolerance,
         side other;
         setting as = s->as;
         as.threads = threads[i];
-        run_side(&other, c, &as, false, variant, -1);
+        run_side(&other, c, &as, s->narrow, false, variant, -1);
         require_equal(s, &other, -1, c, variant, "the number of threads");
         side_close(&other);
     }
@@ -106,7 +118,7 @@ static void check_bits(const side *s, const side *exact, double tolerance,
     int64_t tokens = c->tokens(variant);
     for (int64_t row = 0; row < tokens; row += 1 + tokens / 4) {
         side other;
-        run_side(&other, c, &s->as, false, variant, row);
+        run_side(&other, c, &s->as, s->narrow, false, variant, row);
         double error = keeps_order(s->as.device) ? 0 : side_row_error(&other, exact, row);
         if (keeps_order(s->as.device))
             require_equal(s, &other, row, c, variant, "the other rows of the batch");
@@ -121,7 +133,7 @@ static void check_bits(const side *s, const side *exact, double tolerance,
 
 /* Whether the op runs in this column: the device has it, and the type of weights matters. */
 static bool is_run(const conformance_case *c, const column *in, int op) {
-    return ops_device_has(in->as.device, op) &&
+    return ops_device_has(in->as.device, op) && (c->between || !in->narrow) &&
            (in->as.weight == conformance_weights[0] ||
             c->weights >= (dtype_block(in->as.weight) > 1 ? WEIGHT_MATRICES : WEIGHT_FLOATS));
 }
@@ -130,11 +142,12 @@ static bool takes_variant(const conformance_case *c, const column *in, int varia
     return c->limits(variant).width % dtype_block(in->as.weight) == 0;
 }
 
-/* Products in the profile fast may round what they multiply; embeddings are copied. */
+/* Products in the profile fast may round what they multiply, and so may the mLSTM where that is bf16 already; embeddings
+ * are copied. */
 static double tolerance_of(const conformance_case *c, const column *in, int variant) {
     if (in->exact)
         return CONFORMANCE_F64;
-    if (c->weights != WEIGHT_MATRICES || c->tolerance == 0)
+    if ((c->weights != WEIGHT_MATRICES && !in->narrow) || c->tolerance == 0)
         return c->tolerance;
     if (in->as.profile != OPS_FAST)
         return conformance_sum_tolerance(c->limits(variant).width);
@@ -162,16 +175,16 @@ static void run_variant(const conformance_case *c, int op, int variant, const co
         const column *in = &columns[i];
         if (!is_run(c, in, op) || !takes_variant(c, in, variant))
             continue;
-        if (!current || current->as.weight != in->as.weight ||
+        if (!current || current->as.weight != in->as.weight || current->narrow != in->narrow ||
             current->as.activation != in->as.activation) {
             if (current)
                 side_close(&exact);
-            run_side(&exact, c, &in->as, true, variant, -1);
+            run_side(&exact, c, &in->as, in->narrow, true, variant, -1);
             current = in;
         }
         side s;
         use_isa(in->isa);
-        run_side(&s, c, &in->as, false, variant, -1);
+        run_side(&s, c, &in->as, in->narrow, false, variant, -1);
         double error = side_error(&s, &exact), tolerance = tolerance_of(c, in, variant);
         if (!(error <= outcomes[i].worst))
             outcomes[i].worst = error;
@@ -199,6 +212,7 @@ static void print_heads(const column *columns, int count) {
         char text[40];
         snprintf(text, sizeof text, "%s %s",
                  columns[i].exact                     ? "f64"
+                 : columns[i].narrow                  ? "narrow"
                  : columns[i].as.profile == OPS_EXACT ? "exact"
                                                       : "fast",
                  dtype_name(columns[i].as.weight));

@@ -74,4 +74,10 @@ fi
 # The text.
 run generate -m $demo --device cuda -p 'The capital of France is' -n 48
 same 'the capital of France' ' Paris.' "$(cat "$work/out")"
+# A prompt of 32 tokens, so that in the profile fast what lies between the ops of a layer is bf16.
+capitals='The capital of France is Paris. The capital of Germany is Berlin. The capital of Italy is Rome.'
+for profile in fast exact; do
+    run generate -m $demo --device cuda -p "$capitals The capital of France is" -n 12 --profile $profile
+    same "capitals, $profile" ' Paris.' "$(cat "$work/out")"
+done
 finish

@@ -35,9 +35,10 @@ struct gemv_matrix {
 
 struct gemv_part {
     struct gemv_matrix matrix, up; /* up: GEMV_GATED */
-    float *out;
-    const float *residual; /* or NULL */
+    void *out;                     /* f32, or bf16 where they are halves */
+    const void *residual;          /* of the same type, or NULL */
     int64_t out_stride, residual_stride;
+    int halves;            /* 0: f32; else the kernel is one with `halves` */
     int type, first, rows; /* rows [first, first + rows) of all parts of its kind */
     float soft_cap;
 };
@@ -217,14 +218,16 @@ template <class W, int tokens> struct gemv_unit<W, tokens, true> {
 
 /* What a lane puts out of a group: row r, token t. What it needs is asked for when the group begins. */
 struct gemv_output {
-    float *at; /* NULL: nothing */
+    void *at; /* NULL: nothing */
     float bias, residual, soft_cap;
+    int type; /* of `at` */
 };
 
 static __device__ __forceinline__ float gemv_bias(const gemv_matrix &m, int row) {
     return m.bias ? load_as(m.bias, m.bias_type, row) : 0.0f;
 }
 
+template <bool halves = false>
 static __device__ __forceinline__ gemv_output gemv_output_of(const gemv_arguments &a,
                                                              const gemv_part &part, bool up,
                                                              int row, int64_t token) {
@@ -232,11 +235,17 @@ static __device__ __forceinline__ gemv_output gemv_output_of(const gemv_argument
     o.bias = gemv_bias(up ? part.up : part.matrix, row);
     if (up || token >= a.input.tokens)
         return o;
-    o.at = part.out + token * part.out_stride + row;
+    o.type = halves && part.halves ? DTYPE_BF16 : DTYPE_F32;
+    o.at = (char *)part.out + (token * part.out_stride + row) * (o.type == DTYPE_F32 ? 4 : 2);
     o.soft_cap = part.soft_cap;
     if (part.residual)
-        o.residual = part.residual[token * part.residual_stride + row];
+        o.residual = load_as(part.residual, o.type, token * part.residual_stride + row);
     return o;
+}
+
+template <bool halves = false>
+static __device__ __forceinline__ void gemv_store(const gemv_output &o, float y) {
+    store_as(o.at, halves ? o.type : (int)DTYPE_F32, 0, y);
 }
 
 /* All of GEMV_GATED but the product of the two. */
@@ -255,7 +264,7 @@ static __device__ __forceinline__ float gemv_end(const gemv_arguments &a, const 
 }
 
 /* The sums of all lanes, each to the lane that puts it out: row r and token t to lane r * tokens + t. */
-template <class W, int tokens>
+template <class W, int tokens, bool halves = false>
 static __device__ __forceinline__ void gemv_put(const gemv_arguments &a, const gemv_output &o,
                                                 float (&sums)[W::rows][tokens], int lane) {
     float z = 0.0f;
@@ -270,7 +279,7 @@ static __device__ __forceinline__ void gemv_put(const gemv_arguments &a, const g
     float up = __shfl_down_sync(ALL_LANES, z, W::rows / 2 * tokens);
     if (o.at) {
         float y = gemv_end(a, o, z);
-        *o.at = a.ending == GEMV_GATED ? y * up : y;
+        gemv_store<halves>(o, a.ending == GEMV_GATED ? y * up : y);
     }
 }
 
@@ -305,7 +314,7 @@ static __device__ __forceinline__ void gemv_few_prefetch(const gemv_arguments &a
     }
 }
 
-template <int tokens>
+template <int tokens, bool halves = false>
 static __device__ __forceinline__ void gemv_few(const gemv_arguments &a, const float *x,
                                                 int64_t token, int lane) {
     for (int row = (int)blockIdx.x; row < a.few_rows; row += (int)gridDim.x) {
@@ -327,9 +336,9 @@ static __device__ __forceinline__ void gemv_few(const gemv_arguments &a, const f
 #pragma unroll
         for (int t = 0; t < tokens; t++) {
             float z = warp_sum(sums[t]);
-            gemv_output o = gemv_output_of(a, part, false, row - part.first, token + t);
+            gemv_output o = gemv_output_of<halves>(a, part, false, row - part.first, token + t);
             if (lane == 0 && o.at)
-                *o.at = gemv_end(a, o, z + o.bias);
+                gemv_store<halves>(o, gemv_end(a, o, z + o.bias));
         }
     }
 }
@@ -337,7 +346,7 @@ static __device__ __forceinline__ void gemv_few(const gemv_arguments &a, const f
 /* ---- All of it ---- */
 
 /* The rows of a warp, after its ring was filled. `c`: what it fetches next. */
-template <class W, int tokens>
+template <class W, int tokens, bool halves = false>
 static __device__ __forceinline__ void
 gemv_stream(const gemv_arguments &a, int begin, int end, int slices, int total, gemv_cursor &c,
             gemv_row fetched[W::rows], uint8_t *ring, const float *x, int64_t token, int lane) {
@@ -354,7 +363,8 @@ gemv_stream(const gemv_arguments &a, int begin, int end, int slices, int total, 
             out = {};
             if (r < W::rows && row < end) {
                 const gemv_part &part = gemv_part_of(a, row);
-                out = gemv_output_of(a, part, r >= step, row - part.first, token + lane % tokens);
+                out = gemv_output_of<halves>(a, part, r >= step, row - part.first,
+                                             token + lane % tokens);
             }
         }
         copy_wait<W::depth - 1>();
@@ -374,15 +384,16 @@ gemv_stream(const gemv_arguments &a, int begin, int end, int slices, int total, 
         copy_close();
         stage = stage + 1 == (int)W::depth ? 0 : stage + 1;
         if (++slice == slices) {
-            gemv_put<W, tokens>(a, out, sums, lane);
+            gemv_put<W, tokens, halves>(a, out, sums, lane);
             slice = 0;
             group++;
         }
     }
 }
 
-/* A block of INPUT_WARPS warps, and one more where there are a few rows; blocks along y take `tokens` tokens each. */
-template <class W, int tokens>
+/* A block of INPUT_WARPS warps, and one more where there are a few rows; blocks along y take `tokens` tokens each.
+ * halves: rows that go in or come out may be bf16. */
+template <class W, int tokens, bool halves>
 static __global__ void __launch_bounds__(INPUT_THREADS + WARP, 1)
     gemv(const __grid_constant__ struct gemv_arguments a) {
     extern __shared__ float4 gemv_shared[];
@@ -413,12 +424,13 @@ static __global__ void __launch_bounds__(INPUT_THREADS + WARP, 1)
         gemv_few_prefetch(a, lane);
     cuda_wait();
     for (int t = 0; t < count; t++)
-        input_lay(a.input, token + t, x + t * a.row_floats, parts);
+        input_lay<halves>(a.input, token + t, x + t * a.row_floats, parts);
     __syncthreads();
     if (streams)
-        gemv_stream<W, tokens>(a, begin, end, slices, total, c, fetched, ring, x, token, lane);
+        gemv_stream<W, tokens, halves>(a, begin, end, slices, total, c, fetched, ring, x, token,
+                                       lane);
     else
-        gemv_few<tokens>(a, x, token, lane);
+        gemv_few<tokens, halves>(a, x, token, lane);
 }
 
 #endif

@@ -13,14 +13,16 @@
 enum { INPUT_THREADS = 256, INPUT_WARPS = INPUT_THREADS / WARP, INPUT_HELD = 4 };
 
 struct input_arguments {
-    const float *x, *gate, *skip, *skip_input;
+    const void *x, *gate; /* f32, or bf16 where they are halves */
+    const float *skip, *skip_input;
     const void *weight, *bias; /* of the norm; bias may be NULL */
     int64_t x_stride, gate_stride, skip_input_stride;
     int64_t tokens;
     int width, padded; /* values of a row; with zeros up to whole units of weights */
     int kind, groups, weight_type, bias_type;
     int activation;
-    int fours; /* rows and groups begin at multiples of four values */
+    int fours; /* rows and groups begin at multiples of four values, all of them f32 */
+    int x_halves, gate_halves; /* 0: f32 */
     float eps;
 };
 
@@ -45,12 +47,29 @@ static __device__ __forceinline__ float team_sum(const input_team &team, float x
     return team.block ? block_sum(x, parts) : warp_sum(x);
 }
 
+/* A row of f32, or, in kernels with `halves`, perhaps of bf16. */
+struct input_values {
+    const void *at;
+    int type;
+};
+template <bool halves>
+static __device__ __forceinline__ input_values input_values_of(const void *rows, bool narrow,
+                                                               int64_t first) {
+    if (halves && narrow)
+        return {(const uint16_t *)rows + first, DTYPE_BF16};
+    return {(const float *)rows + first, DTYPE_F32};
+}
+
 /* Values i to i + 3 of which `count` are there; others are 0. */
-static __device__ __forceinline__ float4 load_four(const float *p, int i, int count, int fours) {
+template <bool halves>
+static __device__ __forceinline__ float4 load_four(const input_values &p, int i, int count,
+                                                   int fours) {
     if (fours)
-        return *(const float4 *)(p + i);
-    return make_float4(p[i], count > 1 ? p[i + 1] : 0.0f, count > 2 ? p[i + 2] : 0.0f,
-                       count > 3 ? p[i + 3] : 0.0f);
+        return *(const float4 *)((const float *)p.at + i);
+    const int type = halves ? p.type : (int)DTYPE_F32;
+    return make_float4(load_as(p.at, type, i), count > 1 ? load_as(p.at, type, i + 1) : 0.0f,
+                       count > 2 ? load_as(p.at, type, i + 2) : 0.0f,
+                       count > 3 ? load_as(p.at, type, i + 3) : 0.0f);
 }
 static __device__ __forceinline__ float4 get_four(const float *row, int i, int count, int fours) {
     if (fours)
@@ -104,9 +123,10 @@ static __device__ __forceinline__ float four_squares(float4 v, float mean, int c
     return fmaf(d, d, sum);
 }
 
-/* One row of one token: pointers to its values. */
+/* One row of one token: its values. */
 struct input_row {
-    const float *x, *gate, *skip_input;
+    input_values x, gate;
+    const float *skip_input;
 };
 
 /* norm(x), with the norm's weight from where the value goes, and what gates do to it. */
@@ -140,6 +160,7 @@ static __device__ __forceinline__ float4 input_four(const input_arguments &a, co
 
 /* A group of the row: the first INPUT_HELD fours of a thread are held in registers, so that memory is asked for all
  * of them at once. */
+template <bool halves>
 static __device__ __forceinline__ void input_group(const input_arguments &a, const input_row &r,
                                                    const input_team &team, int first, int size,
                                                    float *row, float *parts) {
@@ -149,8 +170,9 @@ static __device__ __forceinline__ void input_group(const input_arguments &a, con
 #pragma unroll
     for (int k = 0; k < INPUT_HELD; k++) {
         int i = begin + k * step;
-        x[k] = i < size ? load_four(r.x, first + i, size - i, a.fours) : zero;
-        gate[k] = i < size && a.gate ? load_four(r.gate, first + i, size - i, a.fours) : zero;
+        x[k] = i < size ? load_four<halves>(r.x, first + i, size - i, a.fours) : zero;
+        gate[k] =
+            i < size && a.gate ? load_four<halves>(r.gate, first + i, size - i, a.fours) : zero;
     }
     float mean = 0.0f, scale = 1.0f;
     if (a.kind == OPS_NORM_LAYER) {
@@ -159,7 +181,7 @@ static __device__ __forceinline__ void input_group(const input_arguments &a, con
         for (int k = 0; k < INPUT_HELD; k++)
             sum += four_sum(x[k]);
         for (int i = begin + INPUT_HELD * step; i < size; i += step)
-            sum += four_sum(load_four(r.x, first + i, size - i, a.fours));
+            sum += four_sum(load_four<halves>(r.x, first + i, size - i, a.fours));
         mean = team_sum(team, sum, parts) / (float)size;
     }
     if (a.kind != OPS_NORM_NONE) {
@@ -169,7 +191,8 @@ static __device__ __forceinline__ void input_group(const input_arguments &a, con
             if (begin + k * step < size)
                 sum += four_squares(x[k], mean, size - begin - k * step);
         for (int i = begin + INPUT_HELD * step; i < size; i += step)
-            sum += four_squares(load_four(r.x, first + i, size - i, a.fours), mean, size - i);
+            sum +=
+                four_squares(load_four<halves>(r.x, first + i, size - i, a.fours), mean, size - i);
         scale = 1.0f / sqrtf(team_sum(team, sum, parts) / (float)size + a.eps);
     }
 #pragma unroll
@@ -180,28 +203,30 @@ static __device__ __forceinline__ void input_group(const input_arguments &a, con
                      input_four(a, r, row, first + i, size - i, x[k], gate[k], mean, scale));
     }
     for (int i = begin + INPUT_HELD * step; i < size; i += step) {
-        float4 z = a.gate ? load_four(r.gate, first + i, size - i, a.fours) : zero;
+        float4 z = a.gate ? load_four<halves>(r.gate, first + i, size - i, a.fours) : zero;
         put_four(row, first + i, size - i, a.fours,
                  input_four(a, r, row, first + i, size - i,
-                            load_four(r.x, first + i, size - i, a.fours), z, mean, scale));
+                            load_four<halves>(r.x, first + i, size - i, a.fours), z, mean, scale));
     }
 }
 
 /* After cuda_wait(): token t's row. All threads of the block come here; the row is whole after a barrier. `parts`
  * has 32 floats of shared memory. */
+template <bool halves = false>
 static __device__ __forceinline__ void input_lay(const input_arguments &a, int64_t token,
                                                  float *row, float *parts) {
-    const input_row r = {a.x + token * a.x_stride, a.gate + token * a.gate_stride,
+    const input_row r = {input_values_of<halves>(a.x, a.x_halves, token * a.x_stride),
+                         input_values_of<halves>(a.gate, a.gate_halves, token * a.gate_stride),
                          a.skip_input + token * a.skip_input_stride};
     input_team team = input_team_of(a);
     int size = a.width / a.groups;
     if (threadIdx.x >= INPUT_THREADS) { /* there for the barriers within sums alone */
         if (team.block)
-            input_group(a, r, {0, INPUT_THREADS, 0, 1, true}, 0, 0, row, parts);
+            input_group<halves>(a, r, {0, INPUT_THREADS, 0, 1, true}, 0, 0, row, parts);
         return;
     }
     for (int g = team.first; g < a.groups; g += team.step)
-        input_group(a, r, team, g * size, size, row, parts);
+        input_group<halves>(a, r, team, g * size, size, row, parts);
 }
 
 #endif

@@ -21,12 +21,13 @@ static bool check_vector(ops_check *c, const char *op, const char *name, const o
     return !ops_present(t) || ops_expect1(c, op, name, t, VECTORS, size);
 }
 
+/* `types`: of the outputs. */
 static bool check_matrix(ops_check *c, const char *op, const ops_tensor *weight,
                          const ops_tensor *bias, int64_t tokens, int64_t rows, int64_t width,
-                         const ops_tensor *out) {
+                         const ops_tensor *out, int types) {
     return ops_expect2(c, op, "a weight", weight, MATRICES, rows, width) &&
            check_vector(c, op, "a bias", bias, weight->shape[0]) &&
-           ops_expect2(c, op, "out", out, OPS_F32, tokens, weight->shape[0]);
+           ops_expect2(c, op, "out", out, types, tokens, weight->shape[0]);
 }
 
 static bool check_norm(ops_check *c, const char *op, const ops_norm *norm, int64_t width) {
@@ -36,24 +37,31 @@ static bool check_norm(ops_check *c, const char *op, const ops_norm *norm, int64
              check_vector(c, op, "the norm's bias", &norm->bias, width)));
 }
 
-static bool check_input(ops_check *c, const char *op, const ops_tensor *x, const ops_norm *norm) {
-    return !ops_failed(c) && ops_expect2(c, op, "x", x, OPS_F32, -1, -1) &&
+static bool check_input(ops_check *c, const char *op, const ops_tensor *x, int types,
+                        const ops_norm *norm) {
+    return !ops_failed(c) && ops_expect2(c, op, "x", x, types, -1, -1) &&
            ops_expect_limits(c, op, x->shape[0], x->shape[1]) &&
            check_norm(c, op, norm, x->shape[1]);
 }
 
 /* ---- Arguments of the kernel ---- */
 
+static bool is_halves(const ops_tensor *t) {
+    return ops_present(t) && t->dtype == DTYPE_BF16;
+}
+
 static bool at_fours(const ops_tensor *t) {
-    return !ops_present(t) ||
-           ((uintptr_t)cuda_at(t) % 16 == 0 && (t->rank < 2 || t->stride[0] % 4 == 0));
+    return !ops_present(t) || (!is_halves(t) && (uintptr_t)cuda_at(t) % 16 == 0 &&
+                               (t->rank < 2 || t->stride[0] % 4 == 0));
 }
 
 static input_arguments arguments_of_input(const cuda_input *in) {
     bool normed = in->norm.kind != OPS_NORM_NONE;
     input_arguments a = {};
-    a.x = (const float *)cuda_at(&in->x);
-    a.gate = (const float *)cuda_at(&in->gate);
+    a.x = cuda_at(&in->x);
+    a.gate = cuda_at(&in->gate);
+    a.x_halves = is_halves(&in->x);
+    a.gate_halves = is_halves(&in->gate);
     a.skip = (const float *)cuda_at(&in->skip);
     a.skip_input = (const float *)cuda_at(&in->skip_input);
     a.x_stride = in->x.stride[0];
@@ -94,44 +102,68 @@ static int round_up(int x, int to) {
 
 enum { FEW_TOKENS = 4 };
 
-/* Shared memory of a block for FEW_TOKENS tokens. */
-template <class W> static size_t shared_bytes(const gemv_arguments *a) {
-    return ((size_t)FEW_TOKENS * (size_t)a->row_floats + WARP) * sizeof(float) +
+/* Shared memory of a block for `tokens` tokens. */
+template <class W> static size_t shared_bytes(const gemv_arguments *a, int tokens) {
+    return ((size_t)tokens * (size_t)a->row_floats + WARP) * sizeof(float) +
            (size_t)W::depth * INPUT_WARPS * gemv_shape<W>::stage;
+}
+
+template <class W, int tokens, bool halves>
+static void launch(cuda_stream *s, const char *name, const gemv_arguments *a, size_t shared) {
+    const int blocks = (a->rows + INPUT_WARPS - 1) / INPUT_WARPS, most = s->gpu->processors;
+    const dim3 grid((unsigned)(blocks < most ? blocks : most),
+                    (unsigned)((a->input.tokens + tokens - 1) / tokens));
+    cuda_run(s, name, gemv<W, tokens, halves>, grid,
+             INPUT_THREADS + (a->few_rows > 0 ? (unsigned)WARP : 0u), shared, *a);
+}
+
+static const float *row_at(const void *rows, int64_t row, int64_t stride) {
+    return rows ? (const float *)rows + row * stride : NULL;
 }
 
 /* Token by token, by chains. */
 static void run_tokens(cuda_stream *s, const char *name, int type, const gemv_arguments *all) {
     gemv_arguments a = *all;
+    const input_arguments *in = &all->input;
     a.input.tokens = 1;
-    for (int64_t t = 0; t < all->input.tokens; t++) {
-        a.input.x = all->input.x + t * a.input.x_stride;
-        a.input.gate = all->input.gate ? all->input.gate + t * a.input.gate_stride : NULL;
-        a.input.skip_input =
-            all->input.skip_input ? all->input.skip_input + t * a.input.skip_input_stride : NULL;
+    for (int64_t t = 0; t < in->tokens; t++) {
+        a.input.x = row_at(in->x, t, in->x_stride);
+        a.input.gate = row_at(in->gate, t, in->gate_stride);
+        a.input.skip_input = row_at(in->skip_input, t, in->skip_input_stride);
         for (int i = 0; i < a.parts + a.few_parts; i++) {
             const gemv_part *from = &all->part[i];
-            a.part[i].out = from->out + t * from->out_stride;
-            a.part[i].residual = from->residual ? from->residual + t * from->residual_stride : NULL;
+            a.part[i].out = (void *)row_at(from->out, t, from->out_stride);
+            a.part[i].residual = row_at(from->residual, t, from->residual_stride);
         }
         chain_project(s, name, type, &a);
     }
+}
+
+/* Rows of bf16 come here where a matrix is too small for tensor cores: one token a block will do. */
+static bool has_halves(const gemv_arguments *a) {
+    bool halves = a->input.x_halves || a->input.gate_halves;
+    for (int i = 0; i < a->parts + a->few_parts; i++)
+        halves |= a->part[i].halves;
+    return halves;
 }
 
 template <class W> static void run_as(cuda_stream *s, const char *name, gemv_arguments *a) {
     a->used_bytes = (int)dtype_bytes((dtype)W::type, a->input.width);
     a->input.padded = round_up(a->input.width, W::elements);
     a->row_floats = round_up(input_place(a->input.padded), 4);
-    const size_t shared = shared_bytes<W>(a);
-    if (a->input.tokens == 1 || shared > s->gpu->shared_bytes) {
+    const bool halves = has_halves(a);
+    const size_t shared = shared_bytes<W>(a, halves ? 1 : FEW_TOKENS), most = s->gpu->shared_bytes;
+    if (halves && shared > most)
+        ops_fail(
+            &s->check, XLSTM_UNSUPPORTED,
+            "%s: a row of %d values does not fit in the %zu bytes of shared memory of this GPU",
+            name, a->input.width, most);
+    else if (halves)
+        launch<W, 1, true>(s, name, a, shared);
+    else if (a->input.tokens == 1 || shared > most)
         run_tokens(s, name, W::type, a);
-        return;
-    }
-    const int blocks = (a->rows + INPUT_WARPS - 1) / INPUT_WARPS, most = s->gpu->processors;
-    dim3 grid((unsigned)(blocks < most ? blocks : most),
-              (unsigned)((a->input.tokens + FEW_TOKENS - 1) / FEW_TOKENS));
-    cuda_run(s, name, gemv<W, FEW_TOKENS>, grid,
-             INPUT_THREADS + (a->few_rows > 0 ? (unsigned)WARP : 0u), shared, *a);
+    else
+        launch<W, FEW_TOKENS, false>(s, name, a, shared);
 }
 
 static void run(cuda_stream *s, const char *name, dtype type, gemv_arguments *a) {
@@ -167,8 +199,9 @@ static void add_part(gemv_arguments *a, const ops_projection *p, bool few) {
     part->type = p->weight.dtype;
     part->first = *rows;
     part->rows = (int)p->weight.shape[0];
-    part->out = (float *)cuda_at(&p->out);
+    part->out = cuda_at(&p->out);
     part->out_stride = p->out.stride[0];
+    part->halves = is_halves(&p->out);
     part->soft_cap = (float)p->soft_cap;
     *rows += part->rows;
     (*(few ? &a->few_parts : &a->parts))++;
@@ -256,7 +289,7 @@ static void run_projections(cuda_stream *s, const char *name, const cuda_input *
 void cuda_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
     cuda_stream *s = (cuda_stream *)stream;
     const char *name = "norm_project";
-    if (!check_input(&s->check, name, &op->x, &op->norm))
+    if (!check_input(&s->check, name, &op->x, OPS_F32, &op->norm))
         return;
     if (op->count < 1 || op->count > OPS_MAX_PROJECTIONS) {
         ops_fail(&s->check, XLSTM_INVALID_ARGUMENT, "%s: %d projections, 1 to %d are possible",
@@ -266,7 +299,7 @@ void cuda_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
     for (int i = 0; i < op->count; i++) {
         const ops_projection *p = &op->projection[i];
         if (!check_matrix(&s->check, name, &p->weight, &p->bias, op->x.shape[0], -1, op->x.shape[1],
-                          &p->out))
+                          &p->out, ops_wide(&s->check)))
             return;
     }
     cuda_input in = {};
@@ -280,7 +313,7 @@ void cuda_norm_project(ops_stream *stream, const struct ops_norm_project *op) {
 typedef struct addition {
     const ops_tensor *weight, *bias, *residual, *out;
     float sign;
-    bool multiply; /* out = act(z) * residual */
+    bool multiply; /* out = act(z) * residual, both of one type */
     enum ops_activation activation;
 } addition;
 
@@ -304,7 +337,7 @@ static void run_addition(cuda_stream *s, const char *name, const cuda_input *in,
     a.activation = add->activation;
     ops_projection projection = {*add->weight, *add->bias, 0.0, *add->out};
     add_part(&a, &projection, false);
-    a.part[0].residual = (const float *)cuda_at(add->residual);
+    a.part[0].residual = cuda_at(add->residual);
     a.part[0].residual_stride = add->residual->stride[0];
     run(s, name, add->weight->dtype, &a);
 }
@@ -336,20 +369,22 @@ static void run_gated_apart(cuda_stream *s, const char *name, const cuda_input *
 void cuda_norm_project_gated(ops_stream *stream, const struct ops_norm_project_gated *op) {
     cuda_stream *s = (cuda_stream *)stream;
     const char *name = "norm_project_gated";
-    if (!check_input(&s->check, name, &op->x, &op->norm) ||
+    if (!check_input(&s->check, name, &op->x, OPS_F32, &op->norm) ||
         !ops_expect_activation(&s->check, name, op->activation))
         return;
     int64_t tokens = op->x.shape[0], width = op->x.shape[1];
+    int types = ops_wide(&s->check);
     if (!check_matrix(&s->check, name, &op->gate_weight, &op->gate_bias, tokens, -1, width,
-                      &op->out) ||
+                      &op->out, types) ||
         !check_matrix(&s->check, name, &op->up_weight, &op->up_bias, tokens,
-                      op->gate_weight.shape[0], width, &op->out))
+                      op->gate_weight.shape[0], width, &op->out, types))
         return;
     cuda_input in = {};
     in.x = op->x;
     in.norm = op->norm;
     bool same = op->gate_weight.dtype == op->up_weight.dtype;
-    if (same && cuda_takes_product(s, &in, &op->gate_weight)) {
+    if (cuda_takes_product(s, &in, &op->gate_weight) &&
+        cuda_takes_product(s, &in, &op->up_weight)) {
         cuda_product product = {};
         product.ending = CUDA_GATED;
         product.weight = &op->gate_weight;
@@ -371,7 +406,7 @@ void cuda_norm_project_gated(ops_stream *stream, const struct ops_norm_project_g
 static bool check_addition(ops_check *c, const char *name, const cuda_input *in,
                            const addition *add) {
     return check_matrix(c, name, add->weight, add->bias, in->x.shape[0], -1, in->x.shape[1],
-                        add->out) &&
+                        add->out, OPS_F32) &&
            (!ops_present(add->residual) ||
             ops_expect2(c, name, "the residual", add->residual, OPS_F32, in->x.shape[0],
                         add->weight->shape[0]));
@@ -385,35 +420,15 @@ void cuda_project_add(ops_stream *stream, const struct ops_project_add *op) {
     in.norm.kind = OPS_NORM_NONE;
     addition add = {&op->weight,     &op->bias, &op->residual, &op->out,
                     (float)op->sign, false,     OPS_IDENTITY};
-    if (check_input(&s->check, name, &op->x, &in.norm) &&
+    if (check_input(&s->check, name, &op->x, ops_wide(&s->check), &in.norm) &&
         check_addition(&s->check, name, &in, &add))
         run_addition(s, name, &in, &add);
-}
-
-static bool check_output(ops_check *c, const struct ops_mlstm_output *op, int64_t tokens,
-                         int64_t width) {
-    const char *name = "mlstm_output";
-    if (op->h.stride[1] != op->h.shape[2])
-        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: the heads of h must follow each other",
-                        name);
-    if (op->activation != OPS_SIGMOID && op->activation != OPS_SILU)
-        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: the activation must be sigmoid or SiLU",
-                        name);
-    if (ops_present(&op->skip) != ops_present(&op->skip_input))
-        return ops_fail(c, XLSTM_INVALID_ARGUMENT, "%s: skip and skip_input go together", name);
-    if (ops_present(&op->skip) &&
-        !(ops_expect1(c, name, "skip", &op->skip, OPS_F32, width) &&
-          ops_expect2(c, name, "skip_input", &op->skip_input, OPS_F32, tokens, width)))
-        return false;
-    return ops_expect2(c, name, "the output gate", &op->output_gate, OPS_F32, tokens, width) &&
-           ops_expect_limits(c, name, tokens, width) && check_norm(c, name, &op->norm, width);
 }
 
 void cuda_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
     cuda_stream *s = (cuda_stream *)stream;
     const char *name = "mlstm_output";
-    const int64_t any[] = {-1, -1, -1};
-    if (ops_failed(&s->check) || !ops_expect(&s->check, name, "h", &op->h, OPS_F32, 3, any))
+    if (ops_failed(&s->check) || !ops_expect_mlstm_output(&s->check, op))
         return;
     cuda_input in = {};
     in.x = op->h;
@@ -427,7 +442,7 @@ void cuda_mlstm_output(ops_stream *stream, const struct ops_mlstm_output *op) {
     in.x.stride[1] = 1;
     addition add = {&op->weight,     &op->bias, &op->residual, &op->out,
                     (float)op->sign, false,     OPS_IDENTITY};
-    if (check_output(&s->check, op, in.x.shape[0], in.x.shape[1]) &&
+    if (check_norm(&s->check, name, &op->norm, in.x.shape[1]) &&
         check_addition(&s->check, name, &in, &add))
         run_addition(s, name, &in, &add);
 }

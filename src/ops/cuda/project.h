@@ -11,11 +11,11 @@ extern "C" {
 
 /* The rows that are multiplied: norm(x), or act(gate) * (norm(x) + skip * skip_input) where there is a gate. */
 typedef struct cuda_input {
-    ops_tensor x; /* [T][K], f32 */
+    ops_tensor x; /* [T][K]; f32, or what ops_wide says */
     ops_norm norm;
-    ops_tensor gate;                /* [T][K]; may be absent */
+    ops_tensor gate;                /* [T][K], the same types; may be absent */
     enum ops_activation activation; /* of the gate */
-    ops_tensor skip, skip_input;    /* [K], [T][K]; may be absent */
+    ops_tensor skip, skip_input;    /* [K], [T][K], f32; may be absent */
 } cuda_input;
 
 enum cuda_ending {
