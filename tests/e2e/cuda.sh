@@ -53,6 +53,14 @@ first=$(cat "$work/out")
 same 'a state of the GPU' 0 "$status"
 on_both 'goes on with that' --load-state "$work/cuda.state" --ids "$first" -n $count --profile exact
 
+# A prompt through heads that the chunkwise kernels take.
+make_wide
+run generate -m "$work/wide" --ids "$prompt" -n 4 --ignore-eos --print-ids --profile exact
+wanted=$(cat "$work/out")
+run generate -m "$work/wide" --ids "$prompt" -n 4 --ignore-eos --print-ids --device cuda
+same 'a prompt in chunks: status' 0 "$status"
+same 'a prompt in chunks' "$wanted" "$(cat "$work/out")"
+
 # Prompts in fp8: a GPU has it or says what it lacks; perplexity stays near, and is not that of the profile.
 nll_of() { # ARGUMENT…
     run perplexity -m $demo -f "$work/text" --json "$@"

@@ -19,6 +19,16 @@ status=$?
 cat "$work/cuda"
 same 'on the test device' 0 $status
 
+# In the profile fast the mLSTM of a prompt goes in chunks.
+make_wide
+XLSTM_CUDA_TEST_TRACE=1
+export XLSTM_CUDA_TEST_TRACE
+run generate -m "$work/wide" --ids "$prompt" -n 1 --ignore-eos --print-ids --device cuda
+same 'a prompt in chunks, a sweep a block' 2 "$(grep -c chunkwise_sweep "$work/err")"
+run generate -m "$work/wide" --ids 5,6,7,8,9 -n 1 --ignore-eos --print-ids --device cuda
+same 'a short one token by token' 0 "$(grep -c chunkwise "$work/err")"
+unset XLSTM_CUDA_TEST_TRACE
+
 # What fp8 needs: a capability, and memory beside that of everything else.
 XLSTM_CUDA_TEST_CAPABILITY=8.0
 export XLSTM_CUDA_TEST_CAPABILITY
