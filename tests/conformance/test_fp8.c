@@ -68,6 +68,8 @@ typedef struct problem {
     enum ending ending;
     dtype weight;
     bool normed, biased;
+    bool
+        narrow; /* between ops: what is added to the residual stream comes in bf16, all else goes out so */
 } problem;
 
 typedef struct operands {
@@ -100,7 +102,14 @@ static operands draw(side *s, const problem *p) {
     const int64_t x[] = {p->tokens, p->width}, w[] = {p->rows, p->width},
                   out[] = {p->tokens, p->rows};
     operands o = {0};
-    o.x = side_draw(s, SIDE_TABLE, 2, x, 0, 1);
+    if (p->narrow && p->ending == ADDED) {
+        double *values = must_allocate(sizeof *values * (size_t)(p->tokens * p->width));
+        draw_normal(s->seed, 9, 0, p->tokens * p->width, 0, 1, values);
+        o.x = side_place(s, DTYPE_BF16, 2, x, values);
+        free(values);
+    } else {
+        o.x = side_draw(s, SIDE_TABLE, 2, x, 0, 1);
+    }
     o.norm = side_draw(s, SIDE_TABLE, 1, &p->width, 1, 0.2);
     for (int i = 0; i < (p->ending == GATED ? 2 : 1); i++) {
         o.weight[i] = side_draw(s, SIDE_WEIGHT, 2, w, 0, 1 / sqrt((double)p->width));
@@ -109,7 +118,13 @@ static operands draw(side *s, const problem *p) {
     }
     if (p->ending == ADDED)
         o.residual = side_draw(s, SIDE_TABLE, 2, out, 0, 1);
-    o.out = side_poison(s, 2, out);
+    if (p->narrow && p->ending != ADDED) {
+        double *values = must_allocate(sizeof *values * (size_t)(p->tokens * p->rows));
+        o.out = side_place(s, DTYPE_BF16, 2, out, values);
+        free(values);
+    } else {
+        o.out = side_poison(s, 2, out);
+    }
     side_output(s, "out", &o.out);
     return o;
 }
@@ -226,7 +241,9 @@ static double *expected(side *s, const problem *p, const operands *o, bool fp8, 
         } else {
             room[i] = e;
         }
-        room[i] += 1e-6 * fabs(a.z[i]) + 1e-7;
+        const bool rounds =
+            p->narrow && p->ending != ADDED; /* to 8 bits: half a unit of the last */
+        room[i] += (rounds ? 0x1.01p-8 : 1e-6) * fabs(a.z[i]) + 1e-7;
     }
     free(a.size);
     free(b.z);
@@ -250,9 +267,9 @@ static bool on_test_device(void) {
 static void check(const problem *p, bool is_fp8) {
     side s;
     char what[160];
-    snprintf(what, sizeof what, "%s, %lld x %lld x %lld, %s%s%s", endings[p->ending],
+    snprintf(what, sizeof what, "%s, %lld x %lld x %lld, %s%s%s%s", endings[p->ending],
              (long long)p->tokens, (long long)p->rows, (long long)p->width, dtype_name(p->weight),
-             p->normed ? ", normed" : "", p->biased ? ", biased" : "");
+             p->normed ? ", normed" : "", p->biased ? ", biased" : "", p->narrow ? ", narrow" : "");
     open_side(&s, p, true);
     const operands o = draw(&s, p);
     run_rehearsed(&s, p, &o);
@@ -296,6 +313,22 @@ static void test_cuda_endings(void **state) {
                                      .weight = DTYPE_BF16,
                                      .biased = biased},
                           e != CAPPED);
+}
+
+/* bf16 between the ops of a layer. */
+static void test_cuda_narrow(void **state) {
+    (void)state;
+    static const int64_t widths[] = {64, 104, 384};
+    for (int e = 0; e < ENDINGS; e++)
+        for (int w = 0; w < 3; w++)
+            check(&(problem){.tokens = 150,
+                             .rows = 264,
+                             .width = widths[w],
+                             .ending = (enum ending)e,
+                             .weight = DTYPE_BF16,
+                             .biased = w == 1,
+                             .narrow = true},
+                  e != CAPPED);
 }
 
 /* More pairs of tiles than a band has, and than the test device has clusters. */
@@ -431,6 +464,8 @@ static void test_cuda_layers(void **state) {
     check_layer(&(layer){130, 12, 32, 48, false, DTYPE_F32});
     check_layer(&(layer){130, 2, 600, 48, true, DTYPE_F32});
     check_layer(&(layer){130, 3, 37, 48, false, DTYPE_F32});
+    check_layer(&(layer){130, 8, 64, 48, false, DTYPE_BF16});
+    check_layer(&(layer){130, 2, 600, 48, false, DTYPE_BF16});
 }
 
 /* The identity gives rows back as they were rounded: a row's largest is 448, so that nothing is scaled. */
@@ -529,11 +564,11 @@ static void test_cuda_unrehearsed(void **state) {
 
 int main(int argc, char **argv) {
     static struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cuda_rounding),    cmocka_unit_test(test_cuda_endings),
-        cmocka_unit_test(test_cuda_bands),       cmocka_unit_test(test_cuda_weights),
-        cmocka_unit_test(test_cuda_norms),       cmocka_unit_test(test_cuda_others),
-        cmocka_unit_test(test_cuda_layers),      cmocka_unit_test(test_cuda_several),
-        cmocka_unit_test(test_cuda_unrehearsed),
+        cmocka_unit_test(test_cuda_rounding), cmocka_unit_test(test_cuda_endings),
+        cmocka_unit_test(test_cuda_narrow),   cmocka_unit_test(test_cuda_bands),
+        cmocka_unit_test(test_cuda_weights),  cmocka_unit_test(test_cuda_norms),
+        cmocka_unit_test(test_cuda_others),   cmocka_unit_test(test_cuda_layers),
+        cmocka_unit_test(test_cuda_several),  cmocka_unit_test(test_cuda_unrehearsed),
     };
     return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }
