@@ -297,6 +297,19 @@ static void check(const problem *p, bool is_fp8) {
 
 /* ---- Tests ---- */
 
+/* What devices are compared with: e4m3 as its definition has it. */
+static void test_values(void **state) {
+    (void)state;
+    for (int code = 0; code < 126; code++) {
+        const double low = magnitude(code), high = magnitude(code + 1), middle = (low + high) / 2;
+        assert_true(rounded(low) == low && rounded(-high) == -high);
+        assert_true(rounded(middle) == (code % 2 == 0 ? low : high));
+        assert_true(rounded(middle * (1 + 1e-9)) == high && rounded(middle * (1 - 1e-9)) == low);
+    }
+    assert_true(magnitude(1) == 0x1p-9 && magnitude(8) == 0x1p-6 && magnitude(126) == 448);
+    assert_true(rounded(1e9) == 448 && rounded(-449) == -448 && isnan(rounded(NAN)));
+}
+
 static void test_cuda_endings(void **state) {
     (void)state;
     static const int64_t tokens[] = {129, 150, 300}, rows[] = {36, 264, 320},
@@ -564,11 +577,12 @@ static void test_cuda_unrehearsed(void **state) {
 
 int main(int argc, char **argv) {
     static struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cuda_rounding), cmocka_unit_test(test_cuda_endings),
-        cmocka_unit_test(test_cuda_narrow),   cmocka_unit_test(test_cuda_bands),
-        cmocka_unit_test(test_cuda_weights),  cmocka_unit_test(test_cuda_norms),
-        cmocka_unit_test(test_cuda_others),   cmocka_unit_test(test_cuda_layers),
-        cmocka_unit_test(test_cuda_several),  cmocka_unit_test(test_cuda_unrehearsed),
+        cmocka_unit_test(test_values),           cmocka_unit_test(test_cuda_rounding),
+        cmocka_unit_test(test_cuda_endings),     cmocka_unit_test(test_cuda_narrow),
+        cmocka_unit_test(test_cuda_bands),       cmocka_unit_test(test_cuda_weights),
+        cmocka_unit_test(test_cuda_norms),       cmocka_unit_test(test_cuda_others),
+        cmocka_unit_test(test_cuda_layers),      cmocka_unit_test(test_cuda_several),
+        cmocka_unit_test(test_cuda_unrehearsed),
     };
     return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }
