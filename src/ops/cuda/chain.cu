@@ -111,6 +111,8 @@ static const chain_step *steps_in_memory(cuda_stream *s) {
     kept->count = chain->count;
     memcpy(kept->steps, chain->steps, size);
     cuda_upload(s, memory + oldest * CHAIN_STEPS, kept->steps, size);
+    if (ops_failed(&s->check))
+        kept->count = 0;
     return memory + oldest * CHAIN_STEPS;
 }
 
@@ -146,7 +148,8 @@ extern "C" void cuda_flush(cuda_stream *s) {
     if (!a.steps || ops_failed(&s->check))
         return;
     launch_chain(s, &a, &v);
-    chain->base += (unsigned)(a.count - 1) * (unsigned)s->gpu->processors;
+    if (!ops_failed(&s->check)) /* else no block has come to the barrier */
+        chain->base += (unsigned)(a.count - 1) * (unsigned)s->gpu->processors;
 }
 
 /* ---- Steps ---- */
