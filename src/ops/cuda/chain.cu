@@ -134,7 +134,9 @@ extern "C" void cuda_flush(cuda_stream *s) {
         return;
     const chain_variant v = variant_of(s, chain->type);
     struct chain_arguments a = {};
-    if (!ops_failed(&s->check) && cuda_enter(s->gpu) == XLSTM_OK) {
+    if (cuda_enter(s->gpu) != XLSTM_OK)
+        ops_fail(&s->check, XLSTM_DEVICE_ERROR, "%s", xlstm_last_error());
+    if (!ops_failed(&s->check)) {
         chain->launches++;
         a.steps = steps_in_memory(s);
         a.count = chain->count;
@@ -145,7 +147,7 @@ extern "C" void cuda_flush(cuda_stream *s) {
     }
     chain->count = chain->x_floats = chain->row_stages = 0; /* before the launch, which flushes */
     chain->type = -1;
-    if (!a.steps || ops_failed(&s->check))
+    if (ops_failed(&s->check))
         return;
     launch_chain(s, &a, &v);
     if (!ops_failed(&s->check)) /* else no block has come to the barrier */
