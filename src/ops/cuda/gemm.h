@@ -4,7 +4,11 @@
 
 #include "ops/cuda/project.h"
 
-enum { GEMM_PARTS = 4, GEMM_ALIGNMENT = 8 /* elements: rows begin at multiples of 16 bytes */ };
+enum {
+    GEMM_PARTS = 6,       /* q, k, v, the output gate, and two gates */
+    GEMM_ALIGNMENT = 8,   /* elements: rows begin at multiples of 16 bytes */
+    GEMM_FEW_TOKENS = 128 /* at most, for gemm_few.cu */
+};
 
 /* One matrix of weights, or a gate and what it gates, and what is done to its outputs. */
 typedef struct gemm_part {
@@ -30,7 +34,7 @@ typedef struct gemm {
     gemm_part part[GEMM_PARTS];
 } gemm;
 
-/* At most 128 tokens, compute capability 9.0 (gemm_few.cu). */
+/* At most GEMM_FEW_TOKENS tokens, compute capability 9.0 (gemm_few.cu). */
 typedef struct gemm_few_plan {
     int rows;    /* of a tile (of a gate: and as many of what it gates) */
     int cluster; /* blocks that share a tile */

@@ -294,7 +294,7 @@ static few_kernel *kernel_for(const gemm_part *p, int groups, int rows) {
 }
 
 bool gemm_takes_few(const cuda_stream *s, const gemm *g) {
-    bool takes = s->gpu->major == 9 && g->tokens <= 2 * GROUP_TOKENS &&
+    bool takes = s->gpu->major == 9 && g->tokens <= GEMM_FEW_TOKENS &&
                  (g->part[0].ending != CUDA_GATED || g->part[0].activation == OPS_SILU);
     for (int i = 0; i < g->parts; i++)
         takes &= g->part[i].paired;

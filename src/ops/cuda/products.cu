@@ -10,8 +10,8 @@
 #include "ops/cuda/products.h"
 
 /* Fewer tokens go faster by project.cu: where weights must be unpacked or a warp multiplies 16 tokens at least, and
- * where the kernel for few tokens takes the weights as they lie. Fewer rows are gates, which are sensitive and cost
- * nothing. */
+ * where kernels take the weights as they lie. Fewer rows are gates: they are not worth unpacking, and in bf16 lose nothing
+ * that perplexity shows (docs/SPEED.md), but are not for fp8. */
 enum { LEAST_TOKENS = 9, LEAST_TOKENS_READY = 2, LEAST_ROWS = 33 };
 /* Rows that are unpacked at a time: a round number, and of the 7B model's matrices as many as 96 MB have. */
 enum { ROWS_STEP = 128, UNPACKED_BYTES = 96 << 20 };
@@ -31,7 +31,7 @@ static bool is_ready(const ops_tensor *t) {
 
 bool cuda_takes_product(const cuda_stream *s, const cuda_input *in, const ops_tensor *weight) {
     const bool ready = s->gpu->major == 9 && is_ready(weight);
-    return s->base.options.profile == OPS_FAST && weight->shape[0] >= LEAST_ROWS &&
+    return s->base.options.profile == OPS_FAST && (ready || weight->shape[0] >= LEAST_ROWS) &&
            in->x.shape[0] >= (ready ? LEAST_TOKENS_READY : LEAST_TOKENS);
 }
 
@@ -157,10 +157,10 @@ static void run_unpacked(cuda_stream *s, const ops_tensor *x, const cuda_product
     }
 }
 
-/* Whether one kernel can run both. */
-static bool are_alike(const cuda_product *a, const cuda_product *b) {
+/* Whether one kernel can run both; that of few tokens looks at each part's cap. */
+static bool are_alike(const cuda_product *a, const cuda_product *b, int64_t tokens) {
     return a->ending == CUDA_CAP && b->ending == CUDA_CAP &&
-           (a->soft_cap == 0.0f) == (b->soft_cap == 0.0f);
+           (tokens <= GEMM_FEW_TOKENS || (a->soft_cap == 0.0f) == (b->soft_cap == 0.0f));
 }
 
 /* ---- Of fp8 ---- */
@@ -223,32 +223,47 @@ static void run_fp8(cuda_stream *s, const cuda_input *in, const cuda_product *pr
         const cuda_product *first = &products[i];
         do
             add_fp8_part(s, &f, &products[i]);
-        while (++i < count && f.g.parts < GEMM_PARTS && are_alike(first, &products[i]));
+        while (++i < count && f.g.parts < GEMM_PARTS && are_alike(first, &products[i], f.g.tokens));
         gemm_run_fp8(s, &f);
     }
 }
 
-void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product *products,
+static void run_halves(cuda_stream *s, const ops_tensor *x, const cuda_product *products,
                        int count) {
-    if (takes_fp8(s, in, products, count)) {
-        run_fp8(s, in, products, count);
-        return;
-    }
-    const ops_tensor x = input_rows(s, in);
     for (int i = 0; i < count;) {
         if (!weights_are_ready(&products[i])) {
-            run_unpacked(s, &x, &products[i++]);
+            run_unpacked(s, x, &products[i++]);
             continue;
         }
-        gemm g = gemm_of(&x, in->x.shape[1]);
-        g.constant = true;
         const cuda_product *first = &products[i];
+        gemm g = gemm_of(x, first->weight->shape[1]);
+        g.constant = true;
         do
             add_part(s, &g, &products[i], 0, products[i].weight->shape[0]);
         while (++i < count && g.parts < GEMM_PARTS && weights_are_ready(&products[i]) &&
-               are_alike(first, &products[i]));
+               are_alike(first, &products[i], g.tokens));
         run_gemm(s, &g);
     }
+}
+
+/* Gates behind the others, however they are given. */
+void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product *products,
+                       int count) {
+    cuda_product sorted[OPS_MAX_PROJECTIONS];
+    int many = 0, done = 0;
+    for (int few = 0; few < 2; few++)
+        for (int i = 0; i < count; i++)
+            if ((products[i].weight->shape[0] < LEAST_ROWS) == (few == 1))
+                sorted[few == 0 ? many++ : done++ + many] = products[i];
+    done = 0;
+    if (many > 0 && takes_fp8(s, in, sorted, many)) {
+        run_fp8(s, in, sorted, many);
+        done = many;
+    }
+    if (done == count)
+        return;
+    const ops_tensor x = input_rows(s, in);
+    run_halves(s, &x, sorted + done, count - done);
 }
 
 void cuda_place_products(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s) {

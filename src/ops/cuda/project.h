@@ -37,7 +37,7 @@ typedef struct cuda_product {
 } cuda_product;
 
 /* Whether the product goes over tensor cores (products.cu): profile fast, enough tokens and rows, layouts it can
- * take. Gates (a few rows) never do. */
+ * take. Gates (a few rows) do where nothing must be unpacked. */
 bool cuda_takes_product(const cuda_stream *s, const cuda_input *in, const ops_tensor *weight);
 /* Runs products of the same input, one after the other; the input is laid out once. */
 void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product *products,
