@@ -307,13 +307,13 @@ struct ops_retire {
 
 /* The largest sizes a stream will see; scratch memory is taken for them once. */
 typedef struct ops_limits {
-    int64_t tokens;                  /* T of a batch */
-    int sequences;                   /* of a batch */
-    int64_t width;                   /* last dimension of any input of a norm or projection */
-    int heads, deferred;             /* deferred: R of struct ops_mlstm, wherever it is not 0 */
-    int64_t head_dim_qk, head_dim_v; /* head_dim_v: of the sLSTM too */
-    int64_t vocab;
-    dtype activation; /* f32, or f64 where the device says so */
+    int64_t tokens; /* T of a batch */
+    int sequences;  /* of a batch */
+    int64_t width;  /* last dimension of any input of a norm or projection */
+    int heads;
+    int64_t head_dim_qk, head_dim_v, vocab; /* head_dim_v: of the sLSTM too */
+    dtype activation;                       /* f32, or f64 where the device says so */
+    int deferred;                           /* R of struct ops_mlstm, wherever it is not 0 */
 } ops_limits;
 typedef enum ops_profile { OPS_EXACT, OPS_FAST } ops_profile;
 typedef struct ops_stream_options {
