@@ -41,4 +41,23 @@ XLSTM_CUDA_TEST_MEMORY=$((needed + 4000000))
 export XLSTM_CUDA_TEST_MEMORY
 refuses 1 '64 matrices in fp8: out of memory of the GPU: 14282752 bytes' \
     generate -m $model -p x -n 1 --device cuda --prefill fp8 --batch-tokens 256
+unset XLSTM_CUDA_TEST_MEMORY
+
+# Times of kernels: a table at the end, and the same text.
+launches() { # of the kernel NAME in the table
+    awk -v name="$1" '/%$/ && index($0, name " ") == 1 {print $(NF - 3)}' "$work/err"
+}
+run generate -m $model -p 'The capital of France' -n 3 --ignore-eos --print-ids --device cuda
+ids=$(cat "$work/out")
+same 'times: not unless they are asked for' '' "$(launches 'all kernels')"
+XLSTM_CUDA_TIMES=1
+export XLSTM_CUDA_TIMES
+run generate -m $model -p 'The capital of France' -n 3 --ignore-eos --print-ids --device cuda
+unset XLSTM_CUDA_TIMES
+same 'times: the ids' "$ids" "$(cat "$work/out")"
+same 'times: three tokens are two chains or more' yes "$([ "$(($(launches chain)))" -ge 2 ] && echo yes)"
+same 'times: all are the sum' "$(launches 'all kernels')" \
+    "$(awk '/%$/ && !/^all kernels/ {sum += $(NF - 3)} END {print sum}' "$work/err")"
+same 'times: shares are of all' yes "$(awk '/%$/ && !/^all kernels/ {sum += $NF}
+    END {print(sum > 99 && sum < 101 ? "yes" : sum)}' "$work/err")"
 finish

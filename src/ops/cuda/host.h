@@ -21,6 +21,13 @@ xlstm_status cuda_product_limit(cuda_gpu *gpu, double *rate);
 /* The entry `limit` (limits.cu). */
 xlstm_status cuda_limit(ops_device *self, int kind, double *rate);
 
+/* ---- Times of kernels, for developers (times.cu) ---- */
+
+/* Whether the environment has XLSTM_CUDA_TIMES=1; read once. */
+bool cuda_times_wanted(void);
+/* cuda_enqueue, waited for, its time counted for a table at the end of the process. */
+xlstm_status cuda_enqueue_timed(cudaStream_t stream, const cuda_launch *launch);
+
 /* ---- Memory (memory.c) ---- */
 
 xlstm_status cuda_buffer_create(ops_device *self, size_t size, ops_buffer *buffer);

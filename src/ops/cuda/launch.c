@@ -3,6 +3,7 @@
 #include "ops/cuda/internal.h"
 
 #include "base/error.h"
+#include "ops/cuda/host.h"
 
 #include <pthread.h>
 #include <stddef.h>
@@ -103,7 +104,9 @@ void cuda_run_launch(cuda_stream *s, const cuda_launch *launch) {
     s->written = false;
     xlstm_status status = cuda_enter(s->gpu);
     if (status == XLSTM_OK)
-        status = s->rehearsing ? load(launch) : cuda_enqueue(s->stream, &next);
+        status = s->rehearsing         ? load(launch)
+                 : cuda_times_wanted() ? cuda_enqueue_timed(s->stream, &next)
+                                       : cuda_enqueue(s->stream, &next);
     if (status != XLSTM_OK)
         ops_fail(&s->check, status, "%s", xlstm_last_error());
 }
