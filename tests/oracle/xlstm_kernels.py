@@ -49,6 +49,7 @@ library.xlstm_kernel_at.restype = ctypes.POINTER(Kernel)
 library.xlstm_last_error.restype = ctypes.c_char_p
 library.xlstm_kernel_run.argtypes = [ctypes.c_char_p, ctypes.POINTER(Options), ctypes.POINTER(Argument),
                                      ctypes.c_int]
+library.xlstm_kernel_workspace.argtypes = [*library.xlstm_kernel_run.argtypes, ctypes.POINTER(ctypes.c_size_t)]
 
 
 def names():
@@ -60,16 +61,39 @@ def names():
     return found
 
 
-def run(name, tensors, backward=None, **options):
-    """Runs a kernel on named tensors; None is an argument that is absent. Outputs are written in place."""
+def prepare(name, tensors, backward=None, **options):
+    """A kernel on named tensors, to be called any number of times; None is an argument that is absent. Outputs are
+    written in place. On a GPU it runs on what is PyTorch's current stream now, in a workspace of its own."""
     opts = library.xlstm_kernel_defaults()
     opts.backward = BACKWARDS[backward] if backward else 0
     for key, value in options.items():
         setattr(opts, key, value)
     given = [(key, tensor) for key, tensor in tensors.items() if tensor is not None]
     arguments = (Argument * len(given))(*[Argument(key.encode(), Array.of(t)) for key, t in given])
-    if library.xlstm_kernel_run(name.encode(), ctypes.byref(opts), arguments, len(given)) != 0:
+    call = name.encode(), ctypes.byref(opts), arguments, len(given)
+    kept = [tensor for _, tensor in given]
+    if any(tensor.is_cuda for tensor in kept):
+        size = ctypes.c_size_t()
+        opts.stream = torch.cuda.current_stream().cuda_stream
+        check(library.xlstm_kernel_workspace(*call, ctypes.byref(size)))
+        kept.append(torch.empty(size.value, dtype=torch.uint8, device="cuda"))
+        opts.workspace, opts.workspace_size = kept[-1].data_ptr(), size.value
+
+    def function():
+        check(library.xlstm_kernel_run(*call))
+
+    function.memory = kept  # lives as long as the function
+    return function
+
+
+def check(status):
+    if status != 0:
         raise RuntimeError(library.xlstm_last_error().decode())
+
+
+def run(name, tensors, backward=None, **options):
+    """The same, once."""
+    prepare(name, tensors, backward, **options)()
 
 
 class Mlstm(torch.autograd.Function):
