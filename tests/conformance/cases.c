@@ -32,14 +32,20 @@ static const struct sizes {
     {3, 1, 2080, 5},
     {1, 2, 515, 521},
     {1, 4, 1048, 9},
-    {1, 43, 64, 300}, /* rows of several pieces that begin between multiples of 16 bytes */
-    {9, 1, 544, 70},
     {1, 3, 32, 67},
-    {35, 4, 64, 96},
+    {9, 1, 544, 70},
+    /* for devices of batches, which divide their work by these */
     {131, 4, 40, 72},
+    {35, 4, 64, 96},
+    {1, 43, 64, 300},   /* rows of several pieces that begin between multiples of 16 bytes */
     {150, 1, 320, 264}, /* more tokens than a tile, and rows than two */
 };
-enum { SIZES = sizeof all_sizes / sizeof *all_sizes, QUICK_SIZES = 9, MOST_TOKENS = 150 };
+enum {
+    SIZES = sizeof all_sizes / sizeof *all_sizes,
+    BATCH_SIZES = 4,
+    QUICK_SIZES = 9,
+    MOST_TOKENS = 150
+};
 
 static int64_t width_of(int variant) {
     return all_sizes[variant].groups * all_sizes[variant].group;
@@ -47,6 +53,10 @@ static int64_t width_of(int variant) {
 
 static int64_t rows_limit(int variant) {
     return all_sizes[variant].tokens;
+}
+
+bool conformance_is_of_batches(const conformance_case *c, int variant) {
+    return c->tokens == rows_limit && variant >= SIZES - BATCH_SIZES;
 }
 
 static ops_limits size_limits(int variant) {

@@ -32,6 +32,9 @@ typedef struct conformance_case {
     bool between; /* takes or gives what lies between the ops of a layer, which may be bf16 */
 } conformance_case;
 
+/* Whether the variant is for devices of batches (batch_tokens) alone. */
+bool conformance_is_of_batches(const conformance_case *c, int variant);
+
 /* Rounding of f64, a few hundred additions deep. */
 #define CONFORMANCE_F64 1e-13
 /* Activations of 8 bits: each is off by at most 1/254 of the largest of its 32, by some 0.5 % of the

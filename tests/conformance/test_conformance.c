@@ -252,8 +252,11 @@ static void print_line(const conformance_case *c, int op, const column *columns,
 static int run_op(const conformance_case *c, int op, int step, const column *columns, int count,
                   outcome *outcomes) {
     int variants = test_is_quick() ? c->quick_variants : c->variants, failures = 0;
+    bool batches = false;
+    for (int i = 0; i < count; i++)
+        batches |= columns[i].as.device->batch_tokens > 0;
     for (int variant = variants - 1; variant >= 0; variant -= step)
-        if (is_taken(c, variant))
+        if (is_taken(c, variant) && (batches || !conformance_is_of_batches(c, variant)))
             run_variant(c, op, variant, columns, count, outcomes);
     for (int i = 0; i < count; i++)
         failures += outcomes[i].failed;
