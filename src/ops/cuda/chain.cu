@@ -64,8 +64,11 @@ xlstm_status cuda_chain_create(struct cuda_chain **out) {
 
 /* ---- Launching ---- */
 
+/* Integers take room beside the floats that they are made of, and stages of more rows, which GPUs with 100 KB of shared
+ * memory do not have. */
 static chain_variant variant_of(const cuda_stream *s, int type) {
-    const bool integers = s->base.options.profile == OPS_FAST;
+    const size_t enough = 160 << 10;
+    const bool integers = s->base.options.profile == OPS_FAST && s->gpu->shared_bytes >= enough;
     chain_variant v = chain_of_floats(type < 0 ? (int)DTYPE_BF16 : type);
     if (!v.kernel)
         v = chain_of_four_bits(type, integers);
@@ -221,21 +224,15 @@ bool chain_takes_mlstm(const mlstm_arguments *a) {
            (a->c.type == DTYPE_F32 || a->c.type == DTYPE_BF16);
 }
 
-/* Whether a step before it writes the states that its blocks fetch early. */
-static bool has_states(const cuda_chain *chain, const mlstm_arguments *a) {
-    for (int i = 0; i < chain->count; i++)
-        if (chain->steps[i].kind == CHAIN_MLSTM && chain->steps[i].mlstm.c.data == a->c.data)
-            return true;
-    return false;
-}
-
 void chain_mlstm(cuda_stream *s, const mlstm_arguments *a) {
     cuda_chain *chain = s->chain;
     if (ops_failed(&s->check) || s->rehearsing) /* kernels are loaded by projections */
         return;
-    if (chain->count == CHAIN_STEPS || has_states(chain, a))
+    const chain_variant v = variant_of(s, chain->type);
+    const int floats = mlstm_floats(a);
+    if (chain->count == CHAIN_STEPS || depth_of(s, &v, larger(chain->x_floats, floats), 1) < 1)
         cuda_flush(s);
-    chain_step *step = append(s, mlstm_floats(a));
+    chain_step *step = append(s, floats);
     step->kind = CHAIN_MLSTM;
     step->mlstm = *a;
 }

@@ -3,7 +3,8 @@
  * Decoding is reading the weights, and the memory idles wherever one kernel waits for another. So ops of a single token are
  * not launched when they are called: they become the steps of a chain, and one kernel whose blocks stay on the GPU runs
  * all of them, with a barrier of the grid between two. It asks for the weights of the next steps while it waits. A chain
- * ends, and is launched, when anything else is enqueued or the stream is waited for (cuda_flush, internal.h).
+ * ends, and is launched, when anything else is enqueued or the stream is waited for (cuda_flush, internal.h), and where
+ * weights of another type, or more than fits, would follow.
  *
  * The steps lie in device memory. Those of the last few chains are kept there, since tokens are alike: what differs
  * from one to the next (ids, slots, positions) stands in tensors. */

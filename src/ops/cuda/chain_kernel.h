@@ -1,7 +1,7 @@
 /* The kernel of a chain (chain.h): a block on every multiprocessor, which stays.
  *
- * Each warp streams its rows of each projection through a ring of its own in shared memory, as gemv.h does, with the same
- * sums in the same order; but the ring does not end with the step. Weights are constants, so a warp asks for those of the
+ * Each warp streams its rows of each projection through a ring of its own in shared memory, as gemv.h does, and but for
+ * activations of eight bits with the same sums in the same order; but the ring does not end with the step. Weights are constants, so a warp asks for those of the
  * next two steps as soon as there is room, and memory stays busy while blocks wait for each other and lay their input.
  * A ring holds what the memory delivers in some 6 us. The slices of the mLSTM's C come early, too, to
  * level 2. */
@@ -166,13 +166,17 @@ static __device__ __forceinline__ void chain_refill(const chain_step *near, int 
     }
 }
 
+/* Until all but the newest `left` stages have arrived, of at most `most` that can be under way. */
+template <int most> static __device__ __forceinline__ void chain_wait(unsigned left) {
+    if (most == 0 || left >= (unsigned)most)
+        copy_wait<most>();
+    else
+        chain_wait<(most > 0 ? most - 1 : 0)>(left);
+}
+
 /* The oldest stage has arrived. */
 template <class W> static __device__ __forceinline__ void chain_arrived(const chain_ring<W> &r) {
-    enum { DEPTH = chain_shape<W>::DEPTH };
-    if (r.fetched - r.taken == DEPTH)
-        copy_wait<DEPTH - 1>();
-    else
-        copy_wait<0>();
+    chain_wait<chain_shape<W>::DEPTH - 1>(r.fetched - r.taken - 1);
     __syncwarp();
 }
 
@@ -346,13 +350,12 @@ static __device__ __forceinline__ void chain_mlstm_begin(const mlstm_arguments &
     for (int item = (int)blockIdx.x; item < a.heads * chain_slice_count<TYPE>(a);
          item += (int)gridDim.x) {
         const mlstm_slice own = chain_slice_of<TYPE>(a, item);
-        const char *first = own.c - own.vector * 16;
-        for (int row = (int)threadIdx.x; row < a.d_qk; row += MLSTM_WING)
-            prefetch_line(first + row * own.row_bytes);
+        for (int row = (int)threadIdx.x; own.count > 0 && row < a.d_qk; row += MLSTM_WING)
+            prefetch_line(own.c + row * own.row_bytes);
     }
 }
 
-/* On its own, so that projections have the registers that it needs. */
+/* On its own, so that projections have the registers that it needs, and nothing of C is read before the barrier. */
 template <int TYPE>
 static __device__ __noinline__ void chain_mlstm_run(const mlstm_arguments &a, float *x) {
     const mlstm_step_room room = mlstm_step_room_of(a, (mlstm_step_shared *)x,

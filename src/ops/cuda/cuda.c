@@ -164,6 +164,7 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
 
 static void rehearse(ops_stream *stream, bool on) {
     cuda_stream *s = (cuda_stream *)stream;
+    cuda_flush(s);
     s->rehearsing = on;
     if (!on)
         fp8_weights_make(s);

@@ -49,6 +49,7 @@ struct gemv_arguments {
     int parts, few_parts;
     int rows, few_rows; /* of all of them together */
     int used_bytes;     /* of a streamed row */
+    int depth;          /* stages of the ring, at most those of the weights' type */
     int row_floats;     /* from one token's input to the next, in shared memory */
     int ending, activation;
     float sign;
@@ -140,7 +141,7 @@ gemv_fetch_stage(const gemv_arguments &a, int begin, int end, int slices, gemv_c
         c.slice = 0;
         c.group++;
     }
-    c.stage = c.stage + 1 == (int)W::depth ? 0 : c.stage + 1;
+    c.stage = c.stage + 1 == a.depth ? 0 : c.stage + 1;
 }
 
 /* ---- Sums ---- */
@@ -367,7 +368,10 @@ gemv_stream(const gemv_arguments &a, int begin, int end, int slices, int total, 
                                              token + lane % tokens);
             }
         }
-        copy_wait<W::depth - 1>();
+        if (a.depth == W::depth)
+            copy_wait<W::depth - 1>();
+        else
+            copy_wait<0>();
         __syncwarp();
         int unit = slice * WARP + lane;
         if (unit < units) {
@@ -379,10 +383,10 @@ gemv_stream(const gemv_arguments &a, int begin, int end, int slices, int total, 
             gemv_unit<W, tokens>::add(sums, at, x + input_place(unit * W::elements), a.row_floats);
         }
         __syncwarp();
-        if (i + (int)W::depth < total)
+        if (i + a.depth < total)
             gemv_fetch_stage<W>(a, begin, end, slices, c, fetched, ring, lane);
         copy_close();
-        stage = stage + 1 == (int)W::depth ? 0 : stage + 1;
+        stage = stage + 1 == a.depth ? 0 : stage + 1;
         if (++slice == slices) {
             gemv_put<W, tokens, halves>(a, out, sums, lane);
             slice = 0;
@@ -399,7 +403,7 @@ static __global__ void __launch_bounds__(INPUT_THREADS + WARP, 1)
     extern __shared__ float4 gemv_shared[];
     float *x = (float *)gemv_shared, *parts = x + tokens * a.row_floats;
     const int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
-    uint8_t *ring = (uint8_t *)(parts + WARP) + warp * (int)W::depth * gemv_shape<W>::stage;
+    uint8_t *ring = (uint8_t *)(parts + WARP) + warp * a.depth * gemv_shape<W>::stage;
     const bool streams = warp < INPUT_WARPS;
     cuda_release();
     const int64_t owner = (int64_t)blockIdx.x * INPUT_WARPS + warp,
@@ -411,7 +415,7 @@ static __global__ void __launch_bounds__(INPUT_THREADS + WARP, 1)
     const int total = (end - begin + step - 1) / step * slices;
     gemv_cursor c = {};
     gemv_row fetched[W::rows] = {};
-    for (int i = 0; i < (int)W::depth; i++) {
+    for (int i = 0; i < a.depth; i++) {
         if (i < total)
             gemv_fetch_stage<W>(a, begin, end, slices, c, fetched, ring, lane);
         copy_close();

@@ -7,6 +7,7 @@
  *   - every thread calls cuda_wait() (device.h) before it touches memory that any kernel writes, and before it
  *     returns, whatever it does; constants (weights) may be fetched before that;
  *   - cuda_release() lets the next kernel begin; without it that happens when the last block has ended.
+ * Those that run together (chain.h) are launched without it, and do neither.
  */
 #ifndef OPS_CUDA_INTERNAL_H
 #define OPS_CUDA_INTERNAL_H
@@ -43,7 +44,7 @@ enum cuda_fault {
 };
 
 /* Scratch tensors of a stream, placed once (cuda_place_*). What stands in them does not outlive an op,
- * but for the faults. */
+ * but for the faults, the chains' steps and counter, and the arrivals of the mLSTM, which are 0 between launches. */
 typedef struct cuda_scratch {
     ops_tensor faults;        /* u32 [CUDA_FAULTS] */
     ops_tensor halves;        /* bf16 [tokens][width], the same for tensor cores */

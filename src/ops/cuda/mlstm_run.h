@@ -14,9 +14,8 @@ template <int TYPE> static __device__ __forceinline__ void mlstm_hint(const mlst
     if (slot < 0 || slot >= a.batch.slots)
         return;
     mlstm_slice own = mlstm_slice_of<TYPE>(a, slot, (int)blockIdx.y);
-    char *first = own.c - own.vector * 16;
-    for (int d = (int)threadIdx.x % MLSTM_WING; d < a.d_qk; d += MLSTM_WING)
-        prefetch_line(first + d * own.row_bytes);
+    for (int d = (int)threadIdx.x % MLSTM_WING; own.count > 0 && d < a.d_qk; d += MLSTM_WING)
+        prefetch_line(own.c + d * own.row_bytes);
 }
 
 /* Tokens of the block's sequence, where its batch is right, one after the other. */

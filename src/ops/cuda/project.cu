@@ -103,9 +103,9 @@ static int round_up(int x, int to) {
 enum { FEW_TOKENS = 4 };
 
 /* Shared memory of a block for `tokens` tokens. */
-template <class W> static size_t shared_bytes(const gemv_arguments *a, int tokens) {
+template <class W> static size_t shared_bytes(const gemv_arguments *a, int tokens, int depth) {
     return ((size_t)tokens * (size_t)a->row_floats + WARP) * sizeof(float) +
-           (size_t)W::depth * INPUT_WARPS * gemv_shape<W>::stage;
+           (size_t)depth * INPUT_WARPS * gemv_shape<W>::stage;
 }
 
 template <class W, int tokens, bool halves>
@@ -147,23 +147,31 @@ static bool has_halves(const gemv_arguments *a) {
     return halves;
 }
 
+/* Stages of the ring that fit beside the input of so many tokens. */
+template <class W> static int depth_for(const cuda_stream *s, const gemv_arguments *a, int tokens) {
+    int depth = W::depth;
+    while (depth > 0 && shared_bytes<W>(a, tokens, depth) > s->gpu->shared_bytes)
+        depth--;
+    return depth;
+}
+
 template <class W> static void run_as(cuda_stream *s, const char *name, gemv_arguments *a) {
     a->used_bytes = (int)dtype_bytes((dtype)W::type, a->input.width);
     a->input.padded = round_up(a->input.width, W::elements);
     a->row_floats = round_up(input_place(a->input.padded), 4);
     const bool halves = has_halves(a);
-    const size_t shared = shared_bytes<W>(a, halves ? 1 : FEW_TOKENS), most = s->gpu->shared_bytes;
-    if (halves && shared > most)
+    a->depth = depth_for<W>(s, a, halves ? 1 : FEW_TOKENS);
+    if (halves && a->depth < 1)
         ops_fail(
             &s->check, XLSTM_UNSUPPORTED,
             "%s: a row of %d values does not fit in the %zu bytes of shared memory of this GPU",
-            name, a->input.width, most);
+            name, a->input.width, s->gpu->shared_bytes);
     else if (halves)
-        launch<W, 1, true>(s, name, a, shared);
-    else if (a->input.tokens == 1 || shared > most)
+        launch<W, 1, true>(s, name, a, shared_bytes<W>(a, 1, a->depth));
+    else if (a->input.tokens == 1 || a->depth < 1)
         run_tokens(s, name, W::type, a);
     else
-        launch<W, FEW_TOKENS, false>(s, name, a, shared);
+        launch<W, FEW_TOKENS, false>(s, name, a, shared_bytes<W>(a, FEW_TOKENS, a->depth));
 }
 
 static void run(cuda_stream *s, const char *name, dtype type, gemv_arguments *a) {
