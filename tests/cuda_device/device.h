@@ -20,6 +20,7 @@
  *
  * From the environment:
  *   XLSTM_CUDA_TEST_DEVICE=none     a machine without a GPU
+ *   XLSTM_CUDA_TEST_SHARED=bytes    that a block may have at most
  *   XLSTM_CUDA_TEST_CAPABILITY=8.0  another compute capability than 9.0
  *   XLSTM_CUDA_TEST_SCHEDULE=forward|reverse|random[:seed]   of lanes, warps and blocks
  *   XLSTM_CUDA_TEST_LATE=1          work runs when it is waited for

@@ -60,6 +60,8 @@ __attribute__((noreturn)) void report_end(const char *message);
 
 /* Multiprocessors: PROCESSORS, unless the environment says otherwise. */
 unsigned processors(void);
+/* Shared memory that a block may have: MOST_SHARED, likewise. */
+unsigned shared_limit(void);
 /* What is known of an address of device memory, in words. */
 void describe_address(uintptr_t address, char *to, size_t size);
 

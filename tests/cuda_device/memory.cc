@@ -156,6 +156,10 @@ cudaError_t cudaGetDevice(int *device) {
     return is_present() ? cudaSuccess : result(cudaErrorNoDevice);
 }
 namespace cuda_device {
+unsigned shared_limit() {
+    const char *set = getenv("XLSTM_CUDA_TEST_SHARED");
+    return set != nullptr ? (unsigned)atoi(set) : MOST_SHARED;
+}
 unsigned processors() {
     const char *set = getenv("XLSTM_CUDA_TEST_PROCESSORS");
     return set != nullptr ? (unsigned)atoi(set) : PROCESSORS;
@@ -170,7 +174,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
     snprintf(properties->name, sizeof properties->name, "CUDA test device");
     properties->totalGlobalMem = memory_bytes();
     properties->sharedMemPerBlock = DEFAULT_SHARED;
-    properties->sharedMemPerBlockOptin = MOST_SHARED;
+    properties->sharedMemPerBlockOptin = shared_limit();
     properties->sharedMemPerMultiprocessor = 233472;
     properties->regsPerBlock = 65536;
     properties->warpSize = LANES;

@@ -377,7 +377,7 @@ static struct allowed *allowed_of(const void *kernel) {
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {
     guard g;
     if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
-        if (value < 0 || value > MOST_SHARED)
+        if (value < 0 || value > (int)shared_limit())
             return result(cudaErrorInvalidValue);
         allowed_of(kernel)->shared = value;
     }
