@@ -38,7 +38,7 @@ static const struct sizes {
     {131, 4, 40, 72},
     {35, 4, 64, 96},
     {1, 43, 64, 300},   /* rows of several pieces that begin between multiples of 16 bytes */
-    {150, 1, 320, 264}, /* more tokens than a tile, and rows than two */
+    {150, 1, 192, 264}, /* more tokens than a tile, and rows than two */
 };
 enum {
     SIZES = sizeof all_sizes / sizeof *all_sizes,
