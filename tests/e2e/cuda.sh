@@ -61,6 +61,17 @@ run generate -m "$work/wide" --ids "$prompt" -n 4 --ignore-eos --print-ids --dev
 same 'a prompt in chunks: status' 0 "$status"
 same 'a prompt in chunks' "$wanted" "$(cat "$work/out")"
 
+# Speeds beside the limits of the GPU; the test device has so little memory then that limits are measured soon.
+run info -m "$work/wide" --device cuda --json
+XLSTM_CUDA_TEST_MEMORY=$(($(sed -n 's/.*"needed": *\([0-9]*\).*/\1/p' "$work/out") + 3000000))
+export XLSTM_CUDA_TEST_MEMORY
+succeeds 'speeds' bench -m "$work/wide" --device cuda --prompt-tokens 20 --batch 1,2 --tokens 2 --repeat 1
+unset XLSTM_CUDA_TEST_MEMORY
+for line in 'decode x 1 ' 'decode x 2 ' 'prefill 20 '; do
+    grep "^$line" "$work/out" | grep -q '[0-9] *%' || bad 'speeds' "no share of a limit in '$line': $(show)"
+done
+same 'speeds: no limit is left out' '' "$(grep 'was not measured' "$work/err")"
+
 # Prompts in fp8: a GPU has it or says what it lacks; perplexity stays near, and is not that of the profile.
 nll_of() { # ARGUMENT…
     run perplexity -m $demo -f "$work/text" --json "$@"

@@ -16,8 +16,8 @@ xlstm_status cuda_gpu_get(ops_device *device, cuda_gpu **gpu);
 void cuda_describe(ops_device *self, char *text, size_t size);
 xlstm_status cuda_tell_facts(ops_device *self, ops_profile profile, ops_fact *facts, int *count);
 
-/* Dense products of bf16, operations a second (product_limit.cu). */
-xlstm_status cuda_product_limit(cuda_gpu *gpu, double *rate);
+/* Dense products of bf16, operations a second, by matrices in `room` bytes (product_limit.cu). */
+xlstm_status cuda_product_limit(cuda_gpu *gpu, size_t room, double *rate);
 /* The entry `limit` (limits.cu). */
 xlstm_status cuda_limit(ops_device *self, int kind, double *rate);
 

@@ -67,7 +67,7 @@ typedef struct cuda_stream {
         written; /* the last kernel was a write of the host, perhaps of what the next takes as constant */
     struct cuda_reads *reads; /* what ops left for the host, and when it is there */
     struct fp8_weights *fp8;  /* with the option `fp8`: fp8.h */
-    struct cuda_chain *chain; /* steps of one token that are not launched yet (chain.h) */
+    struct cuda_chain *chain; /* steps of one token that are not launched yet (chain.h), or NULL */
 } cuda_stream;
 
 /* ---- Calls of the runtime ---- */

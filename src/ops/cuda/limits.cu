@@ -100,12 +100,12 @@ extern "C" xlstm_status cuda_limit(ops_device *self, int kind, double *rate) {
     void *data = NULL;
     *rate = 0;
     xlstm_status status = cuda_gpu_get(self, &gpu);
-    if (status == XLSTM_OK && kind == OPS_LIMIT_PRODUCT)
-        return cuda_product_limit(gpu, rate);
     if (status == XLSTM_OK)
         status = cuda_status(cudaMemGetInfo(&free_bytes, &total), "cudaMemGetInfo");
     if (status != XLSTM_OK)
         return status;
+    if (kind == OPS_LIMIT_PRODUCT)
+        return cuda_product_limit(gpu, free_bytes / 2, rate);
     size_t size = free_bytes / 2 < (size_t)8 << 30 ? free_bytes / 2 / 16 * 16 : (size_t)8 << 30;
     if (size < 8 * gpu->level2_bytes)
         return error_set(XLSTM_OUT_OF_MEMORY, "%.2f GB of the GPU are free, %.2f are needed",
@@ -119,7 +119,7 @@ extern "C" xlstm_status cuda_limit(ops_device *self, int kind, double *rate) {
     if (status == XLSTM_OK)
         status = cuda_status(cudaEventCreate(&w.end), "cudaEventCreate");
     if (status == XLSTM_OK)
-        status = cuda_status(cudaMemset(data, 0x5a, size), "cudaMemset");
+        status = cuda_status(cudaMemsetAsync(data, 0x5a, size, w.stream), "cudaMemsetAsync");
     if (status == XLSTM_OK)
         status = sample_memory(gpu, &w, kind == OPS_LIMIT_UPDATE, data, size, rate);
     if (w.end)
