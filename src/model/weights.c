@@ -79,23 +79,11 @@ const stored_tensor *weights_need(weights_binder *b, const char *const *names, i
 /* ---- Placing ---- */
 
 /* Hands host memory to the device, once it holds what it shall. */
-static bool wrap(weights_binder *b, void *host, size_t size, size_t first, ops_buffer *span) {
-    xlstm_status status = b->device->buffer_wrap(b->device, host, size, first, span);
+static bool wrap(weights_binder *b, void *host, size_t size, ops_buffer *span) {
+    xlstm_status status = b->device->buffer_wrap(b->device, host, size, span);
     if (status != XLSTM_OK)
         fail(b, error_prefix(status, "the weights"));
     return status == XLSTM_OK;
-}
-
-/* Where the file's tensors begin: devices that copy it have to align them, not its header. */
-static size_t first_tensor(const stored_tensors *files, int file) {
-    const uint8_t *begin = files->maps[file].data;
-    size_t first = SIZE_MAX;
-    for (size_t i = 0; i < files->count; i++) {
-        const stored_tensor *t = &files->tensors[i];
-        if (t->file == file && (size_t)(t->data - begin) < first)
-            first = (size_t)(t->data - begin);
-    }
-    return first == SIZE_MAX ? 0 : first;
 }
 
 /* The first file_count buffers are the files. */
@@ -103,13 +91,36 @@ static void wrap_file(weights_binder *b, int file) {
     const stored_tensors *files = b->files;
     void *host = (void *)(uintptr_t)files->maps[file].data;
     b->out->hosts[file] = host;
-    if (wrap(b, host, files->maps[file].size, first_tensor(files, file), &b->out->buffers[file]))
+    if (wrap(b, host, files->maps[file].size, &b->out->buffers[file]))
         b->out->file_count = b->out->buffer_count = file + 1;
 }
 
 static void wrap_own(weights_binder *b) {
     for (int i = b->out->file_count; i < b->out->buffer_count && b->status == XLSTM_OK; i++)
-        wrap(b, b->out->hosts[i], b->out->buffers[i].size, 0, &b->out->buffers[i]);
+        wrap(b, b->out->hosts[i], b->out->buffers[i].size, &b->out->buffers[i]);
+}
+
+/* A tensor that the device will have a copy of, of what is at `host` when all are bound. */
+static ops_tensor add_piece(weights_binder *b, const void *host, size_t size, dtype type, int rank,
+                            const int64_t *shape) {
+    weights *w = b->out;
+    size_t offset = w->piece_bytes, most = SIZE_MAX - OPS_PIECE_ALIGNMENT;
+    if (offset > most || size > most - offset) {
+        fail(b, error_memory(size, "a weight"));
+        return (ops_tensor){0};
+    }
+    w->pieces[w->piece_count++] = (ops_piece){host, size, offset};
+    w->piece_bytes =
+        (offset + size + OPS_PIECE_ALIGNMENT - 1) / OPS_PIECE_ALIGNMENT * OPS_PIECE_ALIGNMENT;
+    return ops_tensor_make(&w->buffers[0], offset, type, rank, shape);
+}
+
+static void gather(weights_binder *b) {
+    weights *w = b->out;
+    xlstm_status status = b->device->buffer_gather(b->device, w->piece_bytes, w->pieces,
+                                                   w->piece_count, &w->buffers[0]);
+    if (status != XLSTM_OK)
+        fail(b, error_prefix(status, "the weights"));
 }
 
 void *weights_own(weights_binder *b, dtype type, int rank, const int64_t *shape, ops_tensor *out) {
@@ -126,8 +137,9 @@ void *weights_own(weights_binder *b, dtype type, int rank, const int64_t *shape,
     }
     int index = b->out->buffer_count++;
     b->out->hosts[index] = memory;
-    b->out->buffers[index].size = rounded; /* the device has it when all are filled (wrap_own) */
-    *out = ops_tensor_make(&b->out->buffers[index], 0, type, rank, shape);
+    b->out->buffers[index].size = rounded; /* the device has it when all are filled */
+    *out = b->out->pieces ? add_piece(b, memory, size, type, rank, shape)
+                          : ops_tensor_make(&b->out->buffers[index], 0, type, rank, shape);
     return memory;
 }
 
@@ -159,6 +171,8 @@ ops_tensor weights_place(weights_binder *b, const stored_tensor *tensor, int ran
                          const int64_t *shape) {
     if (!tensor || b->status != XLSTM_OK)
         return (ops_tensor){0};
+    if (b->out->pieces)
+        return add_piece(b, tensor->data, tensor->size, tensor->dtype, rank, shape);
     bool blocks = dtype_block(tensor->dtype) > 1; /* have any address */
     if (!blocks && (uintptr_t)tensor->data % dtype_size(tensor->dtype) != 0)
         return weights_copy(b, tensor, tensor->dtype, rank, shape);
@@ -273,6 +287,32 @@ static void report_surplus(weights_binder *b) {
     }
 }
 
+/* Files are there before what is bound to them; pieces are copied when all of them are known. */
+static void begin_memory(weights_binder *b) {
+    weights *w = b->out;
+    const stored_tensors *files = b->files;
+    bool gathers = b->device->buffer_gather != NULL;
+    /* At most every tensor is copied, and a block may need one that no file has. */
+    size_t most = (size_t)files->file_count + files->count + (size_t)w->block_count + 1;
+    w->buffers = calloc(most, sizeof *w->buffers);
+    w->hosts = calloc(most, sizeof *w->hosts);
+    w->pieces = gathers ? calloc(most, sizeof *w->pieces) : NULL;
+    if (!w->buffers || !w->hosts || (gathers && !w->pieces)) {
+        fail(b, error_memory(most * sizeof *w->buffers, "the weights"));
+        return;
+    }
+    w->buffer_count = gathers ? 1 : 0;
+    for (int i = 0; !gathers && b->status == XLSTM_OK && i < files->file_count; i++)
+        wrap_file(b, i);
+}
+
+static void end_memory(weights_binder *b) {
+    if (b->status == XLSTM_OK && b->out->pieces)
+        gather(b);
+    else if (b->status == XLSTM_OK)
+        wrap_own(b);
+}
+
 xlstm_status weights_bind(const model_config *config, const stored_tensors *files,
                           ops_device *device, dtype real, weights *out) {
     *out = (weights){.family = config->family, .block_count = config->num_blocks};
@@ -280,14 +320,10 @@ xlstm_status weights_bind(const model_config *config, const stored_tensors *file
         .config = config, .files = files, .device = device, .real = real, .out = out};
     b.used = calloc(files->count + 1, sizeof *b.used);
     out->blocks = calloc((size_t)config->num_blocks, sizeof *out->blocks);
-    /* At most every tensor is copied, and a block may need one that no file has. */
-    size_t buffers = (size_t)files->file_count + files->count + (size_t)config->num_blocks + 1;
-    out->buffers = calloc(buffers, sizeof *out->buffers);
-    out->hosts = calloc(buffers, sizeof *out->hosts);
-    if (!b.used || !out->blocks || !out->buffers || !out->hosts)
-        fail(&b, error_memory(files->count * sizeof *out->buffers, "the weights"));
-    for (int i = 0; b.status == XLSTM_OK && i < files->file_count; i++)
-        wrap_file(&b, i);
+    if (b.used && out->blocks)
+        begin_memory(&b);
+    else
+        fail(&b, error_memory(files->count + 1, "the weights"));
     if (b.status == XLSTM_OK) {
         bind_ends(&b);
         for (int i = 0; i < config->num_blocks; i++)
@@ -300,7 +336,7 @@ xlstm_status weights_bind(const model_config *config, const stored_tensors *file
         b.status = error_list_finish(&b.faults, XLSTM_FORMAT_ERROR);
     else
         (void)error_list_finish(&b.faults, b.status);
-    wrap_own(&b);
+    end_memory(&b);
     if (b.status != XLSTM_OK)
         weights_free(out);
     return b.status;
@@ -315,19 +351,25 @@ void weights_free(weights *w) {
     }
     free(w->buffers);
     free(w->hosts);
+    free(w->pieces);
     free(w->blocks);
     *w = (weights){0};
 }
 
 /* ---- Walking ---- */
 
+static const uint8_t *host_of(const weights *w, const ops_tensor *tensor) {
+    if (w->pieces)
+        return ops_piece_host(w->pieces, w->piece_count, tensor->offset);
+    return (const uint8_t *)w->hosts[tensor->buffer - w->buffers] + tensor->offset;
+}
+
 void weights_visit_one(const weights_visitor *v, const char *name, const ops_tensor *tensor) {
     char full[192];
     if (!ops_present(tensor))
         return;
     snprintf(full, sizeof full, "%s%s", v->prefix, name);
-    const uint8_t *host = v->weights->hosts[tensor->buffer - v->weights->buffers];
-    v->visit(v->context, full, tensor, host + tensor->offset);
+    v->visit(v->context, full, tensor, host_of(v->weights, tensor));
 }
 
 void weights_each(const weights *w, weights_visit function, void *context) {

@@ -3,15 +3,15 @@
  * Every tensor that the config calls for is looked up under each of its names and layouts (Hugging
  * Face and official, q or query, single or fused; either layout of an sLSTM's recurrent weights);
  * presence, shape and dtype are checked, and everything that is wrong is reported at once. Matrices
- * stay in the mapped files; what is small, or computed with in another form than it is stored,
- * becomes f32 (f64 for some, where activations are).
+ * stay in the mapped files, or are copied to the device as they are; what is small, or computed with
+ * in another form than it is stored, becomes f32 (f64 for some, where activations are).
  */
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
 
 #include "format/config.h"
 #include "format/stored.h"
-#include "ops/ops.h"
+#include "ops/gather.h"
 
 /* Biases are absent (buffer NULL) where the model has none. E is xlstm-neurips' inner width, of
  * which q, k, v are made by blocks [E / s][s][s]; in xlstm-large they are matrices of the width D.
@@ -66,9 +66,13 @@ typedef struct weights {
     int64_t dtype_bytes[DTYPE_COUNT];
     bool fused; /* the layout found */
 
-    ops_buffer *buffers; /* one a file, then one for each tensor that had to be copied */
-    void **hosts;        /* the host memory that each buffer was made from */
+    /* One a file, then one for each tensor that had to be copied; on a device that copies all of
+     * them one of pieces, and what follows is no more than host memory. */
+    ops_buffer *buffers;
+    void **hosts; /* the host memory that each buffer was made from */
     int buffer_count, file_count;
+    ops_piece *pieces; /* of the first buffer; NULL where files are wrapped */
+    size_t piece_count, piece_bytes;
 } weights;
 
 /* real: the type of activations. */

@@ -28,7 +28,7 @@ const stored_tensor *weights_need(weights_binder *b, const char *const *names, i
 
 /* All below: an absent tensor after a fault. */
 
-/* [rows][columns], and any shape: in the mapped file, unless its address does not suit the type. */
+/* [rows][columns], and any shape: in the mapped file, unless its address does not suit the type, or a piece. */
 ops_tensor weights_matrix(weights_binder *b, const char *const *names, int64_t rows,
                           int64_t columns);
 ops_tensor weights_place(weights_binder *b, const stored_tensor *tensor, int rank,

@@ -20,7 +20,8 @@
 typedef struct ops_device ops_device;
 typedef struct ops_stream ops_stream;
 struct kernel_table;
-typedef struct ops_fact ops_fact; /* facts.h */
+typedef struct ops_fact ops_fact;   /* facts.h */
+typedef struct ops_piece ops_piece; /* gather.h */
 
 /* ---- Tensors ---- */
 
@@ -208,10 +209,9 @@ struct ops_mlstm_output {
  * A device may take a sequence in chunks; its chunks begin at absolute positions divisible by the
  * chunk length, so that cutting a prompt at such a position gives the same bits. A batch that is
  * not as ops_batch says (starts, slots, positions) is an error of the stream.
- * Deferral: with `deferred` = R > 0, C, n and m are those of the last position divisible by R, and the
- * tokens since then, at absolute positions t, stand in the rings at t mod R, as they came. They are
- * read out from there, and folded into C and n when the R-th has come. Whole chunks need no ring
- * where R divides their length; otherwise all tokens go through it. */
+ * Deferral: with `deferred` = R > 0, C, n and m are those of the last position divisible by R, and the tokens since
+ * then, at absolute positions t, stand in the rings at t mod R, as they came. They are read out from there, and folded
+ * into C and n when the R-th has come. Whole chunks need no ring where R divides their length; else all go through it. */
 enum { OPS_MAX_DEFERRED = 64 };
 struct ops_mlstm {
     ops_batch batch;
@@ -276,8 +276,7 @@ struct ops_slstm {
  *   2. temperature <= 0: the highest logit, the lowest id on ties; done.
  *   3. Ids in order of falling logit, ties: lower id; p = exp((logit - highest) / temperature).
  *   4. top_k > 0 keeps the first top_k ids.
- *   5. 0 < top_p < 1 keeps the ids up to the first where the running sum of p reaches
- *      top_p * (sum of p).
+ *   5. 0 < top_p < 1 keeps the ids up to the first where the running sum of p reaches top_p * (sum of p).
  *   6. min_p > 0 keeps the ids with p >= min_p.
  *   7. The first kept id where the running sum of p exceeds uniform * (sum of the kept p).
  * A logit of -inf is never chosen. A NaN or +inf among [0, limit), or no finite logit at all, is
@@ -354,10 +353,11 @@ struct ops_device {
     int most_deferred;    /* longest ring of struct ops_mlstm; 0: it has none */
     const struct kernel_table *kernels; /* of the kernel library (kernels.h) */
 
-    /* Memory. buffer_create gives zeroed memory; buffer_wrap makes host memory (a mapped file), which must outlive
-     * the buffer, usable without a copy where the device can; a copy has byte `first` (of a tensor) aligned. */
+    /* Memory. buffer_create gives zeroed memory. Of the next two a device has one: buffer_wrap makes host memory (a mapped
+     * file), which must outlive the buffer, usable without a copy where it can; buffer_gather copies pieces of it. */
     xlstm_status (*buffer_create)(ops_device *, size_t size, ops_buffer *);
-    xlstm_status (*buffer_wrap)(ops_device *, void *host, size_t size, size_t first, ops_buffer *);
+    xlstm_status (*buffer_wrap)(ops_device *, void *host, size_t size, ops_buffer *);
+    xlstm_status (*buffer_gather)(ops_device *, size_t, const ops_piece *, size_t, ops_buffer *);
     void (*buffer_free)(ops_buffer *);
     int64_t (*scratch_size)(ops_device *, const ops_stream_options *); /* bytes for stream_create */
     xlstm_status (*stream_create)(ops_device *, const ops_stream_options *, ops_stream **);

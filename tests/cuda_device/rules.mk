@@ -53,8 +53,8 @@ CUDA_DEVICE_HOST := $(CUDA_HOST_SOURCES:src/ops/cuda/%.c=$(CUDA_DEVICE)/host/%.o
 # These stand in front of the library, and so in the place of what it has of the same names.
 CUDA_DEVICE_LINKED := $(CUDA_SOURCES:src/ops/cuda/%.cu=$(CUDA_DEVICE)/kernels/%.o) \
                       $(CUDA_DEVICE_HOST) $(CUDA_DEVICE_OBJECTS)
-CUDA_DEVICE_TESTS := conformance/test_conformance conformance/test_fp8 golden/test_golden golden/test_neurips kernels/test_small \
-                     kernels/test_slstm kernels/test_slstm_halves kernels/test_mlstm_fixtures kernels/test_mlstm_halves
+CUDA_DEVICE_TESTS := conformance/test_conformance conformance/test_fp8 golden/test_golden golden/test_neurips model/test_weights \
+                     kernels/test_small kernels/test_slstm kernels/test_slstm_halves kernels/test_mlstm_fixtures kernels/test_mlstm_halves
 CUDA_DEVICE_PROGRAMS = $(if $(CUDA_DEVICE_MISSING),,$(CUDA_DEVICE)/xlstm $(CUDA_DEVICE_PLANTED) \
                         $(CUDA_DEVICE_TESTS:%=$(CUDA_DEVICE)/tests/%))
 
@@ -105,6 +105,7 @@ $(eval $(call cuda_device_run,quick-86,CUDA_TEST_CAPABILITY=8.6 CUDA_TEST_SHARED
 $(eval $(call cuda_device_run,golden-86,CUDA_TEST_CAPABILITY=8.6 CUDA_TEST_SHARED=101376 TEST_QUICK=1,golden/test_golden test_cuda*))
 $(eval $(call cuda_device_run,golden-quick,TEST_QUICK=1,golden/test_golden test_cuda*))
 $(eval $(call cuda_device_run,neurips-random,CUDA_TEST_SCHEDULE=random:3 CUDA_TEST_LATE=1,golden/test_neurips test_cuda))
+$(eval $(call cuda_device_run,weights,,model/test_weights))
 $(eval $(call cuda_device_run,kernels-small,CUDA_TEST_SCHEDULE=reverse,kernels/test_small))
 $(eval $(call cuda_device_run,kernels-slstm,CUDA_TEST_SCHEDULE=random:5 TEST_QUICK=1,kernels/test_slstm))
 $(eval $(call cuda_device_run,kernels-slstm-halves,CUDA_TEST_SCHEDULE=random:5 TEST_QUICK=1,kernels/test_slstm_halves))

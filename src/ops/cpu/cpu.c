@@ -28,9 +28,7 @@ static xlstm_status buffer_create(ops_device *self, size_t size, ops_buffer *buf
     return XLSTM_OK;
 }
 
-static xlstm_status buffer_wrap(ops_device *self, void *host, size_t size, size_t first,
-                                ops_buffer *buffer) {
-    (void)first;
+static xlstm_status buffer_wrap(ops_device *self, void *host, size_t size, ops_buffer *buffer) {
     *buffer = (ops_buffer){.device = self, .host = host, .size = size};
     return XLSTM_OK;
 }

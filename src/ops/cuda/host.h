@@ -31,8 +31,8 @@ xlstm_status cuda_enqueue_timed(cudaStream_t stream, const cuda_launch *launch);
 /* ---- Memory (memory.c) ---- */
 
 xlstm_status cuda_buffer_create(ops_device *self, size_t size, ops_buffer *buffer);
-xlstm_status cuda_buffer_wrap(ops_device *self, void *host, size_t size, size_t first,
-                              ops_buffer *buffer);
+xlstm_status cuda_buffer_gather(ops_device *self, size_t size, const ops_piece *pieces,
+                                size_t count, ops_buffer *buffer);
 void cuda_buffer_free(ops_buffer *buffer);
 /* Rises with every buffer that is freed: addresses remembered before may be another's now. */
 unsigned cuda_buffers_freed(void);

@@ -1,12 +1,13 @@
-/* Memory of the GPU. Weights are copied there: a mapped file goes through two pieces of page-locked memory, of which one
- * is filled while the other travels. Behind every buffer there is room to read on, up to a whole unit of alignment. */
+/* Memory of the GPU. Weights are copied there: they go through two windows of page-locked memory, of which one is
+ * filled while the other travels. Behind every buffer there is room to read on, up to a whole unit of alignment. */
 #include "base/error.h"
 #include "ops/cuda/host.h"
+#include "ops/gather.h"
 
 #include <stdatomic.h>
 #include <string.h>
 
-enum { ALIGNMENT = 256, PIECE_BYTES = 32 << 20 };
+enum { ALIGNMENT = OPS_PIECE_ALIGNMENT, WINDOW_BYTES = 32 << 20 };
 
 static atomic_uint freed;
 
@@ -26,25 +27,23 @@ static xlstm_status no_room(size_t size) {
                      size, (double)size / 1e9, (double)free_bytes / 1e9, (double)total / 1e9);
 }
 
-/* `size` bytes of which number `first` is aligned. */
-static xlstm_status take(ops_device *self, size_t size, size_t first, ops_buffer *buffer) {
+static xlstm_status take(ops_device *self, size_t size, ops_buffer *buffer) {
     cuda_gpu *gpu;
     void *memory = NULL;
-    size_t shift = (ALIGNMENT - first % ALIGNMENT) % ALIGNMENT;
     *buffer = (ops_buffer){0};
     xlstm_status status = cuda_gpu_get(self, &gpu);
     if (status != XLSTM_OK)
         return status;
-    if (size > SIZE_MAX - 2 * ALIGNMENT)
+    if (size > SIZE_MAX - ALIGNMENT)
         return error_memory(size, "a buffer of the GPU");
-    cudaError_t error = cudaMalloc(&memory, size + shift + ALIGNMENT);
+    cudaError_t error = cudaMalloc(&memory, size + ALIGNMENT);
     if (error == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError();
         return no_room(size);
     }
     if (error != cudaSuccess)
         return cuda_status(error, "cudaMalloc");
-    *buffer = (ops_buffer){.device = self, .size = size, .handle = (char *)memory + shift};
+    *buffer = (ops_buffer){.device = self, .size = size, .handle = memory};
     return XLSTM_OK;
 }
 
@@ -52,7 +51,7 @@ void cuda_buffer_free(ops_buffer *buffer) {
     cuda_gpu *gpu;
     if (buffer->handle && cuda_gpu_get(buffer->device, &gpu) == XLSTM_OK) {
         atomic_fetch_add(&freed, 1);
-        cudaFree((char *)buffer->handle - (uintptr_t)buffer->handle % ALIGNMENT);
+        cudaFree(buffer->handle);
     }
     *buffer = (ops_buffer){0};
 }
@@ -64,7 +63,7 @@ static xlstm_status done(xlstm_status status, ops_buffer *buffer) {
 }
 
 xlstm_status cuda_buffer_create(ops_device *self, size_t size, ops_buffer *buffer) {
-    xlstm_status status = take(self, size, 0, buffer);
+    xlstm_status status = take(self, size, buffer);
     if (status != XLSTM_OK)
         return status;
     status = cuda_status(cudaMemset(buffer->handle, 0, size), "cudaMemset");
@@ -75,67 +74,70 @@ xlstm_status cuda_buffer_create(ops_device *self, size_t size, ops_buffer *buffe
 
 /* ---- Copying ---- */
 
-typedef struct pieces {
+typedef struct windows {
     void *memory[2];
     cudaEvent_t sent[2];
     cudaStream_t stream;
-} pieces;
+} windows;
 
-static void pieces_free(pieces *p) {
+static void windows_free(windows *w) {
     for (int i = 0; i < 2; i++) {
-        if (p->memory[i])
-            cudaFreeHost(p->memory[i]);
-        if (p->sent[i])
-            cudaEventDestroy(p->sent[i]);
+        if (w->memory[i])
+            cudaFreeHost(w->memory[i]);
+        if (w->sent[i])
+            cudaEventDestroy(w->sent[i]);
     }
-    if (p->stream)
-        cudaStreamDestroy(p->stream);
+    if (w->stream)
+        cudaStreamDestroy(w->stream);
 }
 
-static xlstm_status pieces_make(pieces *p, size_t size) {
-    *p = (pieces){0};
-    xlstm_status status = cuda_status(cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking),
+static xlstm_status windows_make(windows *w, size_t size) {
+    *w = (windows){0};
+    xlstm_status status = cuda_status(cudaStreamCreateWithFlags(&w->stream, cudaStreamNonBlocking),
                                       "cudaStreamCreateWithFlags");
     for (int i = 0; i < 2 && status == XLSTM_OK; i++) {
-        status = cuda_status(cudaMallocHost(&p->memory[i], size), "cudaMallocHost");
+        status = cuda_status(cudaMallocHost(&w->memory[i], size), "cudaMallocHost");
         if (status == XLSTM_OK)
-            status = cuda_status(cudaEventCreateWithFlags(&p->sent[i], cudaEventDisableTiming),
+            status = cuda_status(cudaEventCreateWithFlags(&w->sent[i], cudaEventDisableTiming),
                                  "cudaEventCreateWithFlags");
     }
     return status;
 }
 
-static xlstm_status send(pieces *p, char *to, const char *from, size_t size, size_t piece) {
+/* The `size` bytes of the buffer at `to`, a window at a time. */
+static xlstm_status send(windows *w, char *to, size_t size, size_t window, const ops_piece *pieces,
+                         size_t count) {
     xlstm_status status = XLSTM_OK;
+    size_t next = 0;
     int turn = 0;
-    for (size_t at = 0; at < size && status == XLSTM_OK; at += piece, turn = !turn) {
-        size_t part = size - at < piece ? size - at : piece;
-        status = cuda_status(cudaEventSynchronize(p->sent[turn]), "cudaEventSynchronize");
+    for (size_t at = 0; at < size && status == XLSTM_OK; at += window, turn = !turn) {
+        size_t part = size - at < window ? size - at : window;
+        status = cuda_status(cudaEventSynchronize(w->sent[turn]), "cudaEventSynchronize");
         if (status != XLSTM_OK)
             break;
-        memcpy(p->memory[turn], from + at, part);
+        ops_lay_pieces(pieces, count, &next, at, part, w->memory[turn]);
         status = cuda_status(
-            cudaMemcpyAsync(to + at, p->memory[turn], part, cudaMemcpyHostToDevice, p->stream),
+            cudaMemcpyAsync(to + at, w->memory[turn], part, cudaMemcpyHostToDevice, w->stream),
             "cudaMemcpyAsync");
         if (status == XLSTM_OK)
-            status = cuda_status(cudaEventRecord(p->sent[turn], p->stream), "cudaEventRecord");
+            status = cuda_status(cudaEventRecord(w->sent[turn], w->stream), "cudaEventRecord");
     }
     if (status == XLSTM_OK)
-        status = cuda_status(cudaStreamSynchronize(p->stream), "cudaStreamSynchronize");
+        status = cuda_status(cudaStreamSynchronize(w->stream), "cudaStreamSynchronize");
     return status;
 }
 
-xlstm_status cuda_buffer_wrap(ops_device *self, void *host, size_t size, size_t first,
-                              ops_buffer *buffer) {
-    pieces p;
-    size_t piece = size < PIECE_BYTES ? size : PIECE_BYTES;
-    xlstm_status status = take(self, size, first, buffer);
+xlstm_status cuda_buffer_gather(ops_device *self, size_t size, const ops_piece *pieces,
+                                size_t count, ops_buffer *buffer) {
+    windows w;
+    size_t window = size < WINDOW_BYTES ? size : WINDOW_BYTES;
+    xlstm_status status = take(self, size, buffer);
     if (status != XLSTM_OK || size == 0)
         return status;
-    status = pieces_make(&p, piece);
+    status = windows_make(&w, window);
     if (status == XLSTM_OK)
-        status = send(&p, buffer->handle, host, size, piece);
-    pieces_free(&p);
+        status = send(&w, buffer->handle, size, window, pieces, count);
+    windows_free(&w);
     return done(status, buffer);
 }
 

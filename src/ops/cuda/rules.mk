@@ -47,7 +47,7 @@ endif
 # ---- On a machine with a GPU ----
 
 CUDA_TESTS := conformance/test_conformance conformance/test_fp8 golden/test_golden golden/test_neurips engine/test_ahead engine/test_session \
-              engine/test_state engine/test_deferred kernels/test_small kernels/test_slstm kernels/test_slstm_halves \
+              engine/test_state engine/test_deferred model/test_weights kernels/test_small kernels/test_slstm kernels/test_slstm_halves \
               kernels/test_mlstm_halves
 
 run-cuda-test: all $(CUDA_TESTS:%=$(BUILD)/tests/%) $(DEMO)

@@ -42,9 +42,7 @@ static xlstm_status buffer_create(ops_device *self, size_t size, ops_buffer *buf
     return keep(self, status, memory, size, buffer);
 }
 
-static xlstm_status buffer_wrap(ops_device *self, void *host, size_t size, size_t first,
-                                ops_buffer *buffer) {
-    (void)first;
+static xlstm_status buffer_wrap(ops_device *self, void *host, size_t size, ops_buffer *buffer) {
     metal_gpu *gpu;
     metal_memory *memory = NULL;
     xlstm_status status = metal_gpu_get(&gpu);

@@ -140,9 +140,7 @@ static xlstm_status buffer_create(ops_device *device, size_t size, ops_buffer *b
     return XLSTM_OK;
 }
 
-static xlstm_status buffer_wrap(ops_device *device, void *host, size_t size, size_t first,
-                                ops_buffer *buffer) {
-    (void)first;
+static xlstm_status buffer_wrap(ops_device *device, void *host, size_t size, ops_buffer *buffer) {
     *buffer = (ops_buffer){.device = device, .host = host, .size = size};
     return XLSTM_OK;
 }

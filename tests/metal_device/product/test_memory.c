@@ -151,8 +151,7 @@ static void copies(void *context) {
     for (size_t size = 0; size < 20000; size += 4999) {
         ops_buffer copy;
         char *from = bytes + 16 - (uintptr_t)bytes % 16 + 16 * (size % 2 + 1);
-        must(device->buffer_wrap(device, from, size, 0, &copy) == XLSTM_OK, "%s",
-             xlstm_last_error());
+        must(device->buffer_wrap(device, from, size, &copy) == XLSTM_OK, "%s", xlstm_last_error());
         must(copy.host != from && copy.size == size, "%zu bytes are not copied", size);
         must(memcmp(copy.host, from, size) == 0, "%zu other bytes", size);
         device->buffer_free(&copy);
