@@ -146,7 +146,7 @@ LARGE_SCRIPTS := $(sort $(wildcard tests/large/*.sh))
 # which a signal or a terminal comes between.
 ifneq ($(findstring thread,$(SANITIZE)),)
 LEFT_OUT := $(addprefix $(BUILD)/tests/,cli/% engine/test_machine format/% golden/test_parity golden/test_quantised \
-              model/test_convert_plan model/test_wiring \
+              model/test_convert_plan model/test_weights model/test_wiring \
               kernels/test_compensated kernels/test_slstm_halves kernels/test_mlstm_extremes kernels/test_mlstm_fixtures kernels/test_mlstm_forms \
               kernels/test_mlstm_gradients kernels/test_mlstm_halves ops/test_superaccumulator ops/test_two_float text/%) \
             $(filter-out tests/e2e/chat.sh tests/e2e/instrumented.sh tests/e2e/interrupt.sh,$(E2E_SCRIPTS))
