@@ -149,18 +149,18 @@ static void time_mlstm(const char *name, int64_t heads, int64_t d_qk, int64_t d_
 
 static void time_slstm(int64_t heads, int64_t d, bool backward, cudaStream_t stream) {
     enum { B = 16, T = 1024 };
-    const int64_t x[5] = {B, T, 4, heads, d}, r[4] = {heads, d, 4, d}, b[3] = {4, heads, d};
+    const int64_t x[5] = {B, T, 4, heads, d}, r[3] = {heads, d, 4 * d}, b[3] = {4, heads, d};
     const int64_t y[4] = {B, T, heads, d};
     call c = {.name = "slstm_sequence--cuda", .options = xlstm_kernel_defaults()};
     give(&c, "x", XLSTM_BF16, 5, x, 1, 0);
-    give(&c, "r", XLSTM_BF16, 4, r, 0.1f, 0);
+    give(&c, "r", XLSTM_BF16, 3, r, 0.1f, 0);
     give(&c, "b", XLSTM_F32, 3, b, 0.5f, 0);
     give(&c, "y", XLSTM_BF16, 4, y, 0, 0);
     if (backward) {
         c.options.backward = XLSTM_BACKWARD_EXACT;
         give(&c, "dy", XLSTM_BF16, 4, y, 1, 0);
         give(&c, "dx", XLSTM_BF16, 5, x, 0, 0);
-        give(&c, "dr", XLSTM_F32, 4, r, 0, 0);
+        give(&c, "dr", XLSTM_F32, 3, r, 0, 0);
         give(&c, "db", XLSTM_F32, 3, b, 0, 0);
     }
     double ms = time_call(&c, stream);
