@@ -30,6 +30,8 @@ static const shape shapes[] = {
     {"B=1 NH=1 S=150 DHQK=128 DHHV=128", 3, -1, true, false},
     {"B=2 NH=2 S=70 DHQK=128 DHHV=256", 3, -5, false, false},
     {"B=1 NH=2 S=1 DHQK=128 DHHV=128", 3, -2, true, false},
+    {"B=2 NH=1 S=203 DHQK=128 DHHV=256", 3, -1, true, false},
+    {"B=1 NH=1 S=1600 DHQK=128 DHHV=256", 9, -3, true, false},
     {"B=1 NH=1 S=128 DHQK=128 DHHV=128", 0, 0, true, false},
     {"B=1 NH=1 S=1600 DHQK=128 DHHV=128", 9, -3, true, true},
     {"B=1 NH=1 S=200 DHQK=256 DHHV=512", 3, -1, true, false},

@@ -56,6 +56,12 @@ static __device__ __forceinline__ void copy_bulk(void *to, const void *from, uns
         "l"(from), "r"(bytes), "r"(shared_address(barrier))
         : "memory");
 }
+/* The reverse, after fence_async() by the writers and a barrier; committed and waited for as stores of tiles (wgmma.h). */
+static __device__ __forceinline__ void copy_bulk_out(void *to, const void *from, unsigned bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
+                 "r"(shared_address(from)), "r"(bytes)
+                 : "memory");
+}
 /* What this thread wrote to shared memory is seen by the copy engine and the tensor cores. */
 static __device__ __forceinline__ void fence_async(void) {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -61,8 +61,8 @@ static void *place(char *base, size_t *used, int64_t count, size_t size) {
 }
 
 /* `states`: elements of C at all borders of segments. */
-static size_t place_all(char *base, int64_t chunks, int64_t d_qk, int64_t states, bool backward,
-                        struct chunk_places *at) {
+static size_t place_all(char *base, int64_t chunks, int64_t d_qk, int64_t d_v, int64_t states,
+                        bool backward, struct chunk_places *at) {
     size_t used = 0;
     at->gates = (struct chunk_gates *)place(base, &used, chunks, sizeof(struct chunk_gates));
     at->factors = (struct chunk_factors *)place(base, &used, chunks, sizeof(struct chunk_factors));
@@ -70,10 +70,11 @@ static size_t place_all(char *base, int64_t chunks, int64_t d_qk, int64_t states
     at->denominator = (float *)place(base, &used, chunks * CHUNK, sizeof(float));
     at->scores = (uint16_t *)place(base, &used, chunks * SCORES, sizeof(uint16_t));
     at->states = (float *)place(base, &used, states, sizeof(float));
+    at->normalizers = (float *)place(base, &used, states / d_v, sizeof(float));
     if (!backward)
         return used;
-    at->delta = (float *)place(base, &used, chunks * CHUNK, sizeof(float));
-    at->key_dots = (float *)place(base, &used, chunks * CHUNK, sizeof(float));
+    at->delta = (float *)place(base, &used, 2 * chunks * CHUNK, sizeof(float));
+    at->key_dots = (float *)place(base, &used, 2 * chunks * CHUNK, sizeof(float));
     at->dnormalizer = (float *)place(base, &used, chunks * d_qk, sizeof(float));
     at->dscores = (uint16_t *)place(base, &used, chunks * SCORES, sizeof(uint16_t));
     at->dstates = (float *)place(base, &used, states, sizeof(float));
@@ -83,7 +84,7 @@ static size_t place_all(char *base, int64_t chunks, int64_t d_qk, int64_t states
 static size_t place_call(const cuda_chunkwise *c, const struct chunk_shape *s, bool backward,
                          struct chunk_places *at) {
     int64_t segments = chunkwise_segments(c), states = c->sequences * c->heads * c->d_qk * c->d_v;
-    return place_all((char *)c->workspace, (int64_t)s->places * s->heads, c->d_qk,
+    return place_all((char *)c->workspace, (int64_t)s->places * s->heads, c->d_qk, c->d_v,
                      segments > 1 ? segments * states : 0, backward, at);
 }
 
@@ -125,7 +126,7 @@ size_t cuda_chunkwise_most(int64_t tokens, int64_t sequences, int64_t heads, int
                            int64_t d_v, int64_t processors) {
     int64_t blocks = processors * BLOCK_STATE, whole = tokens / SEGMENT_TOKENS * heads * d_qk * d_v;
     struct chunk_places at;
-    return place_all(NULL, packed_places(tokens, sequences) * heads, d_qk,
+    return place_all(NULL, packed_places(tokens, sequences) * heads, d_qk, d_v,
                      blocks < whole ? blocks : whole, false, &at);
 }
 
@@ -157,9 +158,10 @@ xlstm_status cuda_chunkwise_forward(const cuda_chunkwise *c) {
     xlstm_status status = check(c);
     if (status == XLSTM_OK)
         status = chunkwise_run_gates(c);
+    bool whole = chunkwise_whole_heads(c);
     if (status == XLSTM_OK)
-        status = chunkwise_run_normalizer(c, false);
-    if (status == XLSTM_OK)
+        status = whole ? chunkwise_run_tables(c) : chunkwise_run_normalizer(c, false);
+    if (status == XLSTM_OK && !whole)
         status = chunkwise_run_scores(c);
     if (status == XLSTM_OK)
         status = chunkwise_run_borders(c, false);
@@ -168,7 +170,7 @@ xlstm_status cuda_chunkwise_forward(const cuda_chunkwise *c) {
 
 xlstm_status cuda_chunkwise_backward(const cuda_chunkwise *c) {
     xlstm_status status = check(c);
-    if (status == XLSTM_OK)
+    if (status == XLSTM_OK && (c->exact || !chunkwise_whole_heads(c)))
         status = chunkwise_run_dscores(c);
     if (status == XLSTM_OK && c->exact)
         status = chunkwise_run_normalizer(c, true);

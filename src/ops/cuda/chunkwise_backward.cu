@@ -2,14 +2,15 @@
  *
  *   di_l = k_l . dk_l,   dlogf_t = sum over tau >= t of (q . dq - k . dk)_tau + E,   E = <dc, C> + <dn, n> at the end
  * q_t . dq_t needs neither: it is rho_t dh_t . numerator_t + e_t d_t, so dh_t . h_t where e_t = 0, and that times
- * eps rho_t where the denominator was |d_t|. In the exact form a gradient dm_t = -eps rho_t dh_t . h_t, at the last token
+ * eps rho_t where the denominator was |d_t|. (Where the sweep makes dS it leaves q . dq of dq as it wrote it: what dS lost
+ * when it was rounded then cancels in the sum.) In the exact form a gradient dm_t = -eps rho_t dh_t . h_t, at the last token
  * with the given dm - E besides, goes to the input gate of the token that was the maximum, and to the forget gates
  * after it: walking back from the end, dm is gathered until a token is met whose own input gate became m. That one gets
  * what was gathered; what is left over at the first token is the initial state's.
  *
  * Both are sums from the end that begin anew at certain tokens (the first one where f = -inf). A block has a head of a
  * sequence; its warps sum chunks, one warp goes through the chunks, the warps write. */
-#include "ops/cuda/chunkwise_parts.h"
+#include "ops/cuda/chunkwise_scores.h"
 
 enum { DOT_THREADS = 128, GATE_THREADS = 1024, GATE_WARPS = GATE_THREADS / WARP, PASS = 1024 };
 
@@ -18,19 +19,10 @@ struct gradient_arguments {
     chunkwise_array k, dk, input, forget, di, df;
     int type, di_type, df_type;
     chunkwise_state first, last, dfirst, dlast;
+    bool delta_parts, key_parts; /* delta and key_dots are two parts each */
 };
 
 /* ---- k . dk ---- */
-
-static __device__ __forceinline__ float dot_eight(uint4 x, uint4 y) {
-    const uint32_t p[4] = {x.x, x.y, x.z, x.w}, q[4] = {y.x, y.y, y.z, y.w};
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        sum += from_bf16((uint16_t)p[i]) * from_bf16((uint16_t)q[i]) +
-               from_bf16((uint16_t)(p[i] >> 16)) * from_bf16((uint16_t)(q[i] >> 16));
-    return sum;
-}
 
 /* A block has a chunk of a head, a warp every fourth token. */
 static __global__ __launch_bounds__(DOT_THREADS) void chunkwise_key_dots(
@@ -42,7 +34,7 @@ static __global__ __launch_bounds__(DOT_THREADS) void chunkwise_key_dots(
     if (place - s.place >= s.chunks)
         return;
     struct chunk c = chunk_at(s, place - s.place);
-    float *out = a.shape.at.key_dots + ((int64_t)place * a.shape.heads + head) * CHUNK;
+    float *out = a.shape.at.key_dots + ((int64_t)place * a.shape.heads + head) * 2 * CHUNK;
 #pragma unroll 4
     for (int t = warp; t < CHUNK; t += DOT_THREADS / WARP) {
         float sum = 0.0f;
@@ -124,6 +116,12 @@ struct lane_gradients {
     float dm[2], key[2], f[2];
 };
 
+static __device__ __forceinline__ float dot_of(const float *dots, int64_t at, int token,
+                                               bool parts) {
+    const float *dot = dots + 2 * at * CHUNK + token;
+    return parts ? dot[0] + dot[CHUNK] : dot[0];
+}
+
 static __device__ struct lane_gradients load_gradients(const gradient_arguments &a,
                                                        const struct chunk_sequence &s, int index,
                                                        int head, float dm_last) {
@@ -140,11 +138,11 @@ static __device__ struct lane_gradients load_gradients(const gradient_arguments 
         g.dm[j] = g.key[j] = g.f[j] = 0.0f;
         if (token >= c.tokens)
             continue;
-        float delta = a.shape.at.delta[at * CHUNK + token];
+        float delta = dot_of(a.shape.at.delta, at, token, a.delta_parts);
         float d = fabsf(a.shape.at.denominator[at * CHUNK + token]), least = expf(-gates->m[token]);
         float part = divides ? a.shape.eps / (larger(d, least) + a.shape.eps) : 0.0f;
         float query = a.shape.exact && divides && d > least ? delta * part : delta;
-        g.key[j] = a.shape.at.key_dots[at * CHUNK + token];
+        g.key[j] = dot_of(a.shape.at.key_dots, at, token, a.key_parts);
         g.f[j] = load_as(a.forget.data, a.type, element_of(a.forget, s, c.first + token, head));
         g.gate[j] = token_span(query - g.key[j], g.f[j] == -INFINITY);
         if (!a.shape.exact || a.shape.sigmoid)
@@ -255,9 +253,13 @@ xlstm_status chunkwise_run_gate_gradients(const cuda_chunkwise *c) {
     a.last = c->last;
     a.dfirst = c->dinitial;
     a.dlast = c->dlast;
-    xlstm_status status =
-        chunkwise_launch(c, "chunkwise_key_dots", chunkwise_key_dots,
-                         dim3((unsigned)a.shape.places, (unsigned)c->heads), DOT_THREADS, 0, a);
+    a.key_parts = chunkwise_whole_heads(c);
+    a.delta_parts = a.key_parts && !c->exact;
+    xlstm_status status = XLSTM_OK;
+    if (!a.key_parts)
+        status =
+            chunkwise_launch(c, "chunkwise_key_dots", chunkwise_key_dots,
+                             dim3((unsigned)a.shape.places, (unsigned)c->heads), DOT_THREADS, 0, a);
     return status == XLSTM_OK
                ? chunkwise_launch(c, "chunkwise_gate_gradients", chunkwise_gate_gradients,
                                   dim3((unsigned)c->heads, (unsigned)c->sequences), GATE_THREADS, 0,

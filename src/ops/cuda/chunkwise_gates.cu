@@ -4,7 +4,8 @@
  *   m_j = b_j + max(m_before, max over l <= j of c_l),
  * so that a chunk acts on m as m_after = max(m_before + b_L, b_L + max_l c_l): a pair (b_L, peak), and pairs compose.
  * Three kernels: a warp a chunk makes its pair; a block a head composes the pairs of a sequence; a block a chunk writes
- * its tables, and the sums of its keys for the normalizer. Every exponent is at most 0. With the sigmoid gate i is
+ * its tables, and the sums of its keys for the normalizer (where the sweep carries that along, a warp a chunk the
+ * tables alone). Every exponent is at most 0. With the sigmoid gate i is
  * log(sigmoid(i)), and m is 0.
  *
  * f = -inf is taken as log(sigmoid(f)) = -1000, m = -inf as -1e30: what was stored before is then weighted by 0 in f32,
@@ -215,6 +216,24 @@ static __device__ void write_tables(const gates_arguments &a, const struct lane_
     }
 }
 
+/* A warp has a chunk. */
+static __global__
+__launch_bounds__(PAIR_THREADS) void chunkwise_tables(const __grid_constant__ gates_arguments a) {
+    __shared__ float weights[PAIR_THREADS / WARP][CHUNK];
+    int head = (int)blockIdx.y, warp = (int)threadIdx.x / WARP;
+    int place = (int)(blockIdx.x * (PAIR_THREADS / WARP)) + warp;
+    cuda_wait();
+    if (place >= a.shape.places)
+        return;
+    struct chunk_sequence s = sequence_at(a.shape, sequence_of(a.shape, place));
+    if (place - s.place >= s.chunks)
+        return;
+    struct chunk c = chunk_at(s, place - s.place);
+    int64_t at = (int64_t)place * a.shape.heads + head;
+    const struct chunk_gates *gates = a.shape.at.gates + at;
+    write_tables(a, load_gates(a, s, c, head), c, at, gates->before, gates->after, weights[warp]);
+}
+
 static struct gates_arguments gates_of(const cuda_chunkwise *c) {
     struct gates_arguments a = {};
     a.shape = chunkwise_shape(c);
@@ -240,6 +259,13 @@ xlstm_status chunkwise_run_gates(const cuda_chunkwise *c) {
     return status == XLSTM_OK
                ? chunkwise_launch(c, "chunkwise_maxima", chunkwise_maxima, heads, PASS, 0, a)
                : status;
+}
+
+xlstm_status chunkwise_run_tables(const cuda_chunkwise *c) {
+    const int chunks = PAIR_THREADS / WARP; /* of a block */
+    struct gates_arguments a = gates_of(c);
+    dim3 places((unsigned)((a.shape.places + chunks - 1) / chunks), (unsigned)c->heads);
+    return chunkwise_launch(c, "chunkwise_tables", chunkwise_tables, places, PAIR_THREADS, 0, a);
 }
 
 /* ---- Normalizers ----

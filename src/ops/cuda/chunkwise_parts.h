@@ -53,12 +53,13 @@ struct chunk_places {
     float *denominator; /* [CHUNK]: d_j */
     uint16_t *scores;   /* P as a tile */
     float *states;      /* [segment][sequence][head][d_qk][d_v]: C at the borders of segments */
+    float *normalizers; /* [segment][sequence][head][d_qk]: n there, where whole heads are swept */
     /* The backward's: */
-    float *delta;       /* [CHUNK]: dh_j . h_j */
+    float *delta;       /* [2][CHUNK]: dh_j . h_j; or, the same unless exact, parts of q_j . dq_j */
     float *dnormalizer; /* [d_qk]: dn after the chunk */
     uint16_t *dscores;  /* dS as a tile */
     float *dstates;     /* as states */
-    float *key_dots;    /* [CHUNK]: k_l . dk_l */
+    float *key_dots;    /* [2][CHUNK]: k_l . dk_l, or parts of it */
 };
 
 /* What all kernels are told. */
@@ -145,6 +146,11 @@ static __device__ __forceinline__ float larger(float a, float b) {
 struct chunk_shape chunkwise_shape(const cuda_chunkwise *c);
 /* Into how many segments a sequence is cut, so that few sequences fill the GPU. */
 int chunkwise_segments(const cuda_chunkwise *c);
+/* Whether a block of the sweep has all values of a head: then it makes the scores of its chunks itself, those of the
+ * exact backward excepted, and what is left to the other kernels is less. */
+static inline bool chunkwise_whole_heads(const cuda_chunkwise *c) {
+    return c->d_qk == 128 && c->d_v == 256;
+}
 /* A bf16 array by tiles of a chunk's rows. */
 xlstm_status chunkwise_map(tile_map *map, const cuda_chunkwise *c, const chunkwise_array *x,
                            int width);
@@ -162,6 +168,8 @@ chunkwise_launch(const cuda_chunkwise *c, const char *name, void (*kernel)(A), d
 }
 
 xlstm_status chunkwise_run_gates(const cuda_chunkwise *c);
+/* The tables of every chunk alone, which chunkwise_run_normalizer writes, too. */
+xlstm_status chunkwise_run_tables(const cuda_chunkwise *c);
 /* The normalizers before every chunk, and the last one; backward: dn after every chunk, and of the initial one. */
 xlstm_status chunkwise_run_normalizer(const cuda_chunkwise *c, bool backward);
 xlstm_status chunkwise_run_scores(const cuda_chunkwise *c);

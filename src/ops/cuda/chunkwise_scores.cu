@@ -3,7 +3,7 @@
  * A block is a warpgroup and has a chunk of a head. Forward: A = q, B = k, and besides q . n; P and the denominators
  * come out. Backward: A = dh, B = v, and besides dh . h; dS and e come out. The operands come in tiles of 64 columns,
  * four pairs of tiles on their way at a time. */
-#include "ops/cuda/chunkwise_parts.h"
+#include "ops/cuda/chunkwise_scores.h"
 
 enum { SCORE_STAGES = 4, TILE_BYTES = CHUNK * TILE_ROW_BYTES };
 
@@ -33,11 +33,6 @@ static __device__ __forceinline__ void fetch(const scores_arguments &a, unsigned
         tile_load(stage + 2 * TILE_BYTES, &a.other, step * TILE_COLUMNS, token, head, batch, full);
 }
 
-static __device__ __forceinline__ float dot_two(uint32_t x, uint32_t y) {
-    return from_bf16((uint16_t)x) * from_bf16((uint16_t)y) +
-           from_bf16((uint16_t)(x >> 16)) * from_bf16((uint16_t)(y >> 16));
-}
-
 /* Half a row of a tile (row t / 2, half t % 2) with half a row of another one, or with 32 floats. */
 static __device__ __forceinline__ float dot_tiles(const unsigned char *x, const unsigned char *y) {
     unsigned row = threadIdx.x / 2, half = threadIdx.x % 2;
@@ -45,8 +40,7 @@ static __device__ __forceinline__ float dot_tiles(const unsigned char *x, const 
 #pragma unroll
     for (unsigned i = 0; i < 4; i++) {
         unsigned at = tile_offset(row, (half * 4 + i) * 8);
-        uint4 p = *(const uint4 *)(x + at), q = *(const uint4 *)(y + at);
-        sum += dot_two(p.x, q.x) + dot_two(p.y, q.y) + dot_two(p.z, q.z) + dot_two(p.w, q.w);
+        sum += dot_eight(*(const uint4 *)(x + at), *(const uint4 *)(y + at));
     }
     return sum;
 }
@@ -54,60 +48,21 @@ static __device__ __forceinline__ float dot_vector(const unsigned char *x, const
     unsigned row = threadIdx.x / 2, half = threadIdx.x % 2;
     float sum = 0.0f;
 #pragma unroll
-    for (unsigned i = 0; i < 4; i++) {
-        uint4 p = *(const uint4 *)(x + tile_offset(row, (half * 4 + i) * 8));
-        const float *v = y + (half * 4 + i) * 8;
-        uint32_t two[4] = {p.x, p.y, p.z, p.w};
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            sum += from_bf16((uint16_t)two[j]) * v[2 * j] +
-                   from_bf16((uint16_t)(two[j] >> 16)) * v[2 * j + 1];
-    }
+    for (unsigned i = 0; i < 4; i++)
+        sum += dot_eight_floats(*(const uint4 *)(x + tile_offset(row, (half * 4 + i) * 8)),
+                                y + (half * 4 + i) * 8);
     return sum;
 }
 
-static __device__ __forceinline__ float reciprocal_of(const struct chunk_shape &a, float d,
-                                                      float m) {
-    bool divides = !a.sigmoid || a.normalize;
-    return divides ? 1.0f / (larger(fabsf(d), expf(-m)) + a.eps) : 1.0f;
-}
-
-/* A thread's 16 scores of a row (columns as of accumulators), in place: x_l <- (x_l factor + add) D_l. */
-static __device__ __forceinline__ void weigh(float (&x)[CHUNK / 2], int half, int row, bool there,
-                                             float of_row, const float *columns, float factor,
-                                             float add) {
-    int quad = (int)threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < CHUNK / 8; i++)
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            int column = 8 * i + 2 * quad + j, at = 4 * i + 2 * half + j;
-            float decay = expf(of_row + columns[column]);
-            x[at] = there && column <= row ? (x[at] * factor + add) * decay : 0.0f;
-        }
-}
-
 /* P of a row from q . k and q . n: its denominator is the sum before rho. */
-static __device__ __forceinline__ void finish_scores(const scores_arguments &a,
-                                                     const struct scores_shared *shared,
-                                                     float (&x)[CHUNK / 2], int half, int row,
-                                                     bool there, int64_t at) {
+static __device__ __forceinline__ void end_scores(const scores_arguments &a,
+                                                  const struct scores_shared *shared,
+                                                  float (&x)[CHUNK / 2], int half, int row,
+                                                  bool there, int64_t at) {
     const struct chunk_gates *gates = a.shape.at.gates + at;
-    weigh(x, half, row, there, gates->row[row], gates->column, a.shape.scale, 0.0f);
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < CHUNK / 8; i++)
-        sum += x[4 * i + 2 * half] + x[4 * i + 2 * half + 1];
-    sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-    sum += __shfl_xor_sync(ALL_LANES, sum, 2);
-    float read = a.shape.at.factors[at].read[row];
-    float d = there ? sum + read * shared->vector[row] : 0.0f;
-    float reciprocal = reciprocal_of(a.shape, d, gates->m[row]);
-#pragma unroll
-    for (int i = 0; i < CHUNK / 8; i++) {
-        x[4 * i + 2 * half] *= reciprocal;
-        x[4 * i + 2 * half + 1] *= reciprocal;
-    }
+    float d, read = a.shape.at.factors[at].read[row];
+    float reciprocal = finish_scores(a.shape, x, half, row, there, gates->row[row], gates->column,
+                                     gates->m[row], read * shared->vector[row], &d);
     __syncwarp(); /* all of the row have read */
     if (threadIdx.x % 4 == 0) {
         a.shape.at.denominator[at * CHUNK + row] = d;
@@ -116,10 +71,10 @@ static __device__ __forceinline__ void finish_scores(const scores_arguments &a,
 }
 
 /* dS of a row from dh . v and dh . h. */
-static __device__ __forceinline__ void finish_dscores(const scores_arguments &a,
-                                                      const struct scores_shared *shared,
-                                                      float (&x)[CHUNK / 2], int half, int row,
-                                                      bool there, int64_t at) {
+static __device__ __forceinline__ void end_dscores(const scores_arguments &a,
+                                                   const struct scores_shared *shared,
+                                                   float (&x)[CHUNK / 2], int half, int row,
+                                                   bool there, int64_t at) {
     const struct chunk_gates *gates = a.shape.at.gates + at;
     float d = a.shape.at.denominator[at * CHUNK + row], m = gates->m[row],
           delta = shared->vector[row];
@@ -129,7 +84,7 @@ static __device__ __forceinline__ void finish_dscores(const scores_arguments &a,
     weigh(x, half, row, there, gates->row[row], gates->column, a.shape.scale * reciprocal,
           a.shape.scale * reciprocal * share);
     if (threadIdx.x % 4 == 0) {
-        a.shape.at.delta[at * CHUNK + row] = delta;
+        a.shape.at.delta[2 * at * CHUNK + row] = delta;
         a.shape.at.factors[at].share[row] = share;
     }
 }
@@ -203,13 +158,10 @@ __launch_bounds__(WARPGROUP) void chunkwise_scores(const __grid_constant__ score
     for (int half = 0; half < 2; half++) {
         int row = thread / WARP * 16 + lane / 4 + 8 * half;
         if (BACKWARD)
-            finish_dscores(a, shared, sums, half, row, row < c.tokens, at);
+            end_dscores(a, shared, sums, half, row, row < c.tokens, at);
         else
-            finish_scores(a, shared, sums, half, row, row < c.tokens, at);
-#pragma unroll
-        for (int i = 0; i < CHUNK / 8; i++)
-            *(uint32_t *)(stages + tile_offset((unsigned)row, (unsigned)(8 * i + 2 * (lane % 4)))) =
-                pack_bf16(sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]);
+            end_scores(a, shared, sums, half, row, row < c.tokens, at);
+        lay_scores(sums, half, row, 0, CHUNK / 8, stages);
     }
     __syncthreads();
     uint4 *to = (uint4 *)((BACKWARD ? a.shape.at.dscores : a.shape.at.scores) + at * SCORES);

@@ -14,52 +14,178 @@
  *
  * X and Y come in turn through one ring of slots of a whole tile row each; Z, P and the factors of a chunk through
  * another one. Where Z lay, O is laid out for its way to device memory. (The fence that this wants waits for the stores,
- * too. Without it, O in memory of its own, blocks run further apart and X and Y no longer come from the cache: slower.) */
+ * too. Without it, O in memory of its own, blocks run further apart and X and Y no longer come from the cache: slower.)
+ *
+ * A block that has all values of a head makes P or dS of X and Y itself: both warpgroups all of it, for the sums of rows,
+ * and each lays out one half of the columns. Two warps beside the one that fetches carry the normalizer, ahead of those
+ * that compute; nobody shares X and Y, and the copy engine takes O away. */
 #include "ops/cuda/chunkwise_sweep.h"
 
 #if CUDA_WGMMA
 
 /* ---- Fetching ---- */
 
-template <class FORM, bool READS>
+/* X or Y of a chunk into a slot. */
+static __device__ __forceinline__ void fetch_keys(const sweep_arguments &a, const tile_map *map,
+                                                  unsigned char *to, int bytes, int token, int head,
+                                                  int batch, uint64_t *full) {
+    barrier_arrive_for(full, (unsigned)bytes);
+    for (int tile = (int)cluster_rank(); tile < bytes / TILE_BYTES; tile += a.sharing)
+        if (a.sharing > 1)
+            tile_load_shared(to + tile * TILE_BYTES, map, tile * TILE_COLUMNS, token, head, batch,
+                             full, (1u << a.sharing) - 1);
+        else
+            tile_load(to + tile * TILE_BYTES, map, tile * TILE_COLUMNS, token, head, batch, full);
+}
+
+/* All else of it into a stage. */
+template <class FORM>
+static __device__ __forceinline__ void fetch_stage(const sweep_arguments &a, const sweep_task &t,
+                                                   unsigned char *stage, float *factors, int token,
+                                                   int64_t at, uint64_t *full) {
+    int head = t.head, batch = t.sequence.batch;
+    unsigned bytes =
+        FORM::value_tiles * TILE_BYTES * (FORM::dots ? 2 : 1) + sizeof(struct chunk_factors);
+    struct sweep_scores *scores = (struct sweep_scores *)((char *)factors + FACTOR_BYTES);
+    const unsigned gate_bytes = 3 * sizeof scores->row, vector_bytes = sizeof scores->vector;
+    if (FORM::scores)
+        bytes += gate_bytes + (FORM::carries ? 0 : vector_bytes);
+    else if (FORM::reads)
+        bytes += TILE_BYTES;
+    barrier_arrive_for(full, bytes);
+    for (int tile = 0; tile < FORM::value_tiles; tile++) {
+        int column = t.first_value + tile * TILE_COLUMNS;
+        tile_load(stage + tile * TILE_BYTES, &a.z, column, token, head, batch, full);
+        if (FORM::dots)
+            tile_load(stage + FORM::other_at + tile * TILE_BYTES, &a.other, column, token, head,
+                      batch, full);
+    }
+    copy_bulk(factors, a.shape.at.factors + at, sizeof(struct chunk_factors), full);
+    if (FORM::scores)
+        copy_bulk(scores->row, a.shape.at.gates[at].row, gate_bytes, full);
+    if (FORM::scores && !FORM::carries)
+        copy_bulk(scores->vector, a.shape.at.denominator + at * CHUNK, vector_bytes, full);
+    if (FORM::reads && !FORM::scores)
+        copy_bulk(stage + FORM::score_at, a.scores + at * SCORES, TILE_BYTES, full);
+}
+
+template <class FORM>
 static __device__ void fetch_all(const sweep_arguments &a, const sweep_task &t,
                                  unsigned char *slots, unsigned char *stages, float *factors,
                                  struct sweep_barriers *b) {
-    int item = 0, head = t.head, batch = t.sequence.batch, rank = (int)cluster_rank();
+    int item = 0;
     for (int i = t.from; i < t.to; i++) {
         int index = chunk_of(t, i), token = t.sequence.first + chunk_at(t.sequence, index).first;
         int stage = (i - t.from) % FORM::stages, turn = (i - t.from) / FORM::stages;
-        for (int which = READS ? 0 : 1; which < 2; which++, item++) {
+        int64_t at = (int64_t)(t.sequence.place + index) * a.shape.heads + t.head;
+        for (int which = FORM::reads ? 0 : 1; which < 2; which++, item++) {
             int slot = item % FORM::slots;
-            unsigned char *to = slots + slot * FORM::slot_bytes;
             barrier_wait(b->slot_empty + slot, (unsigned)(item / FORM::slots & 1) ^ 1);
-            barrier_arrive_for(b->slot_full + slot, FORM::slot_bytes);
-            for (int tile = rank; tile < FORM::slot_bytes / TILE_BYTES; tile += a.sharing)
-                if (a.sharing > 1)
-                    tile_load_shared(to + tile * TILE_BYTES, which ? &a.y : &a.x,
-                                     tile * TILE_COLUMNS, token, head, batch, b->slot_full + slot,
-                                     (1u << a.sharing) - 1);
-                else
-                    tile_load(to + tile * TILE_BYTES, which ? &a.y : &a.x, tile * TILE_COLUMNS,
-                              token, head, batch, b->slot_full + slot);
-            if (which != (READS ? 0 : 1))
+            fetch_keys(a, which ? &a.y : &a.x, slots + slot * FORM::slot_bytes, FORM::slot_bytes,
+                       token, t.head, t.sequence.batch, b->slot_full + slot);
+            if (which != (FORM::reads ? 0 : 1))
                 continue;
-            int64_t at = (int64_t)(t.sequence.place + index) * a.shape.heads + head;
-            unsigned char *z = stages + stage * FORM::stage_bytes;
-            uint64_t *full = b->stage_full + stage;
-            unsigned bytes = FORM::value_tiles * TILE_BYTES + sizeof(struct chunk_factors);
             barrier_wait(b->stage_empty + stage, (unsigned)(turn & 1) ^ 1);
-            barrier_arrive_for(full, bytes + (READS ? TILE_BYTES : 0));
-            for (int tile = 0; tile < FORM::value_tiles; tile++)
-                tile_load(z + tile * TILE_BYTES, &a.z, t.first_value + tile * TILE_COLUMNS, token,
-                          head, batch, full);
-            copy_bulk(factors + stage * (FACTOR_BYTES / 4), a.shape.at.factors + at,
-                      sizeof(struct chunk_factors), full);
-            if (READS)
-                copy_bulk(z + FORM::value_tiles * TILE_BYTES, a.scores + at * SCORES, TILE_BYTES,
-                          full);
+            fetch_stage<FORM>(a, t, stages + stage * FORM::stage_bytes,
+                              factors + stage * (FORM::factor_bytes / 4), token, at,
+                              b->stage_full + stage);
         }
     }
+}
+
+/* ---- The normalizer ---- */
+
+/* Two elements of n before the sweep's first chunk. */
+static __device__ float2 first_normalizer(const sweep_arguments &a, const sweep_task &t, int keys,
+                                          int d, bool reads) {
+    int64_t slot = a.shape.slot ? a.shape.slot[t.index] : t.index;
+    int64_t at = slot * a.first_normalizer_slot + t.head * a.first_normalizer_head + d;
+    if (reads && a.segments > 1)
+        return *(const float2 *)(normalizer_border_of(a, t, t.segment, keys) + d);
+    if (!a.first_normalizer || t.segment > 0 || slot < 0)
+        return make_float2(0.0f, 0.0f);
+    return make_float2(load_as(a.first_normalizer, a.first_type, at),
+                       load_as(a.first_normalizer, a.first_type, at + 1));
+}
+static __device__ void last_normalizer(const sweep_arguments &a, const sweep_task &t, int keys,
+                                       int d, bool reads, float2 n) {
+    int64_t slot = a.shape.slot ? a.shape.slot[t.index] : t.index;
+    int64_t at = slot * a.last_normalizer_slot + t.head * a.last_normalizer_head + d;
+    if (!reads)
+        *(float2 *)(normalizer_border_of(a, t, t.segment + 1, keys) + d) = n;
+    if (reads && a.last_normalizer && t.segment == a.segments - 1 && slot >= 0) {
+        store_as(a.last_normalizer, a.last_type, at, n.x);
+        store_as(a.last_normalizer, a.last_type, at + 1, n.y);
+    }
+}
+
+/* A row of tiles times n. */
+static __device__ __forceinline__ float dot_row(const unsigned char *tiles, int row, int keys,
+                                                const float *n) {
+    float dot = 0.0f;
+#pragma unroll 4
+    for (int d = 0; d < keys; d += 8)
+        dot += dot_eight_floats(*(const uint4 *)(tiles + d / TILE_COLUMNS * TILE_BYTES +
+                                                 tile_offset((unsigned)row, (unsigned)d % 64)),
+                                n + d);
+    return dot;
+}
+/* Two columns of a tile, the tokens weighed. */
+static __device__ __forceinline__ float2 sum_columns(const unsigned char *tile, int column,
+                                                     int tokens, const float *weights) {
+    float2 sum = make_float2(0.0f, 0.0f);
+#pragma unroll 8
+    for (int token = 0; token < tokens; token++) {
+        uint32_t two = *(const uint32_t *)(tile + tile_offset((unsigned)token, (unsigned)column));
+        sum.x += weights[token] * from_bf16((uint16_t)two);
+        sum.y += weights[token] * from_bf16((uint16_t)(two >> 16));
+    }
+    return sum;
+}
+
+/* Two warps beside those that compute go through the chunks with n: q . n of every token where O is wanted, and n before
+ * the chunk to memory where the backward wants it. A thread has a token, then two elements of n. */
+template <class FORM>
+static __device__ void carry_normalizer(const sweep_arguments &a, const sweep_task &t,
+                                        unsigned char *slots, float *all_factors, float *both,
+                                        struct sweep_barriers *b) {
+    const int keys = FORM::slot_bytes / TILE_BYTES * TILE_COLUMNS;
+    int me = (int)threadIdx.x - COMPUTING - WARP, item = 0;
+    float2 n = first_normalizer(a, t, keys, 2 * me, FORM::reads);
+    if (!FORM::reads && t.segment == 0)
+        *(float2 *)(normalizer_border_of(a, t, 0, keys) + 2 * me) = n;
+    for (int i = t.from; i < t.to; i++, item++) {
+        int number = i - t.from, stage = number % FORM::stages;
+        struct chunk c = chunk_at(t.sequence, i);
+        float *table = all_factors + stage * (FORM::factor_bytes / 4);
+        const struct chunk_factors *factors = (const struct chunk_factors *)table;
+        barrier_wait(b->stage_full + stage, (unsigned)(number / FORM::stages & 1));
+        if (FORM::reads) {
+            struct sweep_scores *scores = (struct sweep_scores *)((char *)table + FACTOR_BYTES);
+            int64_t at = (int64_t)(t.sequence.place + i) * a.shape.heads + t.head;
+            float *shared = both + number % 2 * keys;
+            *(float2 *)(shared + 2 * me) = n;
+            if (a.keeps)
+                *(float2 *)(a.shape.at.normalizer + at * keys + 2 * me) = n;
+            threads_sync(4, NORMALIZER_WARPS * WARP);
+            int slot = item % FORM::slots;
+            barrier_wait(b->slot_full + slot, (unsigned)(item / FORM::slots & 1));
+            float dot = dot_row(slots + slot * FORM::slot_bytes, me, keys, shared);
+            scores->vector[me] = me < c.tokens ? dot : 0.0f;
+            warp_arrive(b->vector_full + stage);
+            warp_arrive(b->slot_empty + slot);
+            item++;
+        }
+        int slot = item % FORM::slots;
+        barrier_wait(b->slot_full + slot, (unsigned)(item / FORM::slots & 1));
+        float2 sum =
+            sum_columns(slots + slot * FORM::slot_bytes + 2 * me / TILE_COLUMNS * TILE_BYTES,
+                        2 * me % TILE_COLUMNS, c.tokens, factors->write);
+        n = make_float2(factors->keep * n.x + sum.x, factors->keep * n.y + sum.y);
+        warp_arrive(b->slot_empty + slot);
+        warp_arrive(b->stage_empty + stage);
+    }
+    last_normalizer(a, t, keys, 2 * me, FORM::reads, n);
 }
 
 /* ---- Computing ---- */
@@ -73,27 +199,82 @@ static __device__ void clear_rows(unsigned char *tiles, int count, int rows) {
             ((uint4 *)(tiles + tile * TILE_BYTES))[i] = make_uint4(0, 0, 0, 0);
 }
 
-/* One form for what is read out (READS, with P as it is or TRANSPOSED), one for what only passes the state on. */
-template <int KEYS, int ROWS, bool SPLIT, bool READS, bool TRANSPOSED>
+/* The scores of a chunk from X and Y: each warpgroup makes all, for the sums of rows, and lays out one half of the
+ * columns. */
+template <class FORM>
+static __device__ __forceinline__ void
+make_scores(const sweep_arguments &a, int group, int tokens, int64_t at, const unsigned char *x,
+            const unsigned char *y, const float *read, struct sweep_scores *s, unsigned char *tile,
+            uint64_t *vector_full, unsigned turn) {
+    float sums[CHUNK / 2];
+    wgmma_begin();
+#pragma unroll
+    for (int step = 0; step < FORM::slot_bytes / TILE_BYTES; step++) {
+        uint64_t rows = tile_straight(x + step * TILE_BYTES);
+        uint64_t columns = tile_straight(y + step * TILE_BYTES);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++)
+            wgmma_shared<0, 0>(sums, tile_advance(rows, 32 * i), tile_advance(columns, 32 * i),
+                               step || i);
+    }
+    wgmma_commit();
+    if (FORM::carries)
+        barrier_wait(vector_full, turn);
+    wgmma_wait<0>();
+    wgmma_settle(sums);
+    int thread = (int)threadIdx.x % WARPGROUP;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int row = thread / WARP * 16 + thread % WARP / 4 + 8 * half;
+        bool there = row < tokens;
+        if (FORM::carries) {
+            float d,
+                reciprocal = finish_scores(a.shape, sums, half, row, there, s->row[row], s->column,
+                                           s->m[row], read[row] * s->vector[row], &d);
+            if (thread % 4 == 0)
+                s->read[row] = read[row] * reciprocal;
+            if (a.keeps && group == 0 && thread % 4 == 0) {
+                a.shape.at.denominator[at * CHUNK + row] = d;
+                a.shape.at.factors[at].read[row] = read[row] * reciprocal;
+            }
+        } else {
+            float factor = a.shape.scale * reciprocal_of(a.shape, s->vector[row], s->m[row]);
+            weigh(sums, half, row, there, s->row[row], s->column, factor, 0.0f);
+        }
+        lay_scores(sums, half, row, 4 * group, 4 * group + 4, tile);
+    }
+    fence_async();
+    threads_sync(3, COMPUTING);
+    if (threadIdx.x == 0 && (!FORM::carries || a.keeps)) {
+        copy_bulk_out(a.scores + at * SCORES, tile, TILE_BYTES);
+        tile_stores_commit();
+        if (tokens < CHUNK)
+            tile_stores_wait<0>();
+    }
+}
+
+/* P is as it is or TRANSPOSED. */
+template <int KEYS, int ROWS, bool SPLIT, int KIND, bool TRANSPOSED>
 static __device__ void compute(const sweep_arguments &a, const sweep_task &t, unsigned char *slots,
                                unsigned char *stages, const float *all_factors,
                                struct sweep_barriers *b) {
-    using form = sweep_form<KEYS, ROWS, SPLIT, READS>;
+    using form = sweep_form<KEYS, ROWS, SPLIT, KIND>;
     const int group = (int)threadIdx.x / WARPGROUP;
     float state[ROWS][form::width / 2];
-    load_state<KEYS, ROWS, SPLIT, READS>(a, t, group, state);
+    load_state<KEYS, ROWS, SPLIT, KIND>(a, t, group, state);
     int item = 0;
     for (int i = t.from; i < t.to; i++) {
         int index = chunk_of(t, i), stage = (i - t.from) % form::stages;
         struct chunk c = chunk_at(t.sequence, index);
         int64_t at = (int64_t)(t.sequence.place + index) * a.shape.heads + t.head;
         unsigned char *z_tiles = stages + stage * form::stage_bytes;
-        unsigned char *scores = z_tiles + form::value_tiles * TILE_BYTES;
+        unsigned char *scores = z_tiles + form::score_at;
         const struct chunk_factors *factors =
-            (const struct chunk_factors *)(all_factors + stage * (FACTOR_BYTES / 4));
+            (const struct chunk_factors *)(all_factors + stage * (form::factor_bytes / 4));
+        struct sweep_scores *own = (struct sweep_scores *)((char *)factors + FACTOR_BYTES);
         const float *read = a.backward ? factors->write : factors->read;
         const float *write = a.backward ? factors->read : factors->write;
-        int x_item = item, y_item = item + (READS ? 1 : 0);
+        int x_item = item, y_item = item + (form::reads ? 1 : 0);
         item = y_item + 1;
         unsigned char *x = slots + x_item % form::slots * form::slot_bytes;
         unsigned char *y = slots + y_item % form::slots * form::slot_bytes;
@@ -101,12 +282,12 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
             x += group * (form::width / TILE_COLUMNS) * TILE_BYTES;
             y += group * (form::width / TILE_COLUMNS) * TILE_BYTES;
         }
-        if (READS)
+        if (form::reads)
             barrier_wait(b->slot_full + x_item % form::slots, (unsigned)(x_item / form::slots & 1));
         barrier_wait(b->stage_full + stage, (unsigned)((i - t.from) / form::stages & 1));
         if (c.tokens < CHUNK) {
             barrier_wait(b->slot_full + y_item % form::slots, (unsigned)(y_item / form::slots & 1));
-            if (READS)
+            if (form::reads)
                 clear_rows(slots + x_item % form::slots * form::slot_bytes,
                            form::slot_bytes / TILE_BYTES, c.tokens);
             clear_rows(slots + y_item % form::slots * form::slot_bytes,
@@ -115,6 +296,13 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
             fence_async();
             threads_sync(3, COMPUTING);
         }
+        if (form::scores) {
+            barrier_wait(b->slot_full + y_item % form::slots, (unsigned)(y_item / form::slots & 1));
+            make_scores<form>(a, group, c.tokens, at, x, y, read, own, scores,
+                              b->vector_full + stage, (unsigned)((i - t.from) / form::stages & 1));
+            read = form::carries ? own->read : read;
+        }
+        bool by_engine = form::bulk && c.tokens == CHUNK;
         float keep = factors->keep;
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
@@ -122,7 +310,7 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
             float o[CHUNK / 2];
             uint32_t weighed[4][4];
             float2 vector = make_float2(0.0f, 0.0f);
-            if (READS) {
+            if (form::reads) {
                 if (a.vectors && !(SPLIT && group))
                     vector = vector_of(a, at, t.first_value + (SPLIT ? 0 : group * ROWS + r) * 64);
                 read_state(state[r], o, x);
@@ -131,7 +319,7 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
             for (int j = 0; j < form::width / 2; j++)
                 state[r][j] *= keep;
             weigh_values(weighed, z_tile, write);
-            if (READS) {
+            if (form::reads) {
                 wgmma_wait<0>();
                 wgmma_settle(o);
                 if (r == ROWS - 1)
@@ -160,7 +348,7 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
             for (unsigned k = 0; k < 4; k++)
                 wgmma_registers<1>(state[r], weighed[k], tile_advance(keys, 2048 * k), 1);
             wgmma_commit();
-            if (!READS)
+            if (!form::reads)
                 continue;
             wgmma_wait<1>();
             wgmma_settle(o);
@@ -176,11 +364,25 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
                            c.tokens - group * (CHUNK / 2), CHUNK / 2);
             } else {
                 lay_out<CHUNK>(o, z_tile);
+                if (by_engine)
+                    fence_async();
                 threads_sync(1 + group, WARPGROUP);
-                store_rows(z_tile, out + (group * ROWS + r) * 64, a.out.token, c.tokens, CHUNK);
+                if (form::dots)
+                    dot_rows(z_tile, z_tiles + form::other_at + (group * ROWS + r) * TILE_BYTES,
+                             a.dots + (2 * at + group) * CHUNK);
+                if (!by_engine) {
+                    store_rows(z_tile, out + (group * ROWS + r) * 64, a.out.token, c.tokens, CHUNK);
+                } else if (threadIdx.x % WARPGROUP == 0) {
+                    tile_store(&a.o, z_tile, t.first_value + (group * ROWS + r) * 64,
+                               t.sequence.first + c.first, t.head, t.sequence.batch);
+                    tile_stores_commit();
+                }
             }
         }
-        fence_async();
+        if (!by_engine)
+            fence_async();
+        else if (threadIdx.x % WARPGROUP == 0)
+            tile_stores_wait<0>();
         warp_arrive(b->stage_empty + stage);
         wgmma_wait<0>();
 #pragma unroll
@@ -188,30 +390,33 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
             wgmma_settle(state[r]);
         warp_arrive_shared(b->slot_empty + y_item % form::slots, a.sharing);
     }
-    store_state<KEYS, ROWS, SPLIT, READS>(a, t, group, state);
+    store_state<KEYS, ROWS, SPLIT, KIND>(a, t, group, state);
 }
 
 #endif
 
-template <int KEYS, int ROWS, bool SPLIT, bool READS, bool TRANSPOSED>
+template <int KEYS, int ROWS, bool SPLIT, int KIND, bool TRANSPOSED>
 static __global__
 __launch_bounds__(SWEEP_THREADS,
                   1) void chunkwise_sweep(const __grid_constant__ sweep_arguments a) {
 #if CUDA_WGMMA
-    using form = sweep_form<KEYS, ROWS, SPLIT, READS>;
+    using form = sweep_form<KEYS, ROWS, SPLIT, KIND>;
     extern __shared__ __align__(1024) unsigned char memory[];
     unsigned char *stages = memory + form::slots * form::slot_bytes;
     float *factors = (float *)(stages + form::stages * form::stage_bytes);
     struct sweep_barriers *b =
-        (struct sweep_barriers *)((unsigned char *)factors + form::stages * FACTOR_BYTES);
+        (struct sweep_barriers *)((unsigned char *)factors + form::stages * form::factor_bytes);
+    float *normalizer = (float *)((unsigned char *)b + BARRIER_BYTES);
+    const int readers = COMPUTING_WARPS + (form::carries ? NORMALIZER_WARPS : 0);
     if (threadIdx.x == 0) {
         for (int i = 0; i < form::slots; i++) {
             barrier_make(b->slot_full + i, 1);
-            barrier_make(b->slot_empty + i, (unsigned)(COMPUTING_WARPS * a.sharing));
+            barrier_make(b->slot_empty + i, (unsigned)(readers * a.sharing));
         }
         for (int i = 0; i < form::stages; i++) {
             barrier_make(b->stage_full + i, 1);
-            barrier_make(b->stage_empty + i, COMPUTING_WARPS);
+            barrier_make(b->stage_empty + i, (unsigned)readers);
+            barrier_make(b->vector_full + i, NORMALIZER_WARPS);
         }
         barrier_made();
     }
@@ -222,12 +427,15 @@ __launch_bounds__(SWEEP_THREADS,
         __syncthreads();
     struct sweep_task t = task_of<form::values>(a);
     if (threadIdx.x >= COMPUTING) {
-        registers_fewer<REGISTERS_FETCHING>();
+        registers_fewer<form::carries ? REGISTERS_NORMALIZING : REGISTERS_FETCHING>();
+        int warp = ((int)threadIdx.x - COMPUTING) / WARP;
         if (threadIdx.x == COMPUTING)
-            fetch_all<form, READS>(a, t, memory, stages, factors, b);
+            fetch_all<form>(a, t, memory, stages, factors, b);
+        if (form::carries && warp > 0 && warp <= NORMALIZER_WARPS)
+            carry_normalizer<form>(a, t, memory, factors, normalizer, b);
     } else {
-        registers_more<REGISTERS_COMPUTING>();
-        compute<KEYS, ROWS, SPLIT, READS, TRANSPOSED>(a, t, memory, stages, factors, b);
+        registers_more<form::carries ? REGISTERS_BESIDE : REGISTERS_COMPUTING>();
+        compute<KEYS, ROWS, SPLIT, KIND, TRANSPOSED>(a, t, memory, stages, factors, b);
     }
     if (a.sharing > 1) /* the others still arrive at this block's barriers */
         cluster_sync();
@@ -242,6 +450,7 @@ struct borders_arguments {
     int segments;
     int64_t whole;
     bool backward;
+    float *normalizers; /* of the borders; the last blocks have them. NULL: there are none */
 };
 
 /* Segments after the first were swept from 0: the state after one <- its own + (product of keep) the state before. */
@@ -264,13 +473,18 @@ static __global__ void chunkwise_borders(const __grid_constant__ borders_argumen
         product[segment] = p;
     }
     __syncthreads();
-    int64_t step = (int64_t)a.shape.sequences * a.shape.heads * a.whole;
-    int64_t at = ((int64_t)sequence * a.shape.heads + head) * a.whole +
-                 (int64_t)blockIdx.x * BORDER_THREADS + threadIdx.x;
-    float before = a.borders[step + at];
+    bool vector = a.normalizers && blockIdx.x == gridDim.x - 1;
+    if (vector && (int)threadIdx.x >= a.shape.d_qk)
+        return;
+    float *borders = vector ? a.normalizers : a.borders;
+    int64_t whole = vector ? a.shape.d_qk : a.whole;
+    int64_t step = (int64_t)a.shape.sequences * a.shape.heads * whole;
+    int64_t at = ((int64_t)sequence * a.shape.heads + head) * whole +
+                 (vector ? 0 : (int64_t)blockIdx.x * BORDER_THREADS) + threadIdx.x;
+    float before = borders[step + at];
     for (int i = 1; i < a.segments - 1; i++) {
-        before = a.borders[(i + 1) * step + at] + product[i] * before;
-        a.borders[(i + 1) * step + at] = before;
+        before = borders[(i + 1) * step + at] + product[i] * before;
+        borders[(i + 1) * step + at] = before;
     }
 }
 
@@ -288,31 +502,43 @@ struct sweep_choice {
     size_t shared;
 };
 
-template <int KEYS, int ROWS, bool SPLIT>
-static struct sweep_choice choose(bool reads, bool transposed) {
-    using reading = sweep_form<KEYS, ROWS, SPLIT, true>;
-    using passing = sweep_form<KEYS, ROWS, SPLIT, false>;
-    struct sweep_choice s = {!reads       ? chunkwise_sweep<KEYS, ROWS, SPLIT, false, false>
-                             : transposed ? chunkwise_sweep<KEYS, ROWS, SPLIT, true, true>
-                                          : chunkwise_sweep<KEYS, ROWS, SPLIT, true, false>,
-                             reading::values,
-                             reads ? reading::shared_bytes : passing::shared_bytes};
+template <int KEYS, int ROWS, bool SPLIT, int KIND, bool TRANSPOSED>
+static struct sweep_choice choice(void) {
+    using form = sweep_form<KEYS, ROWS, SPLIT, KIND>;
+    struct sweep_choice s = {chunkwise_sweep<KEYS, ROWS, SPLIT, KIND, TRANSPOSED>, form::values,
+                             form::shared_bytes};
     return s;
 }
 
-static struct sweep_choice form_of(int keys, int values, bool reads, bool transposed) {
+template <int KEYS, int ROWS, bool SPLIT>
+static struct sweep_choice choose(enum sweep_kind kind, bool transposed) {
+    if (kind == SWEEP_PASSES)
+        return choice<KEYS, ROWS, SPLIT, SWEEP_PASSES, false>();
+    return transposed ? choice<KEYS, ROWS, SPLIT, SWEEP_READS, true>()
+                      : choice<KEYS, ROWS, SPLIT, SWEEP_READS, false>();
+}
+
+static struct sweep_choice form_of(int keys, int values, enum sweep_kind kind, bool transposed) {
+    if (kind == SWEEP_CARRIES)
+        return choice<128, 2, false, SWEEP_CARRIES, false>();
+    if (kind == SWEEP_H)
+        return choice<128, 2, false, SWEEP_H, false>();
+    if (kind == SWEEP_DQ)
+        return choice<256, 1, false, SWEEP_DQ, false>();
+    if (kind == SWEEP_DK)
+        return choice<256, 1, false, SWEEP_DK, true>();
     if (keys == 512)
-        return choose<512, 1, true>(reads, transposed);
+        return choose<512, 1, true>(kind, transposed);
     if (keys == 128 && values % 256 == 0)
-        return choose<128, 2, false>(reads, transposed);
+        return choose<128, 2, false>(kind, transposed);
     if (keys == 128)
-        return choose<128, 1, false>(reads, transposed);
-    return choose<256, 1, false>(reads, transposed);
+        return choose<128, 1, false>(kind, transposed);
+    return choose<256, 1, false>(kind, transposed);
 }
 
 static xlstm_status launch(const cuda_chunkwise *c, const char *name, struct sweep_arguments *a,
-                           int keys, int segments, bool reads) {
-    struct sweep_choice s = form_of(keys, a->values, reads, a->backward);
+                           int keys, int segments, enum sweep_kind kind) {
+    struct sweep_choice s = form_of(keys, a->values, kind, a->backward);
     int slices = a->values / s.values;
     dim3 grid((unsigned)(slices * segments), (unsigned)a->shape.heads,
               (unsigned)a->shape.sequences);
@@ -343,6 +569,13 @@ static struct sweep_arguments begin(const cuda_chunkwise *c, bool backward, bool
     a.last_slot = last->c_slot;
     a.last_head = last->c_head;
     a.borders = backward ? a.shape.at.dstates : a.shape.at.states;
+    a.normalizer_borders = a.shape.at.normalizers;
+    a.first_normalizer = first->n;
+    a.first_normalizer_slot = first->n_slot;
+    a.first_normalizer_head = first->n_head;
+    a.last_normalizer = last->n;
+    a.last_normalizer_slot = last->n_slot;
+    a.last_normalizer_head = last->n_head;
     return a;
 }
 
@@ -350,18 +583,32 @@ xlstm_status chunkwise_run_borders(const cuda_chunkwise *c, bool backward) {
     struct sweep_arguments a = begin(c, backward, false);
     if (a.segments == 1)
         return XLSTM_OK;
+    bool carries = !backward && chunkwise_whole_heads(c);
     xlstm_status status = chunkwise_map(&a.y, c, backward ? &c->q : &c->k, c->d_qk);
     if (status == XLSTM_OK)
         status = chunkwise_map(&a.z, c, backward ? &c->dh : &c->v, c->d_v);
     a.x = a.y;
     if (status == XLSTM_OK)
-        status = launch(c, "chunkwise_sweep (borders)", &a, c->d_qk, a.segments - 1, false);
+        status = launch(c, "chunkwise_sweep (borders)", &a, c->d_qk, a.segments - 1,
+                        carries ? SWEEP_CARRIES : SWEEP_PASSES);
     if (status != XLSTM_OK)
         return status;
-    struct borders_arguments b = {a.shape, a.borders, a.segments, (int64_t)c->d_qk * c->d_v,
-                                  backward};
-    dim3 grid((unsigned)(b.whole / BORDER_THREADS), (unsigned)c->heads, (unsigned)c->sequences);
+    struct borders_arguments b = {a.shape,    a.borders,
+                                  a.segments, (int64_t)c->d_qk * c->d_v,
+                                  backward,   carries ? a.normalizer_borders : NULL};
+    dim3 grid((unsigned)(b.whole / BORDER_THREADS) + (carries ? 1 : 0), (unsigned)c->heads,
+              (unsigned)c->sequences);
     return chunkwise_launch(c, "chunkwise_borders", chunkwise_borders, grid, BORDER_THREADS, 0, b);
+}
+
+static enum sweep_kind kind_of(const cuda_chunkwise *c, enum chunkwise_target target) {
+    if (!chunkwise_whole_heads(c) || target == CHUNKWISE_DV)
+        return SWEEP_READS;
+    if (target == CHUNKWISE_H)
+        return SWEEP_H;
+    if (target == CHUNKWISE_DK)
+        return SWEEP_DK;
+    return c->exact ? SWEEP_READS : SWEEP_DQ;
 }
 
 xlstm_status chunkwise_run_sweep(const cuda_chunkwise *c, enum chunkwise_target target) {
@@ -380,6 +627,8 @@ xlstm_status chunkwise_run_sweep(const cuda_chunkwise *c, enum chunkwise_target 
     if (transposed && a.shape.exact)
         a.vectors = target == CHUNKWISE_DQ ? a.shape.at.normalizer : a.shape.at.dnormalizer;
     a.weigh_vectors = target == CHUNKWISE_DQ;
+    enum sweep_kind kind = kind_of(c, target);
+    a.keeps = c->dh.data != NULL;
     if (transposed) /* the last states are written where they lie by rows */
         a.last = NULL;
     xlstm_status status = chunkwise_map(&a.x, c, x[target], keys);
@@ -387,5 +636,11 @@ xlstm_status chunkwise_run_sweep(const cuda_chunkwise *c, enum chunkwise_target 
         status = chunkwise_map(&a.y, c, y[target], keys);
     if (status == XLSTM_OK)
         status = chunkwise_map(&a.z, c, z[target], a.values);
-    return status == XLSTM_OK ? launch(c, names[target], &a, keys, a.segments, true) : status;
+    if (status == XLSTM_OK && kind != SWEEP_READS)
+        status = chunkwise_map(&a.o, c, out[target], a.values);
+    if (status == XLSTM_OK && (kind == SWEEP_DQ || kind == SWEEP_DK)) {
+        status = chunkwise_map(&a.other, c, kind == SWEEP_DQ ? &c->q : &c->k, a.values);
+        a.dots = kind == SWEEP_DQ ? a.shape.at.delta : a.shape.at.key_dots;
+    }
+    return status == XLSTM_OK ? launch(c, names[target], &a, keys, a.segments, kind) : status;
 }

@@ -3,7 +3,7 @@
 #ifndef OPS_CUDA_CHUNKWISE_SWEEP_H
 #define OPS_CUDA_CHUNKWISE_SWEEP_H
 
-#include "ops/cuda/chunkwise_parts.h"
+#include "ops/cuda/chunkwise_scores.h"
 
 enum {
     COMPUTING = 2 * WARPGROUP,
@@ -16,36 +16,73 @@ enum {
     MOST_STAGES = 4,
     COMPUTING_WARPS = COMPUTING / WARP,
     BORDER_THREADS = 1024, /* divides every size of a state */
+    NORMALIZER_WARPS = 2,
     REGISTERS_FETCHING = 24,
-    REGISTERS_COMPUTING = 240
+    REGISTERS_COMPUTING = 240,
+    REGISTERS_NORMALIZING = 40, /* and of the others then: */
+    REGISTERS_BESIDE = 232
 };
 
-/* A form of the kernel: KEYS of the state; ROWS times 64 values a warpgroup; SPLIT: the keys are; READS: O is wanted,
- * else only the state is passed on. */
-template <int KEYS, int ROWS, bool SPLIT, bool READS> struct sweep_form {
+/* What a sweep does besides. Where a block has all values of a head, it can make the scores itself, of X and Y that it
+ * has anyway. */
+enum sweep_kind {
+    SWEEP_READS,   /* O alone, with scores that were made before */
+    SWEEP_PASSES,  /* no O: the state is passed on */
+    SWEEP_CARRIES, /* the same, and the normalizer with it */
+    SWEEP_H,       /* makes P, and carries the normalizer along */
+    SWEEP_DQ, /* makes dS, leaves it in memory, and multiplies the rows of O with those of another array, q */
+    SWEEP_DK /* multiplies the rows of O with those of k */
+};
+
+/* What a block that makes the scores needs of a chunk; the first three come by a bulk copy. */
+struct sweep_scores {
+    float row[CHUNK], column[CHUNK], m[CHUNK]; /* of struct chunk_gates */
+    float vector[CHUNK];                       /* q . n; in dQ the denominators */
+    float read[CHUNK];                         /* factors.read times rho */
+};
+
+/* A form of the kernel: KEYS of the state; ROWS times 64 values a warpgroup; SPLIT: the keys are; KIND: enum sweep_kind. */
+template <int KEYS, int ROWS, bool SPLIT, int KIND> struct sweep_form {
+    static constexpr bool reads = KIND != SWEEP_PASSES && KIND != SWEEP_CARRIES;
+    static constexpr bool scores = KIND == SWEEP_H || KIND == SWEEP_DQ; /* are made here */
+    static constexpr bool dots = KIND == SWEEP_DQ || KIND == SWEEP_DK;
+    static constexpr bool carries = KIND == SWEEP_H || KIND == SWEEP_CARRIES; /* the normalizer */
+    static constexpr bool bulk = scores || dots;          /* the copy engine takes O away */
     static constexpr int width = SPLIT ? KEYS / 2 : KEYS; /* keys of a warpgroup */
     static constexpr int value_tiles = SPLIT ? 1 : 2 * ROWS;
     static constexpr int values = 64 * value_tiles; /* of a block */
     static constexpr int slot_bytes = KEYS / TILE_COLUMNS * TILE_BYTES;
-    static constexpr int stage_bytes = (value_tiles + (READS ? 1 : 0)) * TILE_BYTES; /* Z, P */
-    static constexpr int stages = !READS ? 4 : KEYS <= 128 ? 3 : 2;
+    static constexpr int score_at = value_tiles * TILE_BYTES; /* in a stage: behind Z */
+    static constexpr int other_at = score_at + TILE_BYTES;
+    static constexpr int stage_bytes = /* Z, P, the rows to multiply with */
+        (value_tiles * (dots ? 2 : 1) + (reads ? 1 : 0)) * TILE_BYTES;
+    static constexpr int factor_bytes = FACTOR_BYTES + (scores ? (int)sizeof(sweep_scores) : 0);
+    static constexpr int stages = !reads ? 4 : KEYS <= 128 ? 3 : 2;
+    static constexpr int beside = BARRIER_BYTES + (carries ? 2 * KEYS * 4 : 0);
     static constexpr int wanted =
-        (SHARED_MOST - stages * (stage_bytes + FACTOR_BYTES) - BARRIER_BYTES) / slot_bytes;
+        (SHARED_MOST - stages * (stage_bytes + factor_bytes) - beside) / slot_bytes;
     static constexpr int slots = wanted < MOST_SLOTS ? wanted : MOST_SLOTS;
     static constexpr size_t shared_bytes =
-        slots * slot_bytes + stages * (stage_bytes + FACTOR_BYTES) + BARRIER_BYTES;
+        slots * slot_bytes + stages * (stage_bytes + factor_bytes) + beside;
 };
 
 struct sweep_barriers {
     uint64_t slot_full[MOST_SLOTS], slot_empty[MOST_SLOTS];
     uint64_t stage_full[MOST_STAGES], stage_empty[MOST_STAGES];
+    uint64_t vector_full[MOST_STAGES];
 };
 
 struct sweep_arguments {
-    tile_map x, y, z;
+    tile_map x, y, z, other, o; /* other: what dots are made with; o: out */
     struct chunk_shape shape;
     chunkwise_array out;
-    const uint16_t *scores;
+    uint16_t *scores;
+    bool keeps;  /* scores that are made here go to memory, with the denominators */
+    float *dots; /* [place][head][2][CHUNK]: a part of each warpgroup's values */
+    const void *first_normalizer;
+    void *last_normalizer;
+    int64_t first_normalizer_slot, first_normalizer_head;
+    int64_t last_normalizer_slot, last_normalizer_head;
     const float *vectors; /* [place][head][values]: added to X S after weighing; NULL: none */
     bool weigh_vectors;   /* by factors.share */
     bool backward;        /* chunks from the last to the first; read and write change roles */
@@ -57,7 +94,8 @@ struct sweep_arguments {
     void *last;                       /* and after the last one */
     int first_type, last_type;
     int64_t first_slot, first_head, last_slot, last_head;
-    float *borders; /* [segment][sequence][head]: the state before the segment */
+    float *borders;            /* [segment][sequence][head]: the state before the segment */
+    float *normalizer_borders; /* [segment][sequence][head][keys] */
 };
 
 /* A block's task. */
@@ -113,6 +151,12 @@ static __device__ __forceinline__ float *border_of(const sweep_arguments &a, con
     return a.borders + head * keys * a.values;
 }
 
+static __device__ __forceinline__ float *
+normalizer_border_of(const sweep_arguments &a, const sweep_task &t, int segment, int keys) {
+    int64_t head = ((int64_t)segment * a.shape.sequences + t.index) * a.shape.heads + t.head;
+    return a.normalizer_borders + head * keys;
+}
+
 /* The state of a thread from or to memory. */
 template <int ROWS, int N, class PLACE>
 static __device__ __forceinline__ void load_all(float (&state)[ROWS][N], const void *from, int type,
@@ -141,11 +185,11 @@ static __device__ __forceinline__ void store_all(const float (&state)[ROWS][N], 
     }
 }
 
-template <int KEYS, int ROWS, bool SPLIT, bool READS>
+template <int KEYS, int ROWS, bool SPLIT, int KIND>
 static __device__ void
 load_state(const sweep_arguments &a, const sweep_task &t, int group,
-           float (&state)[ROWS][sweep_form<KEYS, ROWS, SPLIT, READS>::width / 2]) {
-    using form = sweep_form<KEYS, ROWS, SPLIT, READS>;
+           float (&state)[ROWS][sweep_form<KEYS, ROWS, SPLIT, KIND>::width / 2]) {
+    using form = sweep_form<KEYS, ROWS, SPLIT, KIND>;
     const int count = form::width / 2;
     int64_t slot = a.shape.slot ? a.shape.slot[t.index] : t.index;
     int64_t given = slot * a.first_slot + t.head * a.first_head;
@@ -155,24 +199,24 @@ load_state(const sweep_arguments &a, const sweep_task &t, int group,
 #pragma unroll
     for (int i = 0; i < ROWS * count; i++)
         state[i / count][i % count] = 0.0f;
-    if (READS && a.segments > 1)
+    if (form::reads && a.segments > 1)
         load_all(state, border, DTYPE_F32, at);
     else if (a.first && t.segment == 0 && slot >= 0)
         load_all(state, a.first, a.first_type, at_given);
-    if (!READS && t.segment == 0)
+    if (!form::reads && t.segment == 0)
         store_all(state, border, DTYPE_F32, at);
 }
 
-template <int KEYS, int ROWS, bool SPLIT, bool READS>
+template <int KEYS, int ROWS, bool SPLIT, int KIND>
 static __device__ void
 store_state(const sweep_arguments &a, const sweep_task &t, int group,
-            const float (&state)[ROWS][sweep_form<KEYS, ROWS, SPLIT, READS>::width / 2]) {
-    using form = sweep_form<KEYS, ROWS, SPLIT, READS>;
+            const float (&state)[ROWS][sweep_form<KEYS, ROWS, SPLIT, KIND>::width / 2]) {
+    using form = sweep_form<KEYS, ROWS, SPLIT, KIND>;
     int64_t slot = a.shape.slot ? a.shape.slot[t.index] : t.index;
     int64_t given = slot * a.last_slot + t.head * a.last_head;
     auto at = [&](int r, int i) { return state_element<form>(a, t, group, r, i, SPLIT, ROWS); };
     auto at_given = [&](int r, int i) { return given + at(r, i); };
-    if (!READS)
+    if (!form::reads)
         store_all(state, border_of(a, t, t.segment + 1, KEYS), DTYPE_F32, at);
     else if (a.last && t.segment == a.segments - 1 && slot >= 0)
         store_all(state, a.last, a.last_type, at_given);
@@ -284,6 +328,22 @@ static __device__ __forceinline__ void store_rows(const unsigned char *tile, uin
         if (row < most && row < rows)
             *(uint4 *)(out + row * stride + piece * 8) =
                 *(const uint4 *)(tile + tile_offset((unsigned)row, (unsigned)piece * 8));
+    }
+}
+
+/* The rows of a tile times those of another one, the warpgroup's part of the dots. */
+static __device__ __forceinline__ void dot_rows(const unsigned char *tile,
+                                                const unsigned char *other, float *out) {
+    int thread = (int)threadIdx.x % WARPGROUP;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int row = i * (WARPGROUP / 8) + thread / 8;
+        unsigned at = tile_offset((unsigned)row, (unsigned)(thread % 8) * 8);
+        float sum = dot_eight(*(const uint4 *)(tile + at), *(const uint4 *)(other + at));
+        for (int step = 1; step < 8; step *= 2)
+            sum += __shfl_xor_sync(ALL_LANES, sum, step);
+        if (thread % 8 == 0)
+            out[row] = sum;
     }
 }
 

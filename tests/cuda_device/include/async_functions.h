@@ -92,6 +92,15 @@ static inline void copy_bulk(void *to, const void *from, unsigned bytes, uint64_
     cuda_device_mbarrier_at(barrier, "copy_bulk");
     cuda_device_copy_later(to, from, bytes, cuda_device_mbarrier_bytes, barrier);
 }
+static inline void copy_bulk_out(void *to, const void *from, unsigned bytes) {
+    if (((uintptr_t)to | (uintptr_t)from | bytes) % 16 != 0 || bytes == 0)
+        cuda_device_fail("copy_bulk_out of %u bytes from %p to %p: not multiples of 16", bytes,
+                         from, to);
+    if (!cuda_device_is_shared(from) || !cuda_device_is_shared((const char *)from + bytes - 1))
+        cuda_device_fail("copy_bulk_out of %u bytes from %p, which is not all in shared memory",
+                         bytes, from);
+    memcpy(to, from, bytes);
+}
 static inline void fence_async() {
 }
 
