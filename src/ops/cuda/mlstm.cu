@@ -1,12 +1,12 @@
 /* The op mlstm: checks, and the launches.
  *
- * Single tokens of a sequence take one pass over C (mlstm_step.h), those with a ring after a kernel without it
- * (mlstm_ring.h). Longer ones keep C in registers (mlstm_sequence.h); where keys are too long for that, they go
- * through memory, and a single token of such keys as well. Prompts in the profile fast go through the chunkwise kernels
+ * Single tokens of a batch take a kernel that needs no C (mlstm_prepare.h) and one by which C passes (mlstm_stream.h).
+ * Longer sequences keep C in registers (mlstm_sequence.h); where keys are too long for that, they go through memory
+ * (mlstm_step.h), and a single token of such keys as well. Prompts in the profile fast go through the chunkwise kernels
  * where these take them (mlstm_chunkwise.h). */
 #include "ops/cuda/chain.h"
 #include "ops/cuda/mlstm_chunkwise.h"
-#include "ops/cuda/mlstm_ring.h"
+#include "ops/cuda/mlstm_stream.h"
 
 #include <math.h>
 
@@ -14,8 +14,10 @@
 
 void cuda_place_mlstm(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s) {
     int64_t heads = (int64_t)o->limits.sequences * o->limits.heads;
-    int64_t each = 1 + (o->limits.deferred ? (int64_t)sizeof(mlstm_recollection) / 4 : 0);
-    int64_t words = heads * each;
+    int64_t bytes = (int64_t)sizeof(mlstm_digest) + (int64_t)sizeof(unsigned);
+    if (o->limits.deferred)
+        bytes += (int64_t)sizeof(mlstm_scores);
+    int64_t words = heads * bytes / 4;
     s->mlstm = cuda_carve(c, DTYPE_I32, 1, &words);
     cuda_place_mlstm_chunkwise(c, o, s);
 }
@@ -50,6 +52,7 @@ static mlstm_arguments arguments_of(const cuda_stream *s, const struct ops_mlstm
     a.ring = op->deferred;
     a.interval = op->deferred && chunk % op->deferred ? op->deferred : chunk;
     a.wide = is_wide(&op->c);
+    a.wide_ring = op->deferred && is_wide(&op->ring_v);
     a.eps = (float)op->eps;
     a.scale = (float)(1 / sqrt((double)a.d_qk));
     a.q = rows_of(&op->q);
@@ -67,9 +70,10 @@ static mlstm_arguments arguments_of(const cuda_stream *s, const struct ops_mlstm
     a.ring_f = rows_of(&op->ring_f);
     a.batch = cuda_batch_of(s, &op->batch, op->c.shape[0]);
     const ops_limits *limits = &s->base.options.limits;
-    a.arrivals = (unsigned *)cuda_at(&s->scratch.mlstm);
-    a.recollections =
-        (mlstm_recollection *)(a.arrivals + (int64_t)limits->sequences * limits->heads);
+    const int64_t heads = (int64_t)limits->sequences * limits->heads;
+    a.digests = (mlstm_digest *)cuda_at(&s->scratch.mlstm);
+    a.arrivals = (unsigned *)(a.digests + heads);
+    a.scores = (mlstm_scores *)(a.arrivals + heads);
     return a;
 }
 

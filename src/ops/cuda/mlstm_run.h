@@ -3,7 +3,7 @@
 #ifndef OPS_CUDA_MLSTM_RUN_H
 #define OPS_CUDA_MLSTM_RUN_H
 
-#include "ops/cuda/mlstm_ring.h"
+#include "ops/cuda/mlstm_prepare.h"
 #include "ops/cuda/mlstm_sequence.h"
 
 /* ---- Kernels ---- */
@@ -63,7 +63,7 @@ static __global__ void __launch_bounds__(MLSTM_WING, 1)
     cuda_wait();
     int first = a.batch.start[blockIdx.z], end = a.batch.start[blockIdx.z + 1];
     if (end - first == 1) {
-        if (a.ring == 0) /* else mlstm_prepare and mlstm_recall have it */
+        if (a.ring == 0) /* else mlstm_stream has it */
             mlstm_run_steps<TYPE, false>(a, (float *)room, &shared);
         return;
     }
@@ -71,47 +71,6 @@ static __global__ void __launch_bounds__(MLSTM_WING, 1)
         return;
     mlstm_sequence<TYPE, ROWS>(a, mlstm_tokens_of(a, (int)blockIdx.z),
                                (mlstm_stage<TYPE, ROWS> *)room);
-}
-
-template <int TYPE>
-static __global__ void __launch_bounds__(MLSTM_WING)
-    mlstm_prepare(const __grid_constant__ mlstm_arguments a) {
-    extern __shared__ float4 room[];
-    __shared__ mlstm_step_shared shared;
-    cuda_release();
-    cuda_wait();
-    mlstm_recollection *out = a.recollections + (int)blockIdx.z * a.heads + (int)blockIdx.y;
-    mlstm_tokens t = {};
-    bool there = batch_is_sound(a.batch);
-    if (there)
-        t = mlstm_tokens_of(a, (int)blockIdx.z);
-    if (t.count == 1)
-        mlstm_prepare_token<TYPE>(a, t, mlstm_step_room_of(a, &shared, (float *)room), out);
-    else if (threadIdx.x == 0)
-        out->there = 0;
-}
-
-template <int TYPE>
-static __global__ void __launch_bounds__(2 * MLSTM_WING, 2)
-    mlstm_recall(const __grid_constant__ mlstm_arguments a) {
-    extern __shared__ float4 room[];
-    __shared__ float weights[OPS_MAX_DEFERRED];
-    cuda_release();
-    if (a.hints)
-        mlstm_hint<TYPE>(a);
-    cuda_wait();
-    int head = (int)blockIdx.y, slot = a.batch.slot[blockIdx.z];
-    const mlstm_recollection *r = a.recollections + (int)blockIdx.z * a.heads + head;
-    if (!r->there)
-        return;
-    float *q = (float *)room;
-    uint4 raw[MLSTM_ROWS];
-    mlstm_slice own = mlstm_slice_of<TYPE>(a, slot, head);
-    mlstm_fetch<TYPE>(a, own, 0, raw);
-    for (int d = (int)threadIdx.x; d < a.d_qk; d += (int)blockDim.x)
-        q[d] = mlstm_load(a.q, r->token, head, 0, d);
-    __syncthreads();
-    mlstm_recall_slice<TYPE>(a, own, slot, raw, r, q, q + a.d_qk, weights);
 }
 
 /* ---- Launches ---- */
@@ -139,16 +98,16 @@ template <int TYPE> static void run_steps(cuda_stream *s, mlstm_arguments a) {
              (unsigned)MLSTM_WING, 3 * (size_t)a.d_qk * sizeof(float) + parts_bytes<TYPE>(), a);
 }
 
-/* Single tokens with a ring; two wings a block where there are many, which read q for both. */
-template <int TYPE> static void run_ring(cuda_stream *s, mlstm_arguments a) {
-    dim3 grid = slices_of<TYPE>(a);
-    cuda_run(s, "mlstm_prepare", mlstm_prepare<TYPE>, dim3(1, grid.y, grid.z), (unsigned)MLSTM_WING,
+/* Single tokens, in blocks that stay on the GPU. */
+template <int TYPE, bool RING> static void run_stream(cuda_stream *s, const mlstm_arguments &a) {
+    const int64_t items = (int64_t)a.batch.sequences * a.heads * mlstm_pieces<TYPE>(a.d_v);
+    const int64_t places = (int64_t)STREAM_BLOCKS * s->gpu->processors;
+    cuda_run(s, "mlstm_prepare", mlstm_prepare<TYPE, RING>,
+             dim3(1, (unsigned)a.heads, (unsigned)a.batch.sequences), (unsigned)MLSTM_WING,
              3 * (size_t)a.d_qk * sizeof(float), a);
-    a.hints = are_few(s, grid);
-    unsigned wings = a.hints || grid.x == 1 ? 1 : 2;
-    grid.x = (grid.x + wings - 1) / wings;
-    cuda_run(s, "mlstm_recall", mlstm_recall<TYPE>, grid, wings * MLSTM_WING,
-             (size_t)a.d_qk * sizeof(float) + wings * parts_bytes<TYPE>(), a);
+    cuda_run(s, "mlstm_stream", mlstm_stream<TYPE, RING>,
+             dim3((unsigned)(items < places ? items : places)), (unsigned)MLSTM_WING,
+             mlstm_stream_bytes<TYPE>(a.d_qk), a);
 }
 
 template <int TYPE, int ROWS> static void run_sequences(cuda_stream *s, const mlstm_arguments &a) {
@@ -161,7 +120,7 @@ template <int TYPE, int ROWS> static void run_sequences(cuda_stream *s, const ml
 template <int TYPE>
 static void run_mlstm(cuda_stream *s, const struct ops_mlstm *op, const mlstm_arguments &a) {
     enum { FEW = 8, MANY = 16 };
-    if (a.d_qk > MANY * MLSTM_GROUPS || (op->batch.longest == 1 && a.ring == 0)) {
+    if (a.d_qk > MANY * MLSTM_GROUPS) {
         run_steps<TYPE>(s, a);
         return;
     }
@@ -170,7 +129,9 @@ static void run_mlstm(cuda_stream *s, const struct ops_mlstm *op, const mlstm_ar
     else if (op->batch.longest > 1)
         run_sequences<TYPE, MANY>(s, a);
     if (a.ring && (op->batch.longest == 1 || op->batch.sequences > 1))
-        run_ring<TYPE>(s, a);
+        run_stream<TYPE, true>(s, a);
+    else if (op->batch.longest == 1)
+        run_stream<TYPE, false>(s, a);
 }
 
 #endif

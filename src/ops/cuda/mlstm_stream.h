@@ -1,0 +1,481 @@
+/* Single tokens of a batch, with mlstm_prepare.h before it: C passes by once. A head is cut into pieces of 32 vectors
+ * (128 columns of f32, 256 of bf16 or f16), and blocks that stay on the GPU take one piece after the other. Of every 32
+ * rows of a piece warp w has four, from 4 w on: the row groups that a warp of mlstm.h has, so that sums come in the same
+ * order, and without a shuffle.
+ *
+ * A thread copies its own vectors, and nobody else's, into a ring in shared memory, four rows a stage. So it waits for
+ * nobody: while it works on a stage the next ones are under way, those of the block's next piece among them. What else
+ * that piece needs (q, k, v, its digest) is asked for a piece ahead. A block has one barrier a piece, for sums over warps. */
+#ifndef OPS_CUDA_MLSTM_STREAM_H
+#define OPS_CUDA_MLSTM_STREAM_H
+
+#include "ops/cuda/copy.h"
+#include "ops/cuda/mlstm_step.h"
+
+enum {
+    STREAM_ROWS = 4,                        /* of a stage, of a warp */
+    STREAM_STAGES = 3,                      /* of a thread */
+    STREAM_BLOCKS = 2,                      /* on a multiprocessor */
+    STREAM_STAGE = STREAM_ROWS * MLSTM_WING /* vectors */
+};
+
+template <int TYPE> struct mlstm_piece {
+    enum {
+        BYTES = TYPE == DTYPE_F32 ? 4 : 2,
+        COUNT = mlstm_vector<TYPE>::COUNT,
+        COLUMNS = WARP * COUNT
+    };
+};
+
+/* What is known of a head's token before C is read. Without a ring X = before C + weight k v^T,
+ * h = carried q^T X scale / divisor and C = after X. With one h = carried q^T C + sum of scores[l] v_l and, where it folds,
+ * C = after C + sum of weights[l] k_l v_l^T. */
+struct __attribute__((aligned(16))) mlstm_digest {
+    int slot; /* -1: there is nothing to do, the batch being wrong or the sequence longer */
+    int token, terms, folds;
+    float before, carried, divisor;
+    mlstm_maximum weight, after;
+};
+struct mlstm_scores {
+    float scores[OPS_MAX_DEFERRED], weights[OPS_MAX_DEFERRED];
+};
+
+/* ---- Pieces ---- */
+
+struct mlstm_item {
+    int head, column; /* the piece's first */
+    const mlstm_digest *digest;
+    const mlstm_scores *scores;
+};
+
+template <int TYPE> static __host__ __device__ __forceinline__ int mlstm_pieces(int d_v) {
+    return (d_v + mlstm_piece<TYPE>::COLUMNS - 1) / mlstm_piece<TYPE>::COLUMNS;
+}
+
+template <int TYPE>
+static __device__ __forceinline__ mlstm_item mlstm_item_of(const mlstm_arguments &a, int index) {
+    const int pieces = mlstm_pieces<TYPE>(a.d_v), at = index / pieces;
+    mlstm_item item = {at % a.heads, index % pieces * mlstm_piece<TYPE>::COLUMNS, a.digests + at,
+                       a.scores + at};
+    return item;
+}
+
+/* The thread's vectors of a piece: those of rows 4 w + 32 i + (0 to 3). */
+struct mlstm_column {
+    char *c;   /* row 4 w; NULL: it has none */
+    int count; /* columns that are there */
+};
+
+template <int TYPE>
+static __device__ __forceinline__ mlstm_column mlstm_column_of(const mlstm_arguments &a, int slot,
+                                                               int head, int column) {
+    const int most = mlstm_piece<TYPE>::COUNT;
+    mlstm_column own = {NULL, 0};
+    column += (int)threadIdx.x % WARP * most;
+    if (slot < 0 || slot >= a.batch.slots || column >= a.d_v)
+        return own;
+    const int row = (int)threadIdx.x / WARP * STREAM_ROWS;
+    own.c = a.c.data + (slot * a.c.outer + head * a.c.head + row * a.c.row + column) *
+                           mlstm_piece<TYPE>::BYTES;
+    own.count = min(a.d_v - column, most);
+    return own;
+}
+template <int TYPE>
+static __device__ __forceinline__ mlstm_column mlstm_column_at(const mlstm_arguments &a, int index,
+                                                               int items) {
+    const mlstm_column none = {NULL, 0};
+    if (index >= items)
+        return none;
+    const mlstm_item item = mlstm_item_of<TYPE>(a, index);
+    return mlstm_column_of<TYPE>(a, item.digest->slot, item.head, item.column);
+}
+
+/* Four rows, the first of them 4 w + first, on their way to the thread's stage. */
+template <int TYPE>
+static __device__ __forceinline__ void
+mlstm_stream_fetch(const mlstm_arguments &a, const mlstm_column &own, int first, uint4 *stage) {
+    const int64_t row_bytes = a.c.row * mlstm_piece<TYPE>::BYTES;
+    const int left = own.c ? a.d_qk - (int)threadIdx.x / WARP * STREAM_ROWS - first : 0;
+    const bool whole = a.wide && own.count == mlstm_piece<TYPE>::COUNT;
+    const char *c = own.c + first * row_bytes;
+#pragma unroll
+    for (int r = 0; r < STREAM_ROWS; r++, c += row_bytes) {
+        if (r >= left)
+            break;
+        if (whole)
+            copy_whole_16(stage + r * MLSTM_WING, c);
+        else
+            stage[r * MLSTM_WING] = mlstm_load_vector<TYPE>(c, own.count, false);
+    }
+    copy_close();
+}
+
+/* ---- What else a piece needs ---- */
+
+/* In shared memory, twice, by turns; in front of them are the parts of two pieces' sums, [2][warps][columns]. */
+struct mlstm_stream_inputs {
+    mlstm_digest *digest;
+    float *q, *k, *v; /* [whole groups of rows], the same, [columns] */
+};
+
+static __host__ __device__ __forceinline__ int mlstm_whole_rows(int d_qk) {
+    return (d_qk + MLSTM_GROUPS - 1) / MLSTM_GROUPS * MLSTM_GROUPS;
+}
+template <int TYPE> static __host__ __device__ __forceinline__ int mlstm_input_floats(int d_qk) {
+    return 2 * mlstm_whole_rows(d_qk) + mlstm_piece<TYPE>::COLUMNS +
+           (int)(sizeof(mlstm_digest) / sizeof(float));
+}
+template <int TYPE> static size_t mlstm_stream_bytes(int d_qk) {
+    return STREAM_STAGES * STREAM_STAGE * sizeof(uint4) +
+           (size_t)(2 * mlstm_input_floats<TYPE>(d_qk) +
+                    2 * MLSTM_WARPS * mlstm_piece<TYPE>::COLUMNS) *
+               sizeof(float);
+}
+template <int TYPE>
+static __device__ __forceinline__ mlstm_stream_inputs mlstm_stream_inputs_of(int d_qk, float *room,
+                                                                             int turn) {
+    const int rows = mlstm_whole_rows(d_qk), columns = mlstm_piece<TYPE>::COLUMNS;
+    room += 2 * MLSTM_WARPS * columns + turn * mlstm_input_floats<TYPE>(d_qk);
+    mlstm_stream_inputs in = {(mlstm_digest *)(room + 2 * rows + columns), room, room + rows,
+                              room + 2 * rows};
+    return in;
+}
+
+/* On their way: element t of q, k and v, and word t of the digest, of thread t. */
+struct mlstm_stream_asked {
+    float q, k, v;
+    int word;
+};
+
+template <int TYPE, bool RING>
+static __device__ __forceinline__ mlstm_stream_asked mlstm_stream_ask(const mlstm_arguments &a,
+                                                                      int index, int items) {
+    mlstm_stream_asked asked = {0.0f, 0.0f, 0.0f, -1};
+    const int t = (int)threadIdx.x;
+    if (index >= items)
+        return asked;
+    const mlstm_item item = mlstm_item_of<TYPE>(a, index);
+    if (t < (int)(sizeof(mlstm_digest) / sizeof(int)))
+        asked.word = ((const int *)item.digest)[t];
+    if (item.digest->slot < 0)
+        return asked;
+    const int token = item.digest->token;
+    if (t < a.d_qk)
+        asked.q = mlstm_load(a.q, token, item.head, 0, t);
+    if (!RING && t < a.d_qk)
+        asked.k = mlstm_load(a.k, token, item.head, 0, t);
+    if (!RING && t < mlstm_piece<TYPE>::COLUMNS && item.column + t < a.d_v)
+        asked.v = mlstm_load(a.v, token, item.head, 0, item.column + t);
+    return asked;
+}
+
+/* What has come; keys that are longer than a block is wide are not asked for before. */
+template <int TYPE, bool RING>
+static __device__ __forceinline__ void mlstm_stream_put(const mlstm_arguments &a, int index,
+                                                        int items, const mlstm_stream_asked &asked,
+                                                        const mlstm_stream_inputs &to) {
+    const int t = (int)threadIdx.x;
+    if (t < (int)(sizeof(mlstm_digest) / sizeof(int)))
+        ((int *)to.digest)[t] = asked.word;
+    if (t < a.d_qk) {
+        to.q[t] = asked.q;
+        to.k[t] = asked.k;
+    }
+    if (t < mlstm_piece<TYPE>::COLUMNS)
+        to.v[t] = asked.v;
+    if (index >= items || a.d_qk <= MLSTM_WING)
+        return;
+    const mlstm_item item = mlstm_item_of<TYPE>(a, index);
+    for (int d = t + MLSTM_WING; d < a.d_qk && item.digest->slot >= 0; d += MLSTM_WING) {
+        to.q[d] = mlstm_load(a.q, item.digest->token, item.head, 0, d);
+        to.k[d] = mlstm_load(a.k, item.digest->token, item.head, 0, d);
+    }
+}
+
+/* ---- Four rows ---- */
+
+static __device__ __forceinline__ void mlstm_four(const float *p, float *x) {
+    const float4 v = *(const float4 *)p;
+    x[0] = v.x;
+    x[1] = v.y;
+    x[2] = v.z;
+    x[3] = v.w;
+}
+
+/* Without a ring: X, its part of q^T X, a sum for each of the four row groups, and C. */
+template <int TYPE>
+static __device__ __forceinline__ void
+mlstm_stream_step(const mlstm_arguments &a, const mlstm_column &own, int first, const uint4 *stage,
+                  const mlstm_stream_inputs &in, const mlstm_digest &d, const mlstm_maximum *value,
+                  float (*sum)[mlstm_piece<TYPE>::COUNT]) {
+    const int most = mlstm_piece<TYPE>::COUNT;
+    const int64_t row_bytes = a.c.row * mlstm_piece<TYPE>::BYTES;
+    const int row = first + (int)threadIdx.x / WARP * STREAM_ROWS;
+    char *c = own.c + first * row_bytes;
+    float q[STREAM_ROWS], k[STREAM_ROWS];
+    if (row >= a.d_qk)
+        return;
+    mlstm_four(in.q + row, q);
+    mlstm_four(in.k + row, k);
+#pragma unroll
+    for (int r = 0; r < STREAM_ROWS; r++, c += row_bytes) {
+        if (row + r >= a.d_qk)
+            break;
+        float x[most];
+        mlstm_unpack<TYPE>(stage[r * MLSTM_WING], x);
+#pragma unroll
+        for (int i = 0; i < most; i++) {
+            x[i] = d.before == 0.0f ? 0.0f : x[i] * d.before;
+            float lost = 0.0f;
+            if (d.weight.high != 0.0f)
+                mlstm_add_product<TYPE>(&x[i], &lost, k[r], value[i]);
+            sum[r][i] = fmaf(q[r], x[i], sum[r][i]);
+            x[i] = mlstm_folded<TYPE>(x[i], lost, d.after);
+        }
+        mlstm_store_vector<TYPE>(c, own.count, a.wide, mlstm_pack<TYPE>(x));
+    }
+}
+
+/* With a ring: their part of q^T C. */
+template <int TYPE>
+static __device__ __forceinline__ void
+mlstm_stream_read(const mlstm_arguments &a, int first, const uint4 *stage,
+                  const mlstm_stream_inputs &in, float (*sum)[mlstm_piece<TYPE>::COUNT]) {
+    const int most = mlstm_piece<TYPE>::COUNT;
+    const int row = first + (int)threadIdx.x / WARP * STREAM_ROWS;
+    float q[STREAM_ROWS];
+    if (row >= a.d_qk)
+        return;
+    mlstm_four(in.q + row, q);
+#pragma unroll
+    for (int r = 0; r < STREAM_ROWS; r++) {
+        if (row + r >= a.d_qk)
+            break;
+        float x[most];
+        mlstm_unpack<TYPE>(stage[r * MLSTM_WING], x);
+#pragma unroll
+        for (int i = 0; i < most; i++)
+            sum[r][i] = fmaf(q[r], x[i], sum[r][i]);
+    }
+}
+
+/* ---- Terms of a ring, the token itself among them: mlstm_prepare has put it there ---- */
+
+/* The thread's values of term l. */
+template <int TYPE>
+static __device__ __forceinline__ void mlstm_ring_values(const mlstm_arguments &a, int slot,
+                                                         int head, int l, int column, int count,
+                                                         float *value) {
+    const float *v = (const float *)a.ring_v.data + slot * a.ring_v.outer + head * a.ring_v.head +
+                     l * a.ring_v.row + column;
+    const int most = mlstm_piece<TYPE>::COUNT;
+    if (a.wide_ring && count == most) {
+#pragma unroll
+        for (int i = 0; i < most; i += 4)
+            mlstm_four(v + i, value + i);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < most; i++)
+        value[i] = i < count ? v[i] : 0.0f;
+}
+
+/* Their part of h: term l goes to the sums of the row group of that number, and those 32 behind it as well. */
+template <int TYPE>
+static __device__ __forceinline__ void
+mlstm_stream_terms(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
+                   const mlstm_column &own, float (*sum)[mlstm_piece<TYPE>::COUNT]) {
+    const int most = mlstm_piece<TYPE>::COUNT, warp = (int)threadIdx.x / WARP;
+    const int column = item.column + (int)threadIdx.x % WARP * most;
+#pragma unroll
+    for (int r = 0; r < STREAM_ROWS; r++) {
+#pragma unroll
+        for (int i = 0; i < most; i++)
+            sum[r][i] = d.carried == 0.0f ? 0.0f : d.carried * sum[r][i];
+        for (int l = warp * STREAM_ROWS + r; l < d.terms; l += MLSTM_GROUPS) {
+            const float score = item.scores->scores[l];
+            float value[most];
+            if (score == 0.0f)
+                continue;
+            mlstm_ring_values<TYPE>(a, d.slot, item.head, l, column, own.count, value);
+#pragma unroll
+            for (int i = 0; i < most; i++)
+                sum[r][i] = fmaf(score, value[i], sum[r][i]);
+        }
+    }
+}
+
+/* Four rows of C, from `row` on, take in the terms. */
+template <int TYPE>
+static __device__ __forceinline__ void
+mlstm_fold_four(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
+                const mlstm_column &own, int row, float (*x)[mlstm_piece<TYPE>::COUNT]) {
+    const int most = mlstm_piece<TYPE>::COUNT;
+    const int column = item.column + (int)threadIdx.x % WARP * most;
+    const float *keys =
+        (const float *)a.ring_k.data + d.slot * a.ring_k.outer + item.head * a.ring_k.head + row;
+    for (int l = 0; l < d.terms; l++, keys += a.ring_k.row) {
+        const float weight = item.scores->weights[l];
+        float value[most];
+        if (weight == 0.0f)
+            continue;
+        mlstm_ring_values<TYPE>(a, d.slot, item.head, l, column, own.count, value);
+#pragma unroll
+        for (int r = 0; r < STREAM_ROWS; r++) {
+            const float key = row + r < a.d_qk ? weight * keys[r] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < most; i++)
+                x[r][i] = fmaf(key, value[i], x[r][i]);
+        }
+    }
+}
+
+/* The piece, once more: C comes out of level 2. */
+template <int TYPE>
+static __device__ __noinline__ void mlstm_stream_fold(const mlstm_arguments &a,
+                                                      const mlstm_digest &d, const mlstm_item &item,
+                                                      const mlstm_column &own) {
+    enum { MOST = mlstm_piece<TYPE>::COUNT };
+    const int64_t row_bytes = a.c.row * mlstm_piece<TYPE>::BYTES;
+    const float keep = d.after.high;
+    char *c = own.c;
+    for (int row = (int)threadIdx.x / WARP * STREAM_ROWS; row < a.d_qk;
+         row += MLSTM_GROUPS, c += MLSTM_GROUPS * row_bytes) {
+        float x[STREAM_ROWS][MOST];
+#pragma unroll
+        for (int r = 0; r < STREAM_ROWS; r++) {
+            const int count = row + r < a.d_qk ? own.count : 0;
+            mlstm_unpack<TYPE>(mlstm_load_vector<TYPE>(c + r * row_bytes, count, a.wide), x[r]);
+#pragma unroll
+            for (int i = 0; i < MOST; i++)
+                x[r][i] = keep == 0.0f ? 0.0f : x[r][i] * keep;
+        }
+        mlstm_fold_four<TYPE>(a, d, item, own, row, x);
+#pragma unroll
+        for (int r = 0; r < STREAM_ROWS; r++)
+            if (row + r < a.d_qk)
+                mlstm_store_vector<TYPE>(c + r * row_bytes, own.count, a.wide,
+                                         mlstm_pack<TYPE>(x[r]));
+    }
+}
+
+/* ---- h ---- */
+
+/* The warp's part of its columns' sums, over its four row groups, into `parts` [columns]. */
+template <int TYPE>
+static __device__ __forceinline__ void mlstm_stream_leave(float (*sum)[mlstm_piece<TYPE>::COUNT],
+                                                          float *parts) {
+    const int most = mlstm_piece<TYPE>::COUNT;
+    float *to = parts + (int)threadIdx.x % WARP * most;
+#pragma unroll
+    for (int i = 0; i < most; i++)
+        to[i] = (sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]);
+}
+
+template <int TYPE, bool RING>
+static __device__ __forceinline__ void
+mlstm_stream_out(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
+                 const float *parts) {
+    const int columns = mlstm_piece<TYPE>::COLUMNS, i = (int)threadIdx.x;
+    if (i >= columns || item.column + i >= a.d_v)
+        return;
+    float sum = mlstm_total(parts + i, columns);
+    if (!RING)
+        sum = mlstm_quotient(d.carried * sum * a.scale, d.divisor);
+    mlstm_store(a.h, d.token, item.head, 0, item.column + i, sum);
+}
+
+/* ---- A block ---- */
+
+/* The rows of a piece, of which STREAM_STAGES times 32 are under way, and as many of the next one as follow them. `stage`
+ * is where the ring stands. */
+template <int TYPE, bool RING>
+static __device__ __forceinline__ void
+mlstm_stream_piece(const mlstm_arguments &a, const mlstm_column &own, const mlstm_column &next,
+                   const mlstm_stream_inputs &in, const mlstm_digest &d, uint4 *ring, int *stage,
+                   float (*sum)[mlstm_piece<TYPE>::COUNT]) {
+    const int most = mlstm_piece<TYPE>::COUNT, ahead = STREAM_STAGES * MLSTM_GROUPS;
+    const int rows = max(mlstm_whole_rows(a.d_qk), ahead);
+    mlstm_maximum value[most];
+#pragma unroll
+    for (int i = 0; i < most; i++)
+        value[i] = mlstm_weighted<TYPE>(d.weight, in.v[(int)threadIdx.x % WARP * most + i]);
+#pragma unroll 1
+    for (int first = 0; first < rows; first += MLSTM_GROUPS) {
+        uint4 *from = ring + *stage * STREAM_STAGE;
+        copy_wait<STREAM_STAGES - 1>();
+        if (own.c && RING)
+            mlstm_stream_read<TYPE>(a, first, from, in, sum);
+        else if (own.c)
+            mlstm_stream_step<TYPE>(a, own, first, from, in, d, value, sum);
+        if (first + ahead < rows)
+            mlstm_stream_fetch<TYPE>(a, own, first + ahead, from);
+        else
+            mlstm_stream_fetch<TYPE>(a, next, first + ahead - rows, from);
+        *stage = *stage + 1 == STREAM_STAGES ? 0 : *stage + 1;
+    }
+}
+
+/* All pieces of the block. */
+template <int TYPE, bool RING>
+static __device__ __forceinline__ void mlstm_stream_run(const mlstm_arguments &a, uint4 *ring,
+                                                        float *room) {
+    enum { MOST = mlstm_piece<TYPE>::COUNT, COLUMNS = mlstm_piece<TYPE>::COLUMNS };
+    const int items = a.batch.sequences * a.heads * mlstm_pieces<TYPE>(a.d_v);
+    int index = (int)blockIdx.x, stage = 0;
+    mlstm_column own = mlstm_column_at<TYPE>(a, index, items);
+    for (int i = 0; i < STREAM_STAGES; i++)
+        mlstm_stream_fetch<TYPE>(a, own, i * MLSTM_GROUPS, ring + i * STREAM_STAGE);
+    mlstm_stream_put<TYPE, RING>(a, index, items, mlstm_stream_ask<TYPE, RING>(a, index, items),
+                                 mlstm_stream_inputs_of<TYPE>(a.d_qk, room, 0));
+    __syncthreads();
+    for (int turn = 0; index < items; turn ^= 1) {
+        const int after = index + (int)gridDim.x;
+        const mlstm_column next = mlstm_column_at<TYPE>(a, after, items);
+        const mlstm_stream_asked asked = mlstm_stream_ask<TYPE, RING>(a, after, items);
+        const mlstm_stream_inputs in = mlstm_stream_inputs_of<TYPE>(a.d_qk, room, turn);
+        const mlstm_digest d = *in.digest;
+        const mlstm_item item = mlstm_item_of<TYPE>(a, index);
+        float sum[STREAM_ROWS][MOST] = {};
+        mlstm_stream_piece<TYPE, RING>(a, own, next, in, d, ring, &stage, sum);
+        if (RING && own.c)
+            mlstm_stream_terms<TYPE>(a, d, item, own, sum);
+        float *parts = room + turn * (MLSTM_WARPS * COLUMNS);
+        mlstm_stream_leave<TYPE>(sum, parts + (int)threadIdx.x / WARP * COLUMNS);
+        mlstm_stream_put<TYPE, RING>(a, after, items, asked,
+                                     mlstm_stream_inputs_of<TYPE>(a.d_qk, room, turn ^ 1));
+        __syncthreads();
+        if (d.slot >= 0)
+            mlstm_stream_out<TYPE, RING>(a, d, item, parts);
+        if (RING && d.folds && own.c)
+            mlstm_stream_fold<TYPE>(a, d, item, own);
+        index = after;
+        own = next;
+    }
+}
+
+/* Fetches the block's first piece to level 2. The slot may still change: then it was for nothing. */
+template <int TYPE>
+static __device__ __forceinline__ void mlstm_stream_hint(const mlstm_arguments &a) {
+    const mlstm_item item = mlstm_item_of<TYPE>(a, (int)blockIdx.x);
+    const int slot =
+        load_early(a.batch.slot + (int)blockIdx.x / mlstm_pieces<TYPE>(a.d_v) / a.heads);
+    const mlstm_column own = mlstm_column_of<TYPE>(a, slot, item.head, item.column);
+    const int left = own.c ? a.d_qk - (int)threadIdx.x / WARP * STREAM_ROWS : 0;
+    const int r = (int)threadIdx.x % 8; /* threads have a line of 128 bytes together */
+    for (int d = r; r < STREAM_ROWS && d < left; d += MLSTM_GROUPS)
+        prefetch_line(own.c + d * a.c.row * mlstm_piece<TYPE>::BYTES);
+}
+
+template <int TYPE, bool RING>
+static __global__ void __launch_bounds__(MLSTM_WING, STREAM_BLOCKS)
+    mlstm_stream(const __grid_constant__ mlstm_arguments a) {
+    extern __shared__ float4 room[];
+    cuda_release();
+    mlstm_stream_hint<TYPE>(a);
+    cuda_wait();
+    mlstm_stream_run<TYPE, RING>(a, (uint4 *)room + threadIdx.x,
+                                 (float *)(room + STREAM_STAGES * STREAM_STAGE));
+}
+
+#endif
