@@ -16,7 +16,7 @@ void cuda_place_mlstm(cuda_carver *c, const ops_stream_options *o, cuda_scratch 
     int64_t heads = (int64_t)o->limits.sequences * o->limits.heads;
     int64_t bytes = (int64_t)sizeof(mlstm_digest) + (int64_t)sizeof(unsigned);
     if (o->limits.deferred)
-        bytes += (int64_t)sizeof(mlstm_scores);
+        bytes += (int64_t)sizeof(mlstm_folds) + o->limits.head_dim_v * (int64_t)sizeof(float);
     int64_t words = heads * bytes / 4;
     s->mlstm = cuda_carve(c, DTYPE_I32, 1, &words);
     cuda_place_mlstm_chunkwise(c, o, s);
@@ -52,7 +52,7 @@ static mlstm_arguments arguments_of(const cuda_stream *s, const struct ops_mlstm
     a.ring = op->deferred;
     a.interval = op->deferred && chunk % op->deferred ? op->deferred : chunk;
     a.wide = is_wide(&op->c);
-    a.wide_ring = op->deferred && is_wide(&op->ring_v);
+    a.wide_ring = op->deferred && is_wide(&op->ring_k) && is_wide(&op->ring_v);
     a.eps = (float)op->eps;
     a.scale = (float)(1 / sqrt((double)a.d_qk));
     a.q = rows_of(&op->q);
@@ -73,7 +73,8 @@ static mlstm_arguments arguments_of(const cuda_stream *s, const struct ops_mlstm
     const int64_t heads = (int64_t)limits->sequences * limits->heads;
     a.digests = (mlstm_digest *)cuda_at(&s->scratch.mlstm);
     a.arrivals = (unsigned *)(a.digests + heads);
-    a.scores = (mlstm_scores *)(a.arrivals + heads);
+    a.folds = (mlstm_folds *)(a.arrivals + heads);
+    a.terms = (float *)(a.folds + heads);
     return a;
 }
 

@@ -36,7 +36,7 @@ struct mlstm_arguments {
     int ring;       /* R; 0: none */
     int interval;   /* absolute positions between foldings */
     bool wide;      /* vectors of C lie at multiples of 16 bytes */
-    bool wide_ring; /* and those of the ring's values */
+    bool wide_ring; /* and those of the keys and values of a ring */
     bool hints;     /* C is fetched to level 2 early */
     float eps, scale;
     struct mlstm_rows q, k, v, h, i, f;
@@ -44,7 +44,8 @@ struct mlstm_arguments {
     cuda_batch batch;
     unsigned *arrivals;           /* [sequences][heads], 0 between launches */
     struct mlstm_digest *digests; /* the same (mlstm_stream.h) */
-    struct mlstm_scores *scores;  /* the same, with a ring */
+    struct mlstm_folds *folds;    /* the same, with a ring */
+    float *terms;                 /* with a ring: [sequences][heads][d_v] */
 };
 
 /* ---- Places ---- */

@@ -4,26 +4,38 @@
 
 #include "ops/cuda/mlstm_stream.h"
 
-/* Products of q with all terms, by all warps but the first. */
+/* Products of q with all terms, by all warps but the first; the newest term is the token, whose key is in shared memory. */
 static __device__ inline void mlstm_multiply_terms(const mlstm_arguments &a,
                                                    const mlstm_terms &terms, int slot, int head,
                                                    const mlstm_step_room &room) {
+    enum { TOGETHER = 8 };
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
     for (int l = warp - 1; l < terms.count; l += MLSTM_WARPS - 1) {
-        float product = 0.0f;
-        for (int d = lane; d < a.d_qk; d += WARP)
-            product = fmaf(room.q[d], mlstm_term(a.k, a.ring_k, terms, slot, head, l, d), product);
+        float product = 0.0f, key[TOGETHER];
+        for (int first = lane; first < a.d_qk; first += TOGETHER * WARP) {
+#pragma unroll
+            for (int j = 0; j < TOGETHER; j++) {
+                const int d = first + j * WARP;
+                key[j] = d >= a.d_qk     ? 0.0f
+                         : l < terms.old ? mlstm_load(a.ring_k, slot, head, l, d)
+                                         : room.k[d];
+            }
+#pragma unroll
+            for (int j = 0; j < TOGETHER; j++)
+                if (first + j * WARP < a.d_qk)
+                    product = fmaf(room.q[first + j * WARP], key[j], product);
+        }
         product = warp_sum(product);
         if (lane == 0)
             room.s->scores[l] = product;
     }
 }
 
-/* The digest but for slot and token. With a ring its scores have scale and divisor in them. */
+/* The digest but for slot and token. With a ring, the scores become those of h, with scale and divisor in them, once all
+ * threads have come here. */
 template <bool RING>
 static __device__ inline mlstm_digest mlstm_digest_of(const mlstm_arguments &a, int terms,
-                                                      const mlstm_step_shared *s,
-                                                      mlstm_scores *scores) {
+                                                      mlstm_step_shared *s, mlstm_folds *folds) {
     const mlstm_note &note = s->note;
     mlstm_digest d = {};
     float sum = 0.0f;
@@ -37,16 +49,42 @@ static __device__ inline mlstm_digest mlstm_digest_of(const mlstm_arguments &a, 
     d.after = note.after;
     d.carried = note.carried;
     d.divisor = mlstm_divisor(note.m, qn * a.scale, a.eps);
-    int l = (int)threadIdx.x;
     if (!RING)
         return d;
+    const int l = (int)threadIdx.x;
     d.carried = mlstm_quotient(note.carried * a.scale, d.divisor);
+    float score = 0.0f;
     if (l < terms) {
-        float score = s->weights[l] == 0.0f ? 0.0f : s->scores[l] * s->weights[l];
-        scores->scores[l] = mlstm_quotient(score * a.scale, d.divisor);
-        scores->weights[l] = s->folds[l];
+        score = s->weights[l] == 0.0f ? 0.0f : s->scores[l] * s->weights[l];
+        score = mlstm_quotient(score * a.scale, d.divisor);
+        folds->weights[l] = s->folds[l];
     }
+    __syncthreads();
+    if (l < terms)
+        s->scores[l] = score;
+    __syncthreads();
     return d;
+}
+
+/* What the terms add to h: the sum of their values by their scores, to `out` [d_v]. */
+static __device__ inline void mlstm_sum_terms(const mlstm_arguments &a, const mlstm_terms &terms,
+                                              int slot, int head, const float *scores, float *out) {
+    enum { TOGETHER = 8 };
+    for (int i = (int)threadIdx.x; i < a.d_v; i += (int)blockDim.x) {
+        float sum = 0.0f, value[TOGETHER];
+        for (int first = 0; first < terms.count; first += TOGETHER) {
+#pragma unroll
+            for (int j = 0; j < TOGETHER; j++)
+                value[j] = first + j < terms.count
+                               ? mlstm_term(a.v, a.ring_v, terms, slot, head, first + j, i)
+                               : 0.0f;
+#pragma unroll
+            for (int j = 0; j < TOGETHER; j++)
+                if (first + j < terms.count && scores[first + j] != 0.0f)
+                    sum = fmaf(scores[first + j], value[j], sum);
+        }
+        out[i] = sum;
+    }
 }
 
 /* The token into its row of the ring, where mlstm_stream finds all terms. */
@@ -62,23 +100,18 @@ static __device__ inline void mlstm_into_ring(const mlstm_arguments &a, const ml
     }
 }
 
-/* The token of the block's head. */
+/* The token of the block's head, which stands in shared memory with n; `gate` has its gates and m (warp 0). */
 template <int TYPE, bool RING>
 static __device__ inline void mlstm_prepare_token(const mlstm_arguments &a, const mlstm_tokens &t,
-                                                  const mlstm_step_room &room, mlstm_digest *out,
-                                                  mlstm_scores *scores) {
-    int head = (int)blockIdx.y;
-    mlstm_terms terms = {t.held + 1, t.held, t.first};
-    bool folds = !RING || terms.count == a.ring;
-    mlstm_stage_token(a, t.first, head, room);
-    for (int d = (int)threadIdx.x; d < a.d_qk; d += MLSTM_WING)
-        room.n[d] = mlstm_load(a.n, t.slot, head, 0, d);
-    if (RING)
-        __syncthreads();
+                                                  mlstm_step_gate gate,
+                                                  const mlstm_step_room &room) {
+    const int head = (int)blockIdx.y;
+    const int64_t at = (int64_t)blockIdx.z * a.heads + head;
+    const mlstm_terms terms = {t.held + 1, t.held, t.first};
+    const bool folds = !RING || terms.count == a.ring;
     if (threadIdx.x < WARP) {
         mlstm_exponents e;
-        mlstm_maximum m = {mlstm_load(a.m, t.slot, 0, 0, head), 0.0f};
-        mlstm_step_gate gate = mlstm_gate_of(a, t.first, head);
+        mlstm_maximum m = {gate.m, 0.0f};
         mlstm_no_terms(&e, m);
         if (RING)
             mlstm_add_held(a, t, head, &e);
@@ -89,14 +122,16 @@ static __device__ inline void mlstm_prepare_token(const mlstm_arguments &a, cons
     __syncthreads();
     mlstm_step_normalizer<TYPE, RING>(a, terms, t.slot, head, folds, room);
     __syncthreads();
-    mlstm_digest digest = mlstm_digest_of<RING>(a, terms.count, room.s, scores);
+    mlstm_digest digest = mlstm_digest_of<RING>(a, terms.count, room.s, a.folds + at);
     digest.slot = t.slot;
     digest.token = t.first;
     digest.folds = folds;
     if (threadIdx.x == 0)
-        *out = digest;
-    if (RING)
+        a.digests[at] = digest;
+    if (RING) {
+        mlstm_sum_terms(a, terms, t.slot, head, room.s->scores, a.terms + at * a.d_v);
         mlstm_into_ring(a, t, head);
+    }
     if (!folds)
         return;
     for (int d = (int)threadIdx.x; d < a.d_qk; d += MLSTM_WING)
@@ -105,23 +140,32 @@ static __device__ inline void mlstm_prepare_token(const mlstm_arguments &a, cons
         mlstm_store(a.m, t.slot, 0, 0, head, room.s->note.stored_m);
 }
 
+/* What a head needs is fetched while the batch is looked at, as far as its own sequence can be trusted. */
 template <int TYPE, bool RING>
-static __global__ void __launch_bounds__(MLSTM_WING)
+static __global__ void __launch_bounds__(MLSTM_WING, RING ? 5 : 8)
     mlstm_prepare(const __grid_constant__ mlstm_arguments a) {
-    extern __shared__ float4 room[];
+    extern __shared__ float4 memory[];
     __shared__ mlstm_step_shared shared;
     cuda_release();
     cuda_wait();
-    const int64_t at = (int64_t)blockIdx.z * a.heads + blockIdx.y;
+    const int sequence = (int)blockIdx.z, head = (int)blockIdx.y;
+    const int slot = a.batch.slot[sequence], first = a.batch.start[sequence];
+    const mlstm_step_room room = mlstm_step_room_of(a, &shared, (float *)memory);
+    mlstm_step_gate gate = {};
+    if (slot >= 0 && slot < a.batch.slots && first >= 0 && first < a.batch.tokens) {
+        gate = mlstm_gate_of(a, first, head);
+        gate.m = mlstm_load(a.m, slot, 0, 0, head);
+        mlstm_stage_token(a, first, head, room);
+        for (int d = (int)threadIdx.x; d < a.d_qk; d += MLSTM_WING)
+            room.n[d] = mlstm_load(a.n, slot, head, 0, d);
+    }
     mlstm_tokens t = {};
-    bool there = batch_is_sound(a.batch);
-    if (there)
-        t = mlstm_tokens_of(a, (int)blockIdx.z);
+    if (!__syncthreads_or(mlstm_find_wrong(a.batch)))
+        t = mlstm_tokens_of(a, sequence);
     if (t.count == 1)
-        mlstm_prepare_token<TYPE, RING>(a, t, mlstm_step_room_of(a, &shared, (float *)room),
-                                        a.digests + at, a.scores + at);
+        mlstm_prepare_token<TYPE, RING>(a, t, gate, room);
     else if (threadIdx.x == 0)
-        a.digests[at].slot = -1;
+        a.digests[(int64_t)sequence * a.heads + head].slot = -1;
 }
 
 #endif

@@ -28,24 +28,23 @@ template <int TYPE> struct mlstm_piece {
 };
 
 /* What is known of a head's token before C is read. Without a ring X = before C + weight k v^T,
- * h = carried q^T X scale / divisor and C = after X. With one h = carried q^T C + sum of scores[l] v_l and, where it folds,
- * C = after C + sum of weights[l] k_l v_l^T. */
+ * h = carried q^T X scale / divisor and C = after X. With one h = carried q^T C + what the terms of the ring add and,
+ * where it folds, C = after C + sum of weights[l] k_l v_l^T. */
 struct __attribute__((aligned(16))) mlstm_digest {
     int slot; /* -1: there is nothing to do, the batch being wrong or the sequence longer */
     int token, terms, folds;
     float before, carried, divisor;
     mlstm_maximum weight, after;
 };
-struct mlstm_scores {
-    float scores[OPS_MAX_DEFERRED], weights[OPS_MAX_DEFERRED];
+struct mlstm_folds {
+    float weights[OPS_MAX_DEFERRED];
 };
 
 /* ---- Pieces ---- */
 
 struct mlstm_item {
     int head, column; /* the piece's first */
-    const mlstm_digest *digest;
-    const mlstm_scores *scores;
+    int at;           /* [sequences][heads] */
 };
 
 template <int TYPE> static __host__ __device__ __forceinline__ int mlstm_pieces(int d_v) {
@@ -55,8 +54,7 @@ template <int TYPE> static __host__ __device__ __forceinline__ int mlstm_pieces(
 template <int TYPE>
 static __device__ __forceinline__ mlstm_item mlstm_item_of(const mlstm_arguments &a, int index) {
     const int pieces = mlstm_pieces<TYPE>(a.d_v), at = index / pieces;
-    mlstm_item item = {at % a.heads, index % pieces * mlstm_piece<TYPE>::COLUMNS, a.digests + at,
-                       a.scores + at};
+    mlstm_item item = {at % a.heads, index % pieces * mlstm_piece<TYPE>::COLUMNS, at};
     return item;
 }
 
@@ -87,7 +85,7 @@ static __device__ __forceinline__ mlstm_column mlstm_column_at(const mlstm_argum
     if (index >= items)
         return none;
     const mlstm_item item = mlstm_item_of<TYPE>(a, index);
-    return mlstm_column_of<TYPE>(a, item.digest->slot, item.head, item.column);
+    return mlstm_column_of<TYPE>(a, a.digests[item.at].slot, item.head, item.column);
 }
 
 /* Four rows, the first of them 4 w + first, on their way to the thread's stage. */
@@ -115,7 +113,8 @@ mlstm_stream_fetch(const mlstm_arguments &a, const mlstm_column &own, int first,
 /* In shared memory, twice, by turns; in front of them are the parts of two pieces' sums, [2][warps][columns]. */
 struct mlstm_stream_inputs {
     mlstm_digest *digest;
-    float *q, *k, *v; /* [whole groups of rows], the same, [columns] */
+    float *q, *k,
+        *v; /* [whole groups of rows], the same, [columns]: with a ring, what its terms add to h */
 };
 
 static __host__ __device__ __forceinline__ int mlstm_whole_rows(int d_qk) {
@@ -141,7 +140,7 @@ static __device__ __forceinline__ mlstm_stream_inputs mlstm_stream_inputs_of(int
     return in;
 }
 
-/* On their way: element t of q, k and v, and word t of the digest, of thread t. */
+/* On their way, of thread t: element t of q, k and v, and word t of the digest. */
 struct mlstm_stream_asked {
     float q, k, v;
     int word;
@@ -155,17 +154,19 @@ static __device__ __forceinline__ mlstm_stream_asked mlstm_stream_ask(const mlst
     if (index >= items)
         return asked;
     const mlstm_item item = mlstm_item_of<TYPE>(a, index);
+    const mlstm_digest *digest = a.digests + item.at;
     if (t < (int)(sizeof(mlstm_digest) / sizeof(int)))
-        asked.word = ((const int *)item.digest)[t];
-    if (item.digest->slot < 0)
+        asked.word = ((const int *)digest)[t];
+    const int token = digest->token;
+    if (digest->slot < 0)
         return asked;
-    const int token = item.digest->token;
     if (t < a.d_qk)
         asked.q = mlstm_load(a.q, token, item.head, 0, t);
     if (!RING && t < a.d_qk)
         asked.k = mlstm_load(a.k, token, item.head, 0, t);
-    if (!RING && t < mlstm_piece<TYPE>::COLUMNS && item.column + t < a.d_v)
-        asked.v = mlstm_load(a.v, token, item.head, 0, item.column + t);
+    if (t < mlstm_piece<TYPE>::COLUMNS && item.column + t < a.d_v)
+        asked.v = RING ? a.terms[(int64_t)item.at * a.d_v + item.column + t]
+                       : mlstm_load(a.v, token, item.head, 0, item.column + t);
     return asked;
 }
 
@@ -186,9 +187,10 @@ static __device__ __forceinline__ void mlstm_stream_put(const mlstm_arguments &a
     if (index >= items || a.d_qk <= MLSTM_WING)
         return;
     const mlstm_item item = mlstm_item_of<TYPE>(a, index);
-    for (int d = t + MLSTM_WING; d < a.d_qk && item.digest->slot >= 0; d += MLSTM_WING) {
-        to.q[d] = mlstm_load(a.q, item.digest->token, item.head, 0, d);
-        to.k[d] = mlstm_load(a.k, item.digest->token, item.head, 0, d);
+    const mlstm_digest *digest = a.digests + item.at;
+    for (int d = t + MLSTM_WING; d < a.d_qk && digest->slot >= 0; d += MLSTM_WING) {
+        to.q[d] = mlstm_load(a.q, digest->token, item.head, 0, d);
+        to.k[d] = mlstm_load(a.k, digest->token, item.head, 0, d);
     }
 }
 
@@ -259,104 +261,77 @@ mlstm_stream_read(const mlstm_arguments &a, int first, const uint4 *stage,
     }
 }
 
-/* ---- Terms of a ring, the token itself among them: mlstm_prepare has put it there ---- */
+/* ---- A ring that is full ---- */
 
-/* The thread's values of term l. */
-template <int TYPE>
-static __device__ __forceinline__ void mlstm_ring_values(const mlstm_arguments &a, int slot,
-                                                         int head, int l, int column, int count,
-                                                         float *value) {
-    const float *v = (const float *)a.ring_v.data + slot * a.ring_v.outer + head * a.ring_v.head +
-                     l * a.ring_v.row + column;
-    const int most = mlstm_piece<TYPE>::COUNT;
-    if (a.wide_ring && count == most) {
+/* `count` floats, which lie at a multiple of 16 bytes if they are `wide`, and zeros behind them. */
+template <int MOST>
+static __device__ __forceinline__ void mlstm_floats(const float *p, int count, bool wide,
+                                                    float *x) {
+    if (wide && count >= MOST) {
 #pragma unroll
-        for (int i = 0; i < most; i += 4)
-            mlstm_four(v + i, value + i);
+        for (int i = 0; i < MOST; i += 4)
+            mlstm_four(p + i, x + i);
         return;
     }
 #pragma unroll
-    for (int i = 0; i < most; i++)
-        value[i] = i < count ? v[i] : 0.0f;
+    for (int i = 0; i < MOST; i++)
+        x[i] = i < count ? p[i] : 0.0f;
 }
 
-/* Their part of h: term l goes to the sums of the row group of that number, and those 32 behind it as well. */
+/* Four rows of C take in the terms, the token among them, which mlstm_prepare has put into the ring. A few terms are fetched
+ * together. */
 template <int TYPE>
-static __device__ __forceinline__ void
-mlstm_stream_terms(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
-                   const mlstm_column &own, float (*sum)[mlstm_piece<TYPE>::COUNT]) {
-    const int most = mlstm_piece<TYPE>::COUNT, warp = (int)threadIdx.x / WARP;
-    const int column = item.column + (int)threadIdx.x % WARP * most;
-#pragma unroll
-    for (int r = 0; r < STREAM_ROWS; r++) {
-#pragma unroll
-        for (int i = 0; i < most; i++)
-            sum[r][i] = d.carried == 0.0f ? 0.0f : d.carried * sum[r][i];
-        for (int l = warp * STREAM_ROWS + r; l < d.terms; l += MLSTM_GROUPS) {
-            const float score = item.scores->scores[l];
-            float value[most];
-            if (score == 0.0f)
-                continue;
-            mlstm_ring_values<TYPE>(a, d.slot, item.head, l, column, own.count, value);
-#pragma unroll
-            for (int i = 0; i < most; i++)
-                sum[r][i] = fmaf(score, value[i], sum[r][i]);
-        }
-    }
-}
-
-/* Four rows of C, from `row` on, take in the terms. */
-template <int TYPE>
-static __device__ __forceinline__ void
-mlstm_fold_four(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
-                const mlstm_column &own, int row, float (*x)[mlstm_piece<TYPE>::COUNT]) {
-    const int most = mlstm_piece<TYPE>::COUNT;
-    const int column = item.column + (int)threadIdx.x % WARP * most;
+static __device__ __noinline__ void
+mlstm_stream_fold(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
+                  const mlstm_column &own, int first, const uint4 *stage) {
+    enum { MOST = mlstm_piece<TYPE>::COUNT, TOGETHER = TYPE == DTYPE_F32 ? 4 : 2 };
+    const int64_t row_bytes = a.c.row * mlstm_piece<TYPE>::BYTES;
+    const int row = first + (int)threadIdx.x / WARP * STREAM_ROWS, rows = a.d_qk - row;
+    const int column = item.column + (int)threadIdx.x % WARP * MOST;
     const float *keys =
         (const float *)a.ring_k.data + d.slot * a.ring_k.outer + item.head * a.ring_k.head + row;
-    for (int l = 0; l < d.terms; l++, keys += a.ring_k.row) {
-        const float weight = item.scores->weights[l];
-        float value[most];
-        if (weight == 0.0f)
-            continue;
-        mlstm_ring_values<TYPE>(a, d.slot, item.head, l, column, own.count, value);
+    const float *values =
+        (const float *)a.ring_v.data + d.slot * a.ring_v.outer + item.head * a.ring_v.head + column;
+    const float *weights = a.folds[item.at].weights, keep = d.after.high;
+    float x[STREAM_ROWS][MOST];
+    if (rows <= 0)
+        return;
 #pragma unroll
-        for (int r = 0; r < STREAM_ROWS; r++) {
-            const float key = row + r < a.d_qk ? weight * keys[r] : 0.0f;
+    for (int r = 0; r < STREAM_ROWS; r++) {
+        mlstm_unpack<TYPE>(stage[r * MLSTM_WING], x[r]);
 #pragma unroll
-            for (int i = 0; i < most; i++)
-                x[r][i] = fmaf(key, value[i], x[r][i]);
+        for (int i = 0; i < MOST; i++)
+            x[r][i] = keep == 0.0f ? 0.0f : x[r][i] * keep;
+    }
+    for (int l = 0; l < d.terms; l += TOGETHER) {
+        float weight[TOGETHER], key[TOGETHER][STREAM_ROWS], value[TOGETHER][MOST];
+#pragma unroll
+        for (int j = 0; j < TOGETHER; j++) {
+            const bool there = l + j < d.terms;
+            weight[j] = there ? weights[l + j] : 0.0f;
+            mlstm_floats<STREAM_ROWS>(keys + (l + j) * a.ring_k.row, there ? rows : 0, a.wide_ring,
+                                      key[j]);
+            mlstm_floats<MOST>(values + (l + j) * a.ring_v.row, there ? own.count : 0, a.wide_ring,
+                               value[j]);
+        }
+#pragma unroll
+        for (int j = 0; j < TOGETHER; j++) {
+            if (weight[j] == 0.0f)
+                continue;
+#pragma unroll
+            for (int r = 0; r < STREAM_ROWS; r++) {
+                const float k = weight[j] * key[j][r];
+#pragma unroll
+                for (int i = 0; i < MOST; i++)
+                    x[r][i] = fmaf(k, value[j][i], x[r][i]);
+            }
         }
     }
-}
-
-/* The piece, once more: C comes out of level 2. */
-template <int TYPE>
-static __device__ __noinline__ void mlstm_stream_fold(const mlstm_arguments &a,
-                                                      const mlstm_digest &d, const mlstm_item &item,
-                                                      const mlstm_column &own) {
-    enum { MOST = mlstm_piece<TYPE>::COUNT };
-    const int64_t row_bytes = a.c.row * mlstm_piece<TYPE>::BYTES;
-    const float keep = d.after.high;
-    char *c = own.c;
-    for (int row = (int)threadIdx.x / WARP * STREAM_ROWS; row < a.d_qk;
-         row += MLSTM_GROUPS, c += MLSTM_GROUPS * row_bytes) {
-        float x[STREAM_ROWS][MOST];
+    char *c = own.c + first * row_bytes;
 #pragma unroll
-        for (int r = 0; r < STREAM_ROWS; r++) {
-            const int count = row + r < a.d_qk ? own.count : 0;
-            mlstm_unpack<TYPE>(mlstm_load_vector<TYPE>(c + r * row_bytes, count, a.wide), x[r]);
-#pragma unroll
-            for (int i = 0; i < MOST; i++)
-                x[r][i] = keep == 0.0f ? 0.0f : x[r][i] * keep;
-        }
-        mlstm_fold_four<TYPE>(a, d, item, own, row, x);
-#pragma unroll
-        for (int r = 0; r < STREAM_ROWS; r++)
-            if (row + r < a.d_qk)
-                mlstm_store_vector<TYPE>(c + r * row_bytes, own.count, a.wide,
-                                         mlstm_pack<TYPE>(x[r]));
-    }
+    for (int r = 0; r < STREAM_ROWS; r++)
+        if (r < rows)
+            mlstm_store_vector<TYPE>(c + r * row_bytes, own.count, a.wide, mlstm_pack<TYPE>(x[r]));
 }
 
 /* ---- h ---- */
@@ -372,15 +347,18 @@ static __device__ __forceinline__ void mlstm_stream_leave(float (*sum)[mlstm_pie
         to[i] = (sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]);
 }
 
+/* `terms`: what those of a ring add in column threadIdx.x of the piece. */
 template <int TYPE, bool RING>
 static __device__ __forceinline__ void
 mlstm_stream_out(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
-                 const float *parts) {
+                 float terms, const float *parts) {
     const int columns = mlstm_piece<TYPE>::COLUMNS, i = (int)threadIdx.x;
     if (i >= columns || item.column + i >= a.d_v)
         return;
     float sum = mlstm_total(parts + i, columns);
-    if (!RING)
+    if (RING)
+        sum = d.carried == 0.0f ? terms : fmaf(d.carried, sum, terms);
+    else
         sum = mlstm_quotient(d.carried * sum * a.scale, d.divisor);
     mlstm_store(a.h, d.token, item.head, 0, item.column + i, sum);
 }
@@ -392,8 +370,8 @@ mlstm_stream_out(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_it
 template <int TYPE, bool RING>
 static __device__ __forceinline__ void
 mlstm_stream_piece(const mlstm_arguments &a, const mlstm_column &own, const mlstm_column &next,
-                   const mlstm_stream_inputs &in, const mlstm_digest &d, uint4 *ring, int *stage,
-                   float (*sum)[mlstm_piece<TYPE>::COUNT]) {
+                   const mlstm_stream_inputs &in, const mlstm_digest &d, const mlstm_item &item,
+                   uint4 *ring, int *stage, float (*sum)[mlstm_piece<TYPE>::COUNT]) {
     const int most = mlstm_piece<TYPE>::COUNT, ahead = STREAM_STAGES * MLSTM_GROUPS;
     const int rows = max(mlstm_whole_rows(a.d_qk), ahead);
     mlstm_maximum value[most];
@@ -408,6 +386,8 @@ mlstm_stream_piece(const mlstm_arguments &a, const mlstm_column &own, const mlst
             mlstm_stream_read<TYPE>(a, first, from, in, sum);
         else if (own.c)
             mlstm_stream_step<TYPE>(a, own, first, from, in, d, value, sum);
+        if (RING && own.c && d.folds)
+            mlstm_stream_fold<TYPE>(a, d, item, own, first, from);
         if (first + ahead < rows)
             mlstm_stream_fetch<TYPE>(a, own, first + ahead, from);
         else
@@ -437,18 +417,16 @@ static __device__ __forceinline__ void mlstm_stream_run(const mlstm_arguments &a
         const mlstm_digest d = *in.digest;
         const mlstm_item item = mlstm_item_of<TYPE>(a, index);
         float sum[STREAM_ROWS][MOST] = {};
-        mlstm_stream_piece<TYPE, RING>(a, own, next, in, d, ring, &stage, sum);
-        if (RING && own.c)
-            mlstm_stream_terms<TYPE>(a, d, item, own, sum);
+        mlstm_stream_piece<TYPE, RING>(a, own, next, in, d, item, ring, &stage, sum);
+        const int thread = (int)threadIdx.x;
+        const float terms = RING && thread < COLUMNS ? in.v[thread] : 0.0f;
         float *parts = room + turn * (MLSTM_WARPS * COLUMNS);
-        mlstm_stream_leave<TYPE>(sum, parts + (int)threadIdx.x / WARP * COLUMNS);
+        mlstm_stream_leave<TYPE>(sum, parts + thread / WARP * COLUMNS);
         mlstm_stream_put<TYPE, RING>(a, after, items, asked,
                                      mlstm_stream_inputs_of<TYPE>(a.d_qk, room, turn ^ 1));
         __syncthreads();
         if (d.slot >= 0)
-            mlstm_stream_out<TYPE, RING>(a, d, item, parts);
-        if (RING && d.folds && own.c)
-            mlstm_stream_fold<TYPE>(a, d, item, own);
+            mlstm_stream_out<TYPE, RING>(a, d, item, terms, parts);
         index = after;
         own = next;
     }
