@@ -205,7 +205,7 @@ static cuda_gpu first = {
                     .retire = cuda_retire,
                 },
             .ahead = true,
-            .narrow_from = 16,
+            .narrow_from = 2,
             .batch_tokens = 8192,
             .chunk_size = 64,
             .state_types = 1u << DTYPE_F32 | 1u << DTYPE_BF16 | 1u << DTYPE_F16,
