@@ -2,8 +2,13 @@
  * token.
  *
  * A block takes a token. Where the norm has one group all warps work on it together; of several groups (the heads
- * of an mLSTM) each warp takes its own. Moments come first, in f32, in two passes; what a thread can keep of its
- * row it reads once. For e4m3 the largest magnitude of a token comes in between: values that are not kept are made twice. */
+ * of an mLSTM) each warp takes its own. Moments come first, in f32, in two passes. For e4m3 the largest magnitude of a
+ * token comes in between.
+ *
+ * What the 7B model has (rows and groups that a thread can keep its share of, by fours, a gate of the same type) goes
+ * by kernels that ask for all they read at once and read it once. They are short: at 128 tokens a block is alone on its
+ * multiprocessor, and waits for instructions where there are many. All else goes by loops that read a row as often as
+ * they need it. */
 #include "ops/cuda/device.h"
 #include "ops/cuda/e4m3.h"
 #include "ops/cuda/fp8.h"
@@ -34,10 +39,93 @@ struct row_span {
     int first, end, lane, lanes;
 };
 
+/* Calls f with each span that this thread has a part in. */
+template <class F>
+static __device__ __forceinline__ void each_span(const struct lay_arguments &a, F f) {
+    const bool together = a.groups == 1;
+    const int size = a.width / a.groups, thread = (int)threadIdx.x;
+    const int lane = together ? thread : thread % WARP, lanes = together ? (int)THREADS : WARP;
+#pragma unroll 1
+    for (int i = together ? 0 : thread / WARP; i < a.groups; i += THREADS / WARP)
+        f(row_span{blockIdx.x, i * size, (i + 1) * size, lane, lanes});
+}
+
+static __device__ __forceinline__ float span_sum(float x, const row_span &span, float *parts) {
+    return span.lanes == WARP ? warp_sum(x) : block_sum(x, parts);
+}
+
+struct moments {
+    float mean, factor; /* factor: 1 / deviation */
+};
+
+/* each(f) calls f with all values of the span that are this thread's. */
+template <class E>
+static __device__ __forceinline__ moments lay_moments(const struct lay_arguments &a,
+                                                      const row_span &span, float *parts, E each) {
+    moments m = {0.0f, 1.0f};
+    if (a.norm == OPS_NORM_NONE)
+        return m;
+    const float count = (float)(span.end - span.first);
+#pragma unroll 1
+    for (int squares = a.norm == OPS_NORM_LAYER ? 0 : 1; squares < 2; squares++) {
+        float sum = 0.0f;
+        each([&](float x) { sum = fmaf(x - m.mean, squares ? x - m.mean : 1.0f, sum); });
+        const float mean = span_sum(sum, span, parts) / count;
+        if (squares)
+            m.factor = 1.0f / sqrtf(mean + a.eps);
+        else
+            m.mean = mean;
+    }
+    return m;
+}
+
+/* ---- Where results go ---- */
+
+/* Of four values from `at` on, those within the span; wide: all of them, together. */
+template <bool wide>
+static __device__ __forceinline__ void store_halves(const struct lay_arguments &a,
+                                                    const row_span &span, int at, float4 v) {
+    uint16_t *to = (uint16_t *)a.out + span.token * a.out_stride + at;
+    const uint32_t y[WIDE] = {to_bf16(v.x), to_bf16(v.y), to_bf16(v.z), to_bf16(v.w)};
+    if (wide)
+        *(uint2 *)to = make_uint2(y[0] | y[1] << 16, y[2] | y[3] << 16);
+    else
+        for (int j = 0; j < WIDE && at + j < span.end; j++)
+            to[j] = (uint16_t)y[j];
+}
+
+template <bool wide>
+static __device__ __forceinline__ void
+store_fp8(const struct lay_arguments &a, const row_span &span, int at, float4 v, float factor) {
+    unsigned char *to = (unsigned char *)a.out + span.token * a.out_stride + at;
+    const float y[WIDE] = {v.x, v.y, v.z, v.w};
+    const uint32_t four = pack_e4m3_four(y, factor);
+    if (wide)
+        *(uint32_t *)to = four;
+    else
+        for (int j = 0; j < WIDE && at + j < span.end; j++)
+            to[j] = (unsigned char)(four >> 8 * j);
+}
+
+static __device__ __forceinline__ float largest(float most, float4 v) {
+    return fmaxf(fmaxf(fmaxf(most, fabsf(v.x)), fmaxf(fabsf(v.y), fabsf(v.z))), fabsf(v.w));
+}
+
+/* Zeros from the width to the stride of this block's token. */
+template <class T> static __device__ __forceinline__ void lay_zeros(const struct lay_arguments &a) {
+#pragma unroll 1
+    for (int64_t i = a.width + (int)threadIdx.x; i < a.out_stride; i += THREADS)
+        ((T *)a.out)[blockIdx.x * a.out_stride + i] = 0;
+}
+
+/* ---- Any rows ---- */
+
 /* Four values from `at` on, or what is there of them, and zeros. */
-static __device__ __forceinline__ float4 row_four(const struct row_source &r, const row_span &span,
+static __device__ __forceinline__ float4 any_four(const struct row_source &r, const row_span &span,
                                                   int at, bool wide) {
     const int64_t from = span.token * r.stride + at;
+    if (!r.rows)
+        return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (wide && r.type == DTYPE_F32)
         return *(const float4 *)((const float *)r.rows + from);
     if (wide) {
@@ -51,70 +139,15 @@ static __device__ __forceinline__ float4 row_four(const struct row_source &r, co
     return make_float4(y[0], y[1], y[2], y[3]);
 }
 
-/* Calls f(column, index) for each fourth column that is this thread's. */
-template <bool kept, class F>
-static __device__ __forceinline__ void for_each_four(const row_span &span, F f) {
-    const int first = span.first + span.lane * WIDE, step = span.lanes * WIDE;
-    if (kept) {
-#pragma unroll
-        for (int j = 0; j < KEPT; j++)
-            if (first + j * step < span.end)
-                f(first + j * step, j);
-    } else {
-        for (int at = first; at < span.end; at += step)
-            f(at, 0);
-    }
-}
-
-static __device__ __forceinline__ float span_sum(float x, const row_span &span, float *parts) {
-    return span.lanes == WARP ? warp_sum(x) : block_sum(x, parts);
-}
-
-struct moments {
-    float mean, factor; /* factor: 1 / deviation */
-};
-
-/* Of x, which is kept in `x` or read once more. */
-template <bool kept>
-static __device__ __forceinline__ moments lay_moments(const struct lay_arguments &a,
-                                                      const row_span &span, const float4 *x,
-                                                      float *parts) {
-    moments m = {0.0f, 1.0f};
-    if (a.norm == OPS_NORM_NONE)
-        return m;
-    const float count = (float)(span.end - span.first);
-    if (a.norm == OPS_NORM_LAYER) {
-        float sum = 0.0f;
-        for_each_four<kept>(span, [&](int at, int j) {
-            const float4 v = kept ? x[j] : row_four(a.x, span, at, a.wide);
-            sum += v.x + v.y + (v.z + v.w);
-        });
-        m.mean = span_sum(sum, span, parts) / count;
-    }
-    float squares = 0.0f;
-    for_each_four<kept>(span, [&](int at, int j) {
-        const float4 v = kept ? x[j] : row_four(a.x, span, at, a.wide);
-        const float values[WIDE] = {v.x, v.y, v.z, v.w};
-        for (int i = 0; i < WIDE; i++) {
-            const float d = at + i < span.end ? values[i] - m.mean : 0.0f;
-            squares = fmaf(d, d, squares);
-        }
-    });
-    m.factor = 1.0f / sqrtf(span_sum(squares, span, parts) / count + a.eps);
-    return m;
-}
-
 /* Four values of the row, normed, with the skip, and times the gate. */
-static __device__ __forceinline__ float4 lay_four(const struct lay_arguments &a,
-                                                  const row_span &span, const moments &m, int at,
-                                                  float4 x) {
-    const float4 none = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+static __device__ __forceinline__ float4 any_result(const struct lay_arguments &a,
+                                                    const row_span &span, const moments &m,
+                                                    int at) {
     const bool norms = a.norm != OPS_NORM_NONE;
-    const float4 w = norms ? row_four(a.weight, span, at, a.wide) : none;
-    const float4 b = a.bias.rows ? row_four(a.bias, span, at, a.wide) : none;
-    const float4 k = a.skip.rows ? row_four(a.skip, span, at, a.wide) : none;
-    const float4 s = a.skip.rows ? row_four(a.skip_input, span, at, a.wide) : none;
-    const float4 g = a.gate.rows ? row_four(a.gate, span, at, a.wide) : none;
+    const float4 x = any_four(a.x, span, at, a.wide), w = any_four(a.weight, span, at, a.wide),
+                 b = any_four(a.bias, span, at, a.wide), k = any_four(a.skip, span, at, a.wide),
+                 s = any_four(a.skip_input, span, at, a.wide),
+                 g = any_four(a.gate, span, at, a.wide);
     const float xs[WIDE] = {x.x, x.y, x.z, x.w}, ws[WIDE] = {w.x, w.y, w.z, w.w},
                 bs[WIDE] = {b.x, b.y, b.z, b.w}, ks[WIDE] = {k.x, k.y, k.z, k.w},
                 ss[WIDE] = {s.x, s.y, s.z, s.w}, gs[WIDE] = {g.x, g.y, g.z, g.w};
@@ -127,106 +160,188 @@ static __device__ __forceinline__ float4 lay_four(const struct lay_arguments &a,
     return make_float4(y[0], y[1], y[2], y[3]);
 }
 
-/* Calls f(column, index, values) for each four of the span that are this thread's. */
-template <bool kept, class F>
-static __device__ __forceinline__ void lay_span(const struct lay_arguments &a, const row_span &span,
-                                                float *parts, F f) {
-    float4 x[KEPT];
-    if (kept)
-        for_each_four<kept>(span, [&](int at, int j) { x[j] = row_four(a.x, span, at, a.wide); });
-    const moments m = lay_moments<kept>(a, span, x, parts);
-    for_each_four<kept>(span, [&](int at, int j) {
-        f(at, j, lay_four(a, span, m, at, kept ? x[j] : row_four(a.x, span, at, a.wide)));
+/* Calls f(span, column, values) for each four of the token that are this thread's; values past the span are 0. */
+template <class F>
+static __device__ __forceinline__ void lay_any(const struct lay_arguments &a, float *parts, F f) {
+    each_span(a, [&](const row_span &span) {
+        const int first = span.first + span.lane * WIDE, step = span.lanes * WIDE;
+        const moments m = lay_moments(a, span, parts, [&](auto take) {
+#pragma unroll 1
+            for (int at = first; at < span.end; at += step) {
+                const float4 v = any_four(a.x, span, at, a.wide);
+                const float values[WIDE] = {v.x, v.y, v.z, v.w};
+                for (int i = 0; i < WIDE; i++)
+                    if (at + i < span.end)
+                        take(values[i]);
+            }
+        });
+#pragma unroll 1
+        for (int at = first; at < span.end; at += step) {
+            const float4 v = any_result(a, span, m, at);
+            const float4 there =
+                make_float4(v.x, at + 1 < span.end ? v.y : 0.0f, at + 2 < span.end ? v.z : 0.0f,
+                            at + 3 < span.end ? v.w : 0.0f);
+            f(span, at, there);
+        }
     });
 }
 
-/* Calls f with each span that this thread has a part in. */
-template <class F>
-static __device__ __forceinline__ void each_span(const struct lay_arguments &a, F f) {
-    const int64_t token = blockIdx.x;
-    if (a.groups == 1) {
-        f(row_span{token, 0, a.width, (int)threadIdx.x, THREADS});
-        return;
-    }
-    const int size = a.width / a.groups, lane = (int)threadIdx.x % WARP;
-    for (int i = (int)threadIdx.x / WARP; i < a.groups; i += THREADS / WARP)
-        f(row_span{token, i * size, (i + 1) * size, lane, WARP});
-}
-
-static __device__ __forceinline__ void store_halves(const struct lay_arguments &a,
-                                                    const row_span &span, int at, float4 v) {
-    uint16_t *to = (uint16_t *)a.out + span.token * a.out_stride + at;
-    const uint32_t y[WIDE] = {to_bf16(v.x), to_bf16(v.y), to_bf16(v.z), to_bf16(v.w)};
-    if (a.wide)
-        *(uint2 *)to = make_uint2(y[0] | y[1] << 16, y[2] | y[3] << 16);
-    else
-        for (int j = 0; j < WIDE && at + j < span.end; j++)
-            to[j] = (uint16_t)y[j];
-}
-
-static __device__ __forceinline__ void
-store_fp8(const struct lay_arguments &a, const row_span &span, int at, float4 v, float factor) {
-    unsigned char *to = (unsigned char *)a.out + span.token * a.out_stride + at;
-    const float y[WIDE] = {v.x, v.y, v.z, v.w};
-    const uint32_t four = pack_e4m3_four(y, factor);
-    if (a.wide)
-        *(uint32_t *)to = four;
-    else
-        for (int j = 0; j < WIDE && at + j < span.end; j++)
-            to[j] = (unsigned char)(four >> 8 * j);
-}
-
-/* Zeros from the width to the stride of this block's token. */
-template <class T> static __device__ __forceinline__ void lay_zeros(const struct lay_arguments &a) {
-    for (int64_t i = a.width + (int)threadIdx.x; i < a.out_stride; i += THREADS)
-        ((T *)a.out)[blockIdx.x * a.out_stride + i] = 0;
-}
-
-/* kept: a thread can keep what is its of a group, which is then read once. */
-template <bool kept>
 static __global__ void __launch_bounds__(THREADS)
     lay_halves(const __grid_constant__ struct lay_arguments a) {
     __shared__ float parts[WARP];
     cuda_wait();
     cuda_release();
-    each_span(a, [&](const row_span &span) {
-        lay_span<kept>(a, span, parts,
-                       [&](int at, int, float4 v) { store_halves(a, span, at, v); });
+    lay_any(a, parts, [&](const row_span &span, int at, float4 v) {
+        if (a.wide)
+            store_halves<true>(a, span, at, v);
+        else
+            store_halves<false>(a, span, at, v);
     });
     lay_zeros<uint16_t>(a);
 }
 
-/* kept: a thread can keep what is its of the token, of which it has one span at most. */
-template <bool kept>
+/* Values are made twice: for the largest magnitude, and for good. */
 static __global__ void __launch_bounds__(THREADS)
     lay_fp8(const __grid_constant__ struct lay_arguments a) {
+    __shared__ float parts[WARP];
+    float most = 0.0f;
+    cuda_wait();
+    cuda_release();
+#pragma unroll 1
+    for (int pass = 0; pass < 2; pass++) {
+        const float factor = e4m3_factor(most);
+        lay_any(a, parts, [&](const row_span &span, int at, float4 v) {
+            if (pass == 0)
+                most = largest(most, v);
+            else if (a.wide)
+                store_fp8<true>(a, span, at, v, factor);
+            else
+                store_fp8<false>(a, span, at, v, factor);
+        });
+        if (pass == 0)
+            most = block_max(most, parts);
+    }
+    lay_zeros<unsigned char>(a);
+    if (threadIdx.x == 0)
+        a.scale[blockIdx.x] = e4m3_scale(most);
+}
+
+/* ---- Rows whose values threads keep ---- */
+
+/* Four values of type T. */
+template <class T> struct four;
+template <> struct four<float> {
+    float4 bits;
+    __device__ __forceinline__ float4 values() const {
+        return bits;
+    }
+};
+template <> struct four<uint16_t> {
+    uint2 bits;
+    __device__ __forceinline__ float4 values() const {
+        return make_float4(float_of_bits(bits.x << 16), float_of_bits(bits.x & 0xffff0000u),
+                           float_of_bits(bits.y << 16), float_of_bits(bits.y & 0xffff0000u));
+    }
+};
+
+/* This thread's fours of a row. */
+template <class T> struct kept_row {
+    four<T> v[KEPT];
+    __device__ __forceinline__ void read(const struct row_source &r, const row_span &span) {
+        const four<T> *from =
+            (const four<T> *)((const T *)r.rows + span.token * r.stride + span.first) + span.lane;
+#pragma unroll
+        for (int j = 0; j < KEPT; j++)
+            v[j] = span.first + (span.lane + j * span.lanes) * WIDE < span.end
+                       ? from[j * span.lanes]
+                       : four<T>{};
+    }
+};
+
+/* Calls f(column, index) for each four of a span that is this thread's. */
+template <class F> static __device__ __forceinline__ void kept_each(const row_span &span, F f) {
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+        const int at = span.first + (span.lane + j * span.lanes) * WIDE;
+        if (at < span.end)
+            f(at, j);
+    }
+}
+
+/* silu or sigmoid of the gate, times v. */
+static __device__ __forceinline__ float kept_gated(bool silu, float gate, float v) {
+    return __fdividef(silu ? gate : 1.0f, 1.0f + __expf(-gate)) * v;
+}
+
+/* Rows of type X, weights of type W. Calls f(span, column, index, values) for each four of the token that are this
+ * thread's. */
+template <class X, class W, bool gated, class F>
+static __device__ __forceinline__ void lay_kept(const struct lay_arguments &a, float *parts, F f) {
+    const bool silu = a.activation == OPS_SILU;
+    each_span(a, [&](const row_span &span) {
+        kept_row<X> x, gate;
+        kept_row<W> weight;
+        x.read(a.x, span);
+        if (gated)
+            gate.read(a.gate, span);
+        weight.read(a.weight, span);
+        const moments m = lay_moments(a, span, parts, [&](auto take) {
+            kept_each(span, [&](int, int j) {
+                const float4 v = x.v[j].values();
+                take(v.x), take(v.y), take(v.z), take(v.w);
+            });
+        });
+        kept_each(span, [&](int at, int j) {
+            const float4 v = x.v[j].values(), w = weight.v[j].values();
+            float4 y =
+                make_float4((v.x - m.mean) * m.factor * w.x, (v.y - m.mean) * m.factor * w.y,
+                            (v.z - m.mean) * m.factor * w.z, (v.w - m.mean) * m.factor * w.w);
+            if (gated) {
+                const float4 g = gate.v[j].values();
+                y = make_float4(kept_gated(silu, g.x, y.x), kept_gated(silu, g.y, y.y),
+                                kept_gated(silu, g.z, y.z), kept_gated(silu, g.w, y.w));
+            }
+            f(span, at, j, y);
+        });
+    });
+}
+
+template <class X, class W, bool gated>
+static __global__ void __launch_bounds__(THREADS, 3)
+    lay_halves_kept(const __grid_constant__ struct lay_arguments a) {
+    __shared__ float parts[WARP];
+    cuda_wait();
+    cuda_release();
+    lay_kept<X, W, gated>(a, parts, [&](const row_span &span, int at, int, float4 v) {
+        store_halves<true>(a, span, at, v);
+    });
+    lay_zeros<uint16_t>(a);
+}
+
+/* A thread has one span at most. */
+template <class X, class W, bool gated>
+static __global__ void __launch_bounds__(THREADS)
+    lay_fp8_kept(const __grid_constant__ struct lay_arguments a) {
     __shared__ float parts[WARP];
     float4 y[KEPT];
     float most = 0.0f;
     cuda_wait();
     cuda_release();
-    each_span(a, [&](const row_span &span) {
-        lay_span<kept>(a, span, parts, [&](int at, int j, float4 v) {
-            if (kept)
-                y[j] = v;
-            const float values[WIDE] = {v.x, v.y, v.z, v.w};
-            for (int i = 0; i < WIDE; i++)
-                most = fmaxf(most, at + i < span.end ? fabsf(values[i]) : 0.0f);
-        });
+    lay_kept<X, W, gated>(a, parts, [&](const row_span &, int, int j, float4 v) {
+        y[j] = v;
+        most = largest(most, v);
     });
     most = block_max(most, parts);
     const float factor = e4m3_factor(most);
     each_span(a, [&](const row_span &span) {
-        if (kept)
-            for_each_four<kept>(span, [&](int at, int j) { store_fp8(a, span, at, y[j], factor); });
-        else
-            lay_span<kept>(a, span, parts,
-                           [&](int at, int, float4 v) { store_fp8(a, span, at, v, factor); });
+        kept_each(span, [&](int at, int j) { store_fp8<true>(a, span, at, y[j], factor); });
     });
     lay_zeros<unsigned char>(a);
     if (threadIdx.x == 0)
         a.scale[blockIdx.x] = e4m3_scale(most);
 }
+
+/* ---- The host's part ---- */
 
 static struct row_source source_of(const ops_tensor *t) {
     struct row_source r = {};
@@ -266,15 +381,37 @@ static struct lay_arguments arguments_of(const cuda_input *in) {
     return a;
 }
 
+typedef void lay_kernel(struct lay_arguments);
+
+/* The kernels for rows that threads keep. */
+struct kept_kernels {
+    lay_kernel *halves, *fp8;
+};
+template <class X, class W> static struct kept_kernels kernels_of(bool gated) {
+    if (gated)
+        return {lay_halves_kept<X, W, true>, lay_fp8_kept<X, W, true>};
+    return {lay_halves_kept<X, W, false>, lay_fp8_kept<X, W, false>};
+}
+static struct kept_kernels kernels_for(const struct lay_arguments *a) {
+    const bool gated = a->gate.rows != NULL, halves = a->x.type == DTYPE_BF16;
+    if (a->weight.type == DTYPE_BF16)
+        return halves ? kernels_of<uint16_t, uint16_t>(gated) : kernels_of<float, uint16_t>(gated);
+    return halves ? kernels_of<uint16_t, float>(gated) : kernels_of<float, float>(gated);
+}
+
 static bool is_kept(const struct lay_arguments *a) {
-    return a->width / a->groups <= KEPT * WIDE * (a->groups == 1 ? (int)THREADS : (int)WARP);
+    const int threads = a->groups == 1 ? (int)THREADS : (int)WARP;
+    const bool gates =
+        a->gate.type == a->x.type && (a->activation == OPS_SILU || a->activation == OPS_SIGMOID);
+    return a->wide && a->norm != OPS_NORM_NONE && !a->bias.rows && !a->skip.rows &&
+           (!a->gate.rows || gates) && a->width / a->groups <= KEPT * WIDE * threads;
 }
 
 void cuda_lay_halves(cuda_stream *s, const cuda_input *in, const ops_tensor *halves) {
     struct lay_arguments a = arguments_of(in);
     a.out = cuda_at(halves);
     a.out_stride = halves->stride[0];
-    cuda_run(s, "lay_halves", is_kept(&a) ? lay_halves<true> : lay_halves<false>,
+    cuda_run(s, "lay_halves", is_kept(&a) ? kernels_for(&a).halves : lay_halves,
              dim3((unsigned)in->x.shape[0]), THREADS, 0, a);
 }
 
@@ -285,6 +422,6 @@ void cuda_lay_fp8(cuda_stream *s, const cuda_input *in, unsigned char *out, int6
     a.out_stride = stride;
     a.scale = scale;
     const bool kept = is_kept(&a) && a.groups <= THREADS / (int)WARP;
-    cuda_run(s, "lay_fp8", kept ? lay_fp8<true> : lay_fp8<false>, dim3((unsigned)in->x.shape[0]),
+    cuda_run(s, "lay_fp8", kept ? kernels_for(&a).fp8 : lay_fp8, dim3((unsigned)in->x.shape[0]),
              THREADS, 0, a);
 }
