@@ -163,8 +163,8 @@ static void run_normalize(side *s, int variant) {
     }
 }
 
-/* Outputs of several projections are columns of one wide matrix, those of one row (gates) of another. The third is capped,
- * but for some, which can go with the first. */
+/* Outputs of several projections are columns of one wide matrix, those of few rows (gates) of another. The third is capped,
+ * but for some, which can go with the first; so are gates of several rows. */
 static void run_norm_project(side *s, int variant) {
     const struct sizes *z = &all_sizes[variant];
     int64_t width = width_of(variant), rows = side_rows(s, z->tokens);
@@ -174,14 +174,16 @@ static void run_norm_project(side *s, int variant) {
                                   .norm = draw_norm(s, kinds[variant % 3], 1, width, variant % 2),
                                   .count = 1 + variant % 4};
     ops_tensor wide = side_poison_between(s, 2, (int64_t[]){rows, op.count * step});
-    ops_tensor gates = side_poison(s, 2, (int64_t[]){rows, op.count});
+    const int64_t few = variant < SIZES - BATCH_SIZES ? 1 : 8;
+    ops_tensor gates = side_poison(s, 2, (int64_t[]){rows, op.count * few});
     for (int i = 0; i < op.count; i++) {
-        int64_t outputs = i % 2 ? 1 : z->outputs;
-        op.projection[i] = (ops_projection){.weight = draw_weight(s, outputs, width),
-                                            .bias = draw_bias(s, i != 1, outputs),
-                                            .soft_cap = i == 2 && variant % 8 != 6 ? 1.5 : 0,
-                                            .out = i % 2 ? side_columns(&gates, i, 1)
-                                                         : side_columns(&wide, i * step, outputs)};
+        int64_t outputs = i % 2 ? few : z->outputs;
+        op.projection[i] = (ops_projection){
+            .weight = draw_weight(s, outputs, width),
+            .bias = draw_bias(s, i != 1, outputs),
+            .soft_cap = (i == 2 && variant % 8 != 6) || (i == 1 && few > 1) ? 1.5 : 0,
+            .out = i % 2 ? side_columns(&gates, i * few, few)
+                         : side_columns(&wide, i * step, outputs)};
         side_output_sum(s, "out", &op.projection[i].out);
     }
     s->as.device->ops.norm_project(s->stream, &op);

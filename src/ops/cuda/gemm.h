@@ -5,9 +5,10 @@
 #include "ops/cuda/project.h"
 
 enum {
-    GEMM_PARTS = 6,       /* q, k, v, the output gate, and two gates */
-    GEMM_ALIGNMENT = 8,   /* elements: rows begin at multiples of 16 bytes */
-    GEMM_FEW_TOKENS = 128 /* at most, for gemm_few.cu */
+    GEMM_PARTS = 6,        /* q, k, v, the output gate, and two gates */
+    GEMM_ALIGNMENT = 8,    /* elements: rows begin at multiples of 16 bytes */
+    GEMM_NARROW_ROWS = 32, /* at most: of gates, which come behind other parts */
+    GEMM_FEW_TOKENS = 128  /* at most, for gemm_few.cu */
 };
 
 /* One matrix of weights, or a gate and what it gates, and what is done to its outputs. */
@@ -25,7 +26,7 @@ typedef struct gemm_part {
         paired; /* two neighbouring outputs, and their residuals, which are f32, are moved together */
 } gemm_part;
 
-/* Parts are of one kind: all CUDA_GATED, or none. The width is a multiple of GEMM_ALIGNMENT. */
+/* Parts are of one kind: all CUDA_GATED, or none. Narrow ones are the last. The width is a multiple of GEMM_ALIGNMENT. */
 typedef struct gemm {
     const uint16_t *x; /* bf16 [tokens][x_stride] */
     int64_t x_stride;
@@ -42,7 +43,8 @@ typedef struct gemm_few_plan {
 bool gemm_takes_few(const cuda_stream *s, const gemm *g);
 gemm_few_plan gemm_plan_few(const cuda_gpu *gpu, const gemm *g);
 void gemm_run_few(cuda_stream *s, const gemm *g, gemm_few_plan plan);
-/* Warpgroup by warpgroup, for compute capability 9.0 and many tokens (gemm.cu); the parts' caps are all 0, or none. */
+/* Warpgroup by warpgroup, for compute capability 9.0 and many tokens (gemm.cu); the caps of parts that are not narrow are
+ * all 0, or none. */
 bool gemm_takes_wide(const cuda_stream *s, const gemm *g);
 void gemm_run_wide(cuda_stream *s, const gemm *g);
 /* Warp by warp, on any GPU (gemm_plain.cu). */

@@ -22,10 +22,11 @@ enum {
 };
 
 struct fp8_arguments {
-    tile_map x, weight[GEMM_PARTS], up[GEMM_PARTS], out[GEMM_PARTS];
+    tile_map x, weight[GEMM_PARTS], up[GEMM_PARTS], out[GEMM_PARTS], residual;
     gemm_fp8 f;
     int first_tile[GEMM_PARTS + 1]; /* of each part, along the rows */
     int token_pairs, pairs;         /* of tiles: along the tokens; in all */
+    bool asks;                      /* for the residual, of the only part that there is */
 };
 
 #if CUDA_WGMMA
@@ -62,6 +63,8 @@ static __device__ void fp8_fetch(const fp8_arguments &a, unsigned char *stages, 
             tile_load(to, &a.x, k, t.token, 0, 0, barrier);
             tile_load_shared(to + X_BYTES + rank * HALF_BYTES, rows, k, row, 0, 0, barrier,
                              (1u << CLUSTER) - 1);
+            if (a.asks)
+                wide_ask(&a.residual, t, TILE_ROWS, (a.f.g.width - k) / DEPTH);
             wide_next(&r);
         }
     });
@@ -176,6 +179,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         unsigned char *room = stages + STAGES * STAGE_BYTES + group * 2 * OUT_BYTES;
         float sums[SUMS];
         wide_ring r = {0, 0};
+        unsigned turn = 0;
         fp8_each_tile(a, [&](const wide_tile &t) {
             const gemm_part &p = a.f.g.part[t.part];
             fp8_multiply(a, stages, full, empty, group, &r, sums);
@@ -183,9 +187,11 @@ static __global__ void __launch_bounds__(THREADS, 1)
             fp8_scale(scales, group, row_scales[group], sums);
             gemm_add_biases<TILE_ROWS>(p, t.row, sums);
             if (p.out_type == DTYPE_F32)
-                wide_end<kind, float>(a.f.g, &a.out[t.part], t, group, room, sums);
+                wide_end<kind, float, TILE_ROWS>(a.f.g, &a.out[t.part], t, group, room, &turn,
+                                                 sums);
             else
-                wide_end<kind, uint16_t>(a.f.g, &a.out[t.part], t, group, room, sums);
+                wide_end<kind, uint16_t, TILE_ROWS>(a.f.g, &a.out[t.part], t, group, room, &turn,
+                                                    sums);
         });
         tile_stores_wait<0>();
     }
@@ -223,6 +229,7 @@ static bool make_maps(cuda_stream *s, fp8_arguments *a) {
     for (int i = 0; i < g->parts; i++)
         if (!add_part(s, a, i))
             return false;
+    a->asks = g->parts == 1 && wide_map_residual(s, &a->residual, &g->part[0], g->tokens);
     return true;
 }
 

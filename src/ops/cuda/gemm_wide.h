@@ -51,42 +51,55 @@ static __device__ __forceinline__ void wide_next(wide_ring *r) {
     }
 }
 
+/* What a tile of `rows` is added to comes into the L2 cache while the last of its steps are fetched, one box at each. */
+static __device__ __forceinline__ void wide_ask(const tile_map *residual, const wide_tile &t,
+                                                int rows, int steps_left) {
+    enum { COLUMNS = TILE_ROW_BYTES / 4, BEFORE = 24 };
+    const int box = BEFORE - steps_left;
+    if (box >= 0 && box < rows / COLUMNS * (TILE_TOKENS / GROUP_TOKENS))
+        tile_ask(residual, (t.row + box / 2 * COLUMNS) * 2, t.token + box % 2 * GROUP_TOKENS, 0, 0);
+}
+
 /* ---- Endings ---- */
 
 /* What the outputs of a piece are added to; `half`: tokens 8 further. */
-template <int fours>
+template <int eights>
 static __device__ __forceinline__ void wide_residual(const gemm &g, const gemm_part &p, int token,
-                                                     int row, float2 (&residual)[2 * fours]) {
+                                                     int row, float2 (&residual)[2 * eights]) {
 #pragma unroll
     for (int half = 0; half < 2; half++)
 #pragma unroll
-        for (int j = 0; j < fours; j++)
-            residual[half * fours + j] = token + half * 8 < g.tokens
-                                             ? gemm_residual(p, token + half * 8, row + j * 8)
-                                             : make_float2(0.0f, 0.0f);
+        for (int j = 0; j < eights; j++)
+            residual[half * eights + j] = token + half * 8 < g.tokens
+                                              ? gemm_residual(p, token + half * 8, row + j * 8)
+                                              : make_float2(0.0f, 0.0f);
 }
 
-/* Outputs of type O, 128 bytes of each token at a time; `out` maps them. */
-template <int kind, class O>
+/* Outputs of type O, 128 bytes of each token at a time, of a tile of `rows`; `out` maps them. Pieces go through the two
+ * rooms of the warpgroup in turn. What a piece is added to is read while the one before is ended. */
+template <int kind, class O, int rows>
 static __device__ __forceinline__ void wide_end(const gemm &g, const tile_map *out,
                                                 const wide_tile &t, int group, unsigned char *room,
-                                                const float (&sums)[SUMS]) {
+                                                unsigned *turn, const float (&sums)[rows / 2]) {
     enum {
         COLUMNS = TILE_ROW_BYTES / (int)sizeof(O),
         EIGHTS = COLUMNS / 8,
-        PIECES = (kind == END_SILU ? TILE_ROWS / 2 : TILE_ROWS) / COLUMNS
+        PIECES = (kind == END_SILU ? rows / 2 : rows) / COLUMNS
     };
     const gemm_part &p = g.part[t.part];
     const int thread = (int)threadIdx.x % WARPGROUP, column = thread % 4 * 2;
     const int line = thread / WARP * 16 + thread % WARP / 4;
     const int token = t.token + group * GROUP_TOKENS + line;
-    float2 residual[2 * EIGHTS] = {};
+    float2 residual[2][2 * EIGHTS] = {};
+    if (kind == END_ADD)
+        wide_residual<EIGHTS>(g, p, token, t.row + column, residual[0]);
 #pragma unroll
     for (int piece = 0; piece < PIECES; piece++) {
         const int row = t.row + piece * COLUMNS;
-        unsigned char *to = room + piece % 2 * OUT_BYTES;
-        if (kind == END_ADD)
-            wide_residual<EIGHTS>(g, p, token, row + column, residual);
+        unsigned char *to = room + *turn * OUT_BYTES;
+        *turn ^= 1;
+        if (kind == END_ADD && piece + 1 < PIECES)
+            wide_residual<EIGHTS>(g, p, token, row + COLUMNS + column, residual[(piece + 1) % 2]);
         if (thread == 0)
             tile_stores_wait<1>(); /* the one before the last has been read */
         threads_sync(1 + group, WARPGROUP);
@@ -94,9 +107,10 @@ static __device__ __forceinline__ void wide_end(const gemm &g, const tile_map *o
         for (int i = 0; i < 2 * EIGHTS; i++) {
             const int half = i / EIGHTS, j = i % EIGHTS;
             const float *z = sums + (piece * EIGHTS + j) * 4 + half * 2;
-            const float *up = kind == END_SILU ? z + SUMS / 2 : z;
-            const float2 y = make_float2(gemm_end<kind>(p, z[0], up[0], residual[i].x),
-                                         gemm_end<kind>(p, z[1], up[1], residual[i].y));
+            const float *up = kind == END_SILU ? z + rows / 4 : z;
+            const float2 add = residual[piece % 2][i];
+            const float2 y = make_float2(gemm_end<kind>(p, z[0], up[0], add.x),
+                                         gemm_end<kind>(p, z[1], up[1], add.y));
             unsigned char *at =
                 to + tile_offset((unsigned)(line + half * 8),
                                  (unsigned)(j * 8 + column) * (unsigned)(sizeof(O) / 2));
@@ -137,6 +151,13 @@ static bool wide_map_rows(cuda_stream *s, tile_map *map, const void *rows, bool 
 static bool wide_map_out(cuda_stream *s, tile_map *map, const gemm_part *p, int tokens) {
     const int halves = p->out_type == DTYPE_F32 ? 2 : 1;
     return wide_map_rows(s, map, p->out, false, p->out_stride * halves, tokens, p->rows * halves,
+                         GROUP_TOKENS);
+}
+
+/* What part `p` is added to, for wide_ask; false: there is nothing, or the copy engine cannot read it. */
+static bool wide_map_residual(cuda_stream *s, tile_map *map, const gemm_part *p, int tokens) {
+    return p->residual && (uintptr_t)p->residual % 16 == 0 && p->residual_stride % 4 == 0 &&
+           wide_map_rows(s, map, p->residual, false, p->residual_stride * 2, tokens, p->rows * 2,
                          GROUP_TOKENS);
 }
 

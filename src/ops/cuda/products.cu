@@ -12,7 +12,7 @@
 /* Fewer tokens go faster by project.cu: where weights must be unpacked or a warp multiplies 16 tokens at least, and
  * where kernels take the weights as they lie. Fewer rows are gates: they are not worth unpacking, and in bf16 lose nothing
  * that perplexity shows (docs/SPEED.md), but are not for fp8. */
-enum { LEAST_TOKENS = 9, LEAST_TOKENS_READY = 2, LEAST_ROWS = 33 };
+enum { LEAST_TOKENS = 9, LEAST_TOKENS_READY = 2, LEAST_ROWS = GEMM_NARROW_ROWS + 1 };
 /* Rows that are unpacked at a time: a round number, and of the 7B model's matrices as many as 96 MB have. */
 enum { ROWS_STEP = 128, UNPACKED_BYTES = 96 << 20 };
 
@@ -157,10 +157,25 @@ static void run_unpacked(cuda_stream *s, const ops_tensor *x, const cuda_product
     }
 }
 
-/* Whether one kernel can run both; that of few tokens looks at each part's cap. */
-static bool are_alike(const cuda_product *a, const cuda_product *b, int64_t tokens) {
-    return a->ending == CUDA_CAP && b->ending == CUDA_CAP &&
-           (tokens <= GEMM_FEW_TOKENS || (a->soft_cap == 0.0f) == (b->soft_cap == 0.0f));
+/* Whether the kernel for many tokens takes the product, whatever its weights are. */
+static bool is_wide(const cuda_stream *s, const cuda_product *p, int64_t tokens) {
+    gemm g = {};
+    g.tokens = (int)tokens;
+    g.parts = 1;
+    g.part[0] = part_of(p, 0, p->weight->shape[0]);
+    return gemm_takes_wide(s, &g);
+}
+
+/* Whether one kernel can run both; those of few tokens and of gates look at each part's cap. */
+static bool are_alike(const cuda_stream *s, const cuda_product *a, const cuda_product *b,
+                      int64_t tokens) {
+    if (a->ending != CUDA_CAP || b->ending != CUDA_CAP)
+        return false;
+    if (tokens <= GEMM_FEW_TOKENS)
+        return true;
+    if (b->weight->shape[0] < LEAST_ROWS)
+        return is_wide(s, b, tokens);
+    return (a->soft_cap == 0.0f) == (b->soft_cap == 0.0f);
 }
 
 /* ---- Of fp8 ---- */
@@ -181,13 +196,8 @@ static bool takes_fp8(cuda_stream *s, const cuda_input *in, const cuda_product *
         fp8_matrix weight, up;
         takes = find_fp8(s, &products[i], &weight, &up);
     }
-    for (int i = 0; i < count && takes; i++) {
-        gemm g = {};
-        g.tokens = (int)in->x.shape[0];
-        g.parts = 1;
-        g.part[0] = part_of(&products[i], 0, products[i].weight->shape[0]);
-        takes = gemm_takes_wide(s, &g);
-    }
+    for (int i = 0; i < count && takes; i++)
+        takes = is_wide(s, &products[i], in->x.shape[0]);
     return takes;
 }
 
@@ -223,7 +233,8 @@ static void run_fp8(cuda_stream *s, const cuda_input *in, const cuda_product *pr
         const cuda_product *first = &products[i];
         do
             add_fp8_part(s, &f, &products[i]);
-        while (++i < count && f.g.parts < GEMM_PARTS && are_alike(first, &products[i], f.g.tokens));
+        while (++i < count && f.g.parts < GEMM_PARTS &&
+               are_alike(s, first, &products[i], f.g.tokens));
         gemm_run_fp8(s, &f);
     }
 }
@@ -241,7 +252,7 @@ static void run_halves(cuda_stream *s, const ops_tensor *x, const cuda_product *
         do
             add_part(s, &g, &products[i], 0, products[i].weight->shape[0]);
         while (++i < count && g.parts < GEMM_PARTS && weights_are_ready(&products[i]) &&
-               are_alike(first, &products[i], g.tokens));
+               are_alike(s, first, &products[i], g.tokens));
         run_gemm(s, &g);
     }
 }

@@ -340,6 +340,14 @@ static __device__ __forceinline__ void tile_load(void *to, const tile_map *map, 
                  "l"(map), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(shared_address(barrier))
                  : "memory");
 }
+/* Such a box will be read soon: into the L2 cache. */
+static __device__ __forceinline__ void tile_ask(const tile_map *map, int x0, int x1, int x2,
+                                                int x3) {
+    asm volatile(
+        "cp.async.bulk.prefetch.tensor.4d.L2.global.tile [%0, {%1, %2, %3, %4}];" ::"l"(map),
+        "r"(x0), "r"(x1), "r"(x2), "r"(x3)
+        : "memory");
+}
 /* The same into all blocks of the cluster whose bits are in `blocks`, at the same address of each, and told to the
  * barrier at the same address of each. */
 static __device__ __forceinline__ void tile_load_shared(void *to, const tile_map *map, int x0,

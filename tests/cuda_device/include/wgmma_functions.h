@@ -264,6 +264,8 @@ static inline const cuda_device_tensor_map *cuda_device_map(const void *map, con
 }
 static inline void tile_map_prefetch(const tile_map *) {
 }
+static inline void tile_ask(const tile_map *, int, int, int, int) {
+}
 static inline void tile_load(void *to, const tile_map *map, int x0, int x1, int x2, int x3,
                              uint64_t *barrier) {
     auto *m = cuda_device_map(map, to);
