@@ -562,6 +562,56 @@ static void test_cuda_several(void **state) {
     side_close(&s);
 }
 
+/* Gates beside a matrix: of rows in bf16, which are made with those in e4m3. */
+static void check_gates(int64_t width) {
+    const problem p[2] = {{.tokens = 140,
+                           .rows = 64,
+                           .width = width,
+                           .ending = PLAIN,
+                           .weight = DTYPE_BF16,
+                           .normed = true},
+                          {.tokens = 140,
+                           .rows = 8,
+                           .width = width,
+                           .ending = CAPPED,
+                           .weight = DTYPE_BF16,
+                           .normed = true}};
+    side s;
+    open_side(&s, &p[0], true);
+    operands o[2] = {draw(&s, &p[0]), draw(&s, &p[1])};
+    o[1].x = o[0].x;
+    o[1].norm = o[0].norm;
+    const struct ops_norm_project op = {
+        .x = o[0].x,
+        .norm = {.kind = OPS_NORM_RMS, .groups = 1, .eps = 1e-6, .weight = o[0].norm},
+        .count = 2,
+        .projection = {{o[0].weight[0], o[0].bias[0], 0, o[0].out},
+                       {o[1].weight[0], o[1].bias[0], cap, o[1].out}}};
+    rehearse(&s, true);
+    s.as.device->ops.norm_project(s.stream, &op);
+    rehearse(&s, false);
+    s.as.device->ops.norm_project(s.stream, &op);
+    side_finish(&s, "gates");
+    for (int i = 0; i < 2; i++) {
+        const int64_t count = p[i].tokens * p[i].rows;
+        double *room = must_allocate((size_t)count * sizeof *room);
+        double *plain = expected(&s, &p[i], &o[i], false, 0, room);
+        const double from_plain = distance(s.outputs[i].values, plain, count, 1e-3);
+        if (i == 0 ? from_plain < 0.005 || from_plain > 0.08 : !(from_plain < 0.005))
+            fail_msg("gates, %lld wide: output %d is %.2e from what is not rounded",
+                     (long long)width, i, from_plain);
+        free(room);
+        free(plain);
+    }
+    side_close(&s);
+}
+
+static void test_cuda_gates(void **state) {
+    (void)state;
+    check_gates(80);
+    check_gates(4104); /* more than threads keep */
+}
+
 static void test_cuda_unrehearsed(void **state) {
     (void)state;
     const problem p = {.tokens = 140, .rows = 64, .width = 80, .weight = DTYPE_BF16};
@@ -577,12 +627,12 @@ static void test_cuda_unrehearsed(void **state) {
 
 int main(int argc, char **argv) {
     static struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),           cmocka_unit_test(test_cuda_rounding),
-        cmocka_unit_test(test_cuda_endings),     cmocka_unit_test(test_cuda_narrow),
-        cmocka_unit_test(test_cuda_bands),       cmocka_unit_test(test_cuda_weights),
-        cmocka_unit_test(test_cuda_norms),       cmocka_unit_test(test_cuda_others),
-        cmocka_unit_test(test_cuda_layers),      cmocka_unit_test(test_cuda_several),
-        cmocka_unit_test(test_cuda_unrehearsed),
+        cmocka_unit_test(test_values),       cmocka_unit_test(test_cuda_rounding),
+        cmocka_unit_test(test_cuda_endings), cmocka_unit_test(test_cuda_narrow),
+        cmocka_unit_test(test_cuda_bands),   cmocka_unit_test(test_cuda_weights),
+        cmocka_unit_test(test_cuda_norms),   cmocka_unit_test(test_cuda_others),
+        cmocka_unit_test(test_cuda_layers),  cmocka_unit_test(test_cuda_several),
+        cmocka_unit_test(test_cuda_gates),   cmocka_unit_test(test_cuda_unrehearsed),
     };
     return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -35,9 +35,10 @@ xlstm_status cuda_has_fp8(ops_device *self);
 
 /* ---- Rows of tokens (product_rows.cu) ---- */
 
-/* The rows of `in`, normed or gated as it says, in e4m3: out [T][stride] bytes, zeros past the width; scale [T]. */
+/* The rows of `in`, normed or gated as it says, in e4m3: out [T][stride] bytes, zeros past the width; scale [T]. In bf16,
+ * too, where `halves` is not NULL, as cuda_lay_halves has them. */
 void cuda_lay_fp8(cuda_stream *s, const cuda_input *in, unsigned char *out, int64_t stride,
-                  float *scale);
+                  float *scale, const ops_tensor *halves);
 
 /* ---- Products (gemm_fp8.cu) ---- */
 

@@ -25,9 +25,10 @@ struct row_source {
 
 struct lay_arguments {
     struct row_source x, gate, skip, skip_input, weight, bias;
-    void *out;    /* [tokens][out_stride], bf16 or e4m3 */
-    float *scale; /* of e4m3: [tokens] */
-    int64_t out_stride;
+    uint16_t *halves;   /* [tokens][halves_stride], bf16; beside e4m3 it may be NULL */
+    unsigned char *fp8; /* [tokens][fp8_stride], e4m3 */
+    float *scale;       /* of e4m3: [tokens] */
+    int64_t halves_stride, fp8_stride;
     int width, groups, norm, activation;
     float eps;
     bool wide; /* four values may be read together everywhere; none of them is f16 */
@@ -85,7 +86,7 @@ static __device__ __forceinline__ moments lay_moments(const struct lay_arguments
 template <bool wide>
 static __device__ __forceinline__ void store_halves(const struct lay_arguments &a,
                                                     const row_span &span, int at, float4 v) {
-    uint16_t *to = (uint16_t *)a.out + span.token * a.out_stride + at;
+    uint16_t *to = a.halves + span.token * a.halves_stride + at;
     const uint32_t y[WIDE] = {to_bf16(v.x), to_bf16(v.y), to_bf16(v.z), to_bf16(v.w)};
     if (wide)
         *(uint2 *)to = make_uint2(y[0] | y[1] << 16, y[2] | y[3] << 16);
@@ -97,7 +98,7 @@ static __device__ __forceinline__ void store_halves(const struct lay_arguments &
 template <bool wide>
 static __device__ __forceinline__ void
 store_fp8(const struct lay_arguments &a, const row_span &span, int at, float4 v, float factor) {
-    unsigned char *to = (unsigned char *)a.out + span.token * a.out_stride + at;
+    unsigned char *to = a.fp8 + span.token * a.fp8_stride + at;
     const float y[WIDE] = {v.x, v.y, v.z, v.w};
     const uint32_t four = pack_e4m3_four(y, factor);
     if (wide)
@@ -112,10 +113,11 @@ static __device__ __forceinline__ float largest(float most, float4 v) {
 }
 
 /* Zeros from the width to the stride of this block's token. */
-template <class T> static __device__ __forceinline__ void lay_zeros(const struct lay_arguments &a) {
+template <class T>
+static __device__ __forceinline__ void lay_zeros(T *rows, int64_t stride, int width) {
 #pragma unroll 1
-    for (int64_t i = a.width + (int)threadIdx.x; i < a.out_stride; i += THREADS)
-        ((T *)a.out)[blockIdx.x * a.out_stride + i] = 0;
+    for (int64_t i = width + (int)threadIdx.x; rows && i < stride; i += THREADS)
+        rows[blockIdx.x * stride + i] = 0;
 }
 
 /* ---- Any rows ---- */
@@ -186,18 +188,21 @@ static __device__ __forceinline__ void lay_any(const struct lay_arguments &a, fl
     });
 }
 
+static __device__ __forceinline__ void any_halves(const struct lay_arguments &a,
+                                                  const row_span &span, int at, float4 v) {
+    if (a.wide)
+        store_halves<true>(a, span, at, v);
+    else
+        store_halves<false>(a, span, at, v);
+}
+
 static __global__ void __launch_bounds__(THREADS)
     lay_halves(const __grid_constant__ struct lay_arguments a) {
     __shared__ float parts[WARP];
     cuda_wait();
     cuda_release();
-    lay_any(a, parts, [&](const row_span &span, int at, float4 v) {
-        if (a.wide)
-            store_halves<true>(a, span, at, v);
-        else
-            store_halves<false>(a, span, at, v);
-    });
-    lay_zeros<uint16_t>(a);
+    lay_any(a, parts, [&](const row_span &span, int at, float4 v) { any_halves(a, span, at, v); });
+    lay_zeros(a.halves, a.halves_stride, a.width);
 }
 
 /* Values are made twice: for the largest magnitude, and for good. */
@@ -211,9 +216,11 @@ static __global__ void __launch_bounds__(THREADS)
     for (int pass = 0; pass < 2; pass++) {
         const float factor = e4m3_factor(most);
         lay_any(a, parts, [&](const row_span &span, int at, float4 v) {
-            if (pass == 0)
+            if (pass == 0) {
                 most = largest(most, v);
-            else if (a.wide)
+                if (a.halves)
+                    any_halves(a, span, at, v);
+            } else if (a.wide)
                 store_fp8<true>(a, span, at, v, factor);
             else
                 store_fp8<false>(a, span, at, v, factor);
@@ -221,7 +228,8 @@ static __global__ void __launch_bounds__(THREADS)
         if (pass == 0)
             most = block_max(most, parts);
     }
-    lay_zeros<unsigned char>(a);
+    lay_zeros(a.halves, a.halves_stride, a.width);
+    lay_zeros(a.fp8, a.fp8_stride, a.width);
     if (threadIdx.x == 0)
         a.scale[blockIdx.x] = e4m3_scale(most);
 }
@@ -315,7 +323,7 @@ static __global__ void __launch_bounds__(THREADS, 3)
     lay_kept<X, W, gated>(a, parts, [&](const row_span &span, int at, int, float4 v) {
         store_halves<true>(a, span, at, v);
     });
-    lay_zeros<uint16_t>(a);
+    lay_zeros(a.halves, a.halves_stride, a.width);
 }
 
 /* A thread has one span at most. */
@@ -327,16 +335,19 @@ static __global__ void __launch_bounds__(THREADS)
     float most = 0.0f;
     cuda_wait();
     cuda_release();
-    lay_kept<X, W, gated>(a, parts, [&](const row_span &, int, int j, float4 v) {
+    lay_kept<X, W, gated>(a, parts, [&](const row_span &span, int at, int j, float4 v) {
         y[j] = v;
         most = largest(most, v);
+        if (a.halves)
+            store_halves<true>(a, span, at, v);
     });
     most = block_max(most, parts);
     const float factor = e4m3_factor(most);
     each_span(a, [&](const row_span &span) {
         kept_each(span, [&](int at, int j) { store_fp8<true>(a, span, at, y[j], factor); });
     });
-    lay_zeros<unsigned char>(a);
+    lay_zeros(a.halves, a.halves_stride, a.width);
+    lay_zeros(a.fp8, a.fp8_stride, a.width);
     if (threadIdx.x == 0)
         a.scale[blockIdx.x] = e4m3_scale(most);
 }
@@ -407,20 +418,26 @@ static bool is_kept(const struct lay_arguments *a) {
            (!a->gate.rows || gates) && a->width / a->groups <= KEPT * WIDE * threads;
 }
 
+static void add_halves(struct lay_arguments *a, const ops_tensor *halves) {
+    a->halves = (uint16_t *)cuda_at(halves);
+    a->halves_stride = halves->stride[0];
+}
+
 void cuda_lay_halves(cuda_stream *s, const cuda_input *in, const ops_tensor *halves) {
     struct lay_arguments a = arguments_of(in);
-    a.out = cuda_at(halves);
-    a.out_stride = halves->stride[0];
+    add_halves(&a, halves);
     cuda_run(s, "lay_halves", is_kept(&a) ? kernels_for(&a).halves : lay_halves,
              dim3((unsigned)in->x.shape[0]), THREADS, 0, a);
 }
 
 void cuda_lay_fp8(cuda_stream *s, const cuda_input *in, unsigned char *out, int64_t stride,
-                  float *scale) {
+                  float *scale, const ops_tensor *halves) {
     struct lay_arguments a = arguments_of(in);
-    a.out = out;
-    a.out_stride = stride;
+    a.fp8 = out;
+    a.fp8_stride = stride;
     a.scale = scale;
+    if (halves)
+        add_halves(&a, halves);
     const bool kept = is_kept(&a) && a.groups <= THREADS / (int)WARP;
     cuda_run(s, "lay_fp8", kept ? kernels_for(&a).fp8 : lay_fp8, dim3((unsigned)in->x.shape[0]),
              THREADS, 0, a);

@@ -35,13 +35,18 @@ bool cuda_takes_product(const cuda_stream *s, const cuda_input *in, const ops_te
            in->x.shape[0] >= (ready ? LEAST_TOKENS_READY : LEAST_TOKENS);
 }
 
-static ops_tensor input_rows(cuda_stream *s, const cuda_input *in) {
-    if (in->norm.kind == OPS_NORM_NONE && !ops_present(&in->gate) && !ops_present(&in->skip) &&
-        is_ready(&in->x))
+/* Whether the rows are multiplied as they lie. */
+static bool is_laid(const cuda_input *in) {
+    return in->norm.kind == OPS_NORM_NONE && !ops_present(&in->gate) && !ops_present(&in->skip) &&
+           is_ready(&in->x);
+}
+
+/* The rows in bf16, which are to be laid there unless they are already. */
+static ops_tensor input_rows(const cuda_stream *s, const cuda_input *in) {
+    if (is_laid(in))
         return in->x;
     ops_tensor halves = ops_tensor_rows(&s->scratch.halves, 0, in->x.shape[0]);
     halves.shape[1] = halves.stride[0] = padded(in->x.shape[1]);
-    cuda_lay_halves(s, in, &halves);
     return halves;
 }
 
@@ -201,7 +206,8 @@ static bool takes_fp8(cuda_stream *s, const cuda_input *in, const cuda_product *
     return takes;
 }
 
-static gemm_fp8 fp8_rows(cuda_stream *s, const cuda_input *in) {
+/* Rows in e4m3; in bf16, too, where `halves` is not NULL. */
+static gemm_fp8 fp8_rows(cuda_stream *s, const cuda_input *in, const ops_tensor *halves) {
     gemm_fp8 f = {};
     f.g.tokens = (int)in->x.shape[0];
     f.g.width = (int)((in->x.shape[1] + FP8_ALIGNMENT - 1) / FP8_ALIGNMENT * FP8_ALIGNMENT);
@@ -209,7 +215,7 @@ static gemm_fp8 fp8_rows(cuda_stream *s, const cuda_input *in) {
     f.g.x_stride = f.g.width;
     f.x_scale = (const float *)cuda_at(&s->scratch.scales);
     cuda_lay_fp8(s, in, (unsigned char *)cuda_at(&s->scratch.bytes), f.g.x_stride,
-                 (float *)cuda_at(&s->scratch.scales));
+                 (float *)cuda_at(&s->scratch.scales), halves);
     return f;
 }
 
@@ -227,8 +233,9 @@ static void add_fp8_part(cuda_stream *s, gemm_fp8 *f, const cuda_product *p) {
     f->g.part[f->g.parts++] = part;
 }
 
-static void run_fp8(cuda_stream *s, const cuda_input *in, const cuda_product *products, int count) {
-    gemm_fp8 f = fp8_rows(s, in);
+static void run_fp8(cuda_stream *s, const cuda_input *in, const ops_tensor *halves,
+                    const cuda_product *products, int count) {
+    gemm_fp8 f = fp8_rows(s, in, halves);
     for (int i = 0; i < count && !ops_failed(&s->check); f.g.parts = 0) {
         const cuda_product *first = &products[i];
         do
@@ -266,15 +273,16 @@ void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product 
         for (int i = 0; i < count; i++)
             if ((products[i].weight->shape[0] < LEAST_ROWS) == (few == 1))
                 sorted[few == 0 ? many++ : done++ + many] = products[i];
-    done = 0;
-    if (many > 0 && takes_fp8(s, in, sorted, many)) {
-        run_fp8(s, in, sorted, many);
-        done = many;
-    }
-    if (done == count)
-        return;
     const ops_tensor x = input_rows(s, in);
-    run_halves(s, &x, sorted + done, count - done);
+    const bool laid = is_laid(in);
+    if (many > 0 && takes_fp8(s, in, sorted, many)) {
+        run_fp8(s, in, many < count && !laid ? &x : NULL, sorted, many);
+        run_halves(s, &x, sorted + many, count - many);
+        return;
+    }
+    if (!laid)
+        cuda_lay_halves(s, in, &x);
+    run_halves(s, &x, sorted, count);
 }
 
 void cuda_place_products(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s) {
