@@ -35,7 +35,7 @@ static __device__ void last_normalizer(const sweep_arguments &a, const sweep_tas
 static __device__ __forceinline__ float dot_row(const unsigned char *tiles, int row, int keys,
                                                 const float *n) {
     float dot = 0.0f;
-#pragma unroll 4
+#pragma unroll 1 /* few registers */
     for (int d = 0; d < keys; d += 8)
         dot += dot_eight_floats(*(const uint4 *)(tiles + d / TILE_COLUMNS * TILE_BYTES +
                                                  tile_offset((unsigned)row, (unsigned)d % 64)),
@@ -46,7 +46,7 @@ static __device__ __forceinline__ float dot_row(const unsigned char *tiles, int 
 static __device__ __forceinline__ float2 sum_columns(const unsigned char *tile, int column,
                                                      int tokens, const float *weights) {
     float2 sum = make_float2(0.0f, 0.0f);
-#pragma unroll 8
+#pragma unroll 2
     for (int token = 0; token < tokens; token++) {
         uint32_t two = *(const uint32_t *)(tile + tile_offset((unsigned)token, (unsigned)column));
         sum.x += weights[token] * from_bf16((uint16_t)two);

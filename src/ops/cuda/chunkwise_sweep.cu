@@ -223,7 +223,8 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
 #pragma unroll
             for (int j = 0; j < form::width / 2; j++)
                 state[r][j] *= keep;
-            weigh_values(weighed, z_tile, write);
+            if (!form::late)
+                weigh_values(weighed, z_tile, write);
             if (form::reads) {
                 wgmma_wait<0>();
                 wgmma_settle(o);
@@ -244,6 +245,8 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
                 }
                 wgmma_commit();
             }
+            if (form::late)
+                weigh_values(weighed, z_tile, write);
             if (r == 0)
                 barrier_wait(b->slot_full + y_item % form::slots,
                              (unsigned)(y_item / form::slots & 1));
@@ -332,14 +335,14 @@ __launch_bounds__(SWEEP_THREADS,
         __syncthreads();
     struct sweep_task t = task_of<form::values>(a);
     if (threadIdx.x >= COMPUTING) {
-        registers_fewer<form::carries ? REGISTERS_NORMALIZING : REGISTERS_FETCHING>();
+        registers_fewer<REGISTERS_FETCHING>();
         int warp = ((int)threadIdx.x - COMPUTING) / WARP;
         if (threadIdx.x == COMPUTING)
             fetch_all<form>(a, t, memory, stages, factors, b);
         if (form::carries && warp > 0 && warp <= NORMALIZER_WARPS)
             carry_normalizer<form>(a, t, memory, factors, normalizer, b);
     } else {
-        registers_more<form::carries ? REGISTERS_BESIDE : REGISTERS_COMPUTING>();
+        registers_more<REGISTERS_COMPUTING>();
         compute<KEYS, ROWS, SPLIT, KIND, TRANSPOSED>(a, t, memory, stages, factors, b);
     }
     if (a.sharing > 1) /* the others still arrive at this block's barriers */

@@ -18,9 +18,7 @@ enum {
     BORDER_THREADS = 1024, /* divides every size of a state */
     NORMALIZER_WARPS = 2,
     REGISTERS_FETCHING = 24,
-    REGISTERS_COMPUTING = 240,
-    REGISTERS_NORMALIZING = 40, /* and of the others then: */
-    REGISTERS_BESIDE = 232
+    REGISTERS_COMPUTING = 240
 };
 
 /* What a sweep does besides. Where a block has all values of a head, it can make the scores itself, of X and Y that it
@@ -45,6 +43,8 @@ struct sweep_scores {
 template <int KEYS, int ROWS, bool SPLIT, int KIND> struct sweep_form {
     static constexpr bool reads = KIND != SWEEP_PASSES && KIND != SWEEP_CARRIES;
     static constexpr bool scores = KIND == SWEEP_H || KIND == SWEEP_DQ; /* are made here */
+    static constexpr bool late =
+        KIND == SWEEP_H; /* weighs values behind P Z: fewer registers at a time */
     static constexpr bool dots = KIND == SWEEP_DQ || KIND == SWEEP_DK;
     static constexpr bool carries = KIND == SWEEP_H || KIND == SWEEP_CARRIES; /* the normalizer */
     static constexpr bool bulk = scores || dots;          /* the copy engine takes O away */
