@@ -103,7 +103,7 @@ $(eval $(call cuda_device_run,fp8-random,CUDA_TEST_SCHEDULE=random:5 CUDA_TEST_L
 # A GPU of compute capability 8.6, with less shared memory.
 $(eval $(call cuda_device_run,quick-86,CUDA_TEST_CAPABILITY=8.6 CUDA_TEST_SHARED=101376 TEST_QUICK=1,conformance/test_conformance test_table))
 $(eval $(call cuda_device_run,golden-86,CUDA_TEST_CAPABILITY=8.6 CUDA_TEST_SHARED=101376 TEST_QUICK=1,golden/test_golden test_cuda*))
-$(eval $(call cuda_device_run,golden-quick,TEST_QUICK=1,golden/test_golden test_cuda*))
+$(eval $(call cuda_device_run,golden-quick,CUDA_TEST_PROCESSORS=2 TEST_QUICK=1,golden/test_golden test_cuda*))
 $(eval $(call cuda_device_run,neurips-random,CUDA_TEST_SCHEDULE=random:3 CUDA_TEST_LATE=1,golden/test_neurips test_cuda))
 $(eval $(call cuda_device_run,weights,,model/test_weights))
 $(eval $(call cuda_device_run,kernels-small,CUDA_TEST_SCHEDULE=reverse,kernels/test_small))

@@ -43,6 +43,17 @@ static __device__ __forceinline__ bool barrier_passed(uint64_t *barrier, unsigne
                  : "memory");
     return done != 0;
 }
+/* The same, without waiting a moment for it. */
+static __device__ __forceinline__ bool barrier_tested(uint64_t *barrier, unsigned parity) {
+    uint32_t done;
+    asm volatile("{\n.reg .pred p;\n"
+                 "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
+    return done != 0;
+}
 static __device__ __forceinline__ void barrier_wait(uint64_t *barrier, unsigned parity) {
     while (!barrier_passed(barrier, parity)) {
     }

@@ -11,6 +11,8 @@ extern "C" {
 
 /* Chains whose steps are in device memory: tokens that are computed ahead take two by turns. */
 enum { KEPT = 4 };
+/* Bytes that a block has asked for, at most: what the memory delivers to it in some 3 us. */
+enum { UNDER_WAY = 72 << 10 };
 
 struct kept_chain {
     chain_step *steps; /* as they are in device memory */
@@ -28,6 +30,10 @@ struct cuda_chain {
     unsigned launches;
     struct kept_chain kept[KEPT];
 };
+
+static int larger(int a, int b) {
+    return a > b ? a : b;
+}
 
 /* ---- Memory ---- */
 
@@ -82,7 +88,7 @@ static int input_floats(const chain_variant *v, const gemv_arguments *a) {
 
 /* Shared memory of a block but for the rings. */
 static size_t fixed_bytes(int x_floats) {
-    return CHAIN_NEAR * sizeof(chain_step) + (size_t)(WARP + x_floats) * sizeof(float);
+    return sizeof(chain_head) + (size_t)x_floats * sizeof(float);
 }
 
 /* Stages that fit beside the input, and are of use; less than 1: the input itself is too long. */
@@ -125,7 +131,7 @@ static void launch_chain(cuda_stream *s, const struct chain_arguments *a, const 
     launch.name = "chain";
     launch.arguments = a;
     launch.grid[0] = (unsigned)s->gpu->processors;
-    launch.threads = (unsigned)((CHAIN_WARPS + 1) * WARP);
+    launch.threads = CHAIN_THREADS;
     launch.shared = fixed_bytes(a->x_floats) + (size_t)(a->depth * CHAIN_WARPS * v->stage_bytes);
     launch.together = true;
     cuda_run_launch(s, &launch);
@@ -147,6 +153,8 @@ extern "C" void cuda_flush(cuda_stream *s) {
         a.depth = depth_of(s, &v, a.x_floats, chain->row_stages);
         a.counter = (unsigned *)cuda_at(&s->scratch.chain_counter);
         a.base = chain->base;
+        a.under_way = larger(1, UNDER_WAY / (CHAIN_WARPS * v.stage_bytes));
+        a.fetches = s->gpu->major == 9;
     }
     chain->count = chain->x_floats = chain->row_stages = 0; /* before the launch, which flushes */
     chain->type = -1;
@@ -159,9 +167,6 @@ extern "C" void cuda_flush(cuda_stream *s) {
 
 /* ---- Steps ---- */
 
-static int larger(int a, int b) {
-    return a > b ? a : b;
-}
 static int round_up(int x, int to) {
     return (x + to - 1) / to * to;
 }

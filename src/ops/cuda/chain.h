@@ -16,10 +16,12 @@
 
 enum chain_kind { CHAIN_PROJECT, CHAIN_MLSTM };
 enum {
-    CHAIN_WARPS = 8,   /* of a block that stream rows; one more takes the few */
-    CHAIN_STEPS = 256, /* at most */
+    CHAIN_WARPS = 8,                          /* of a block that stream rows */
+    CHAIN_THREADS = (CHAIN_WARPS + 2) * WARP, /* one more warp takes the few, and one fetches */
+    CHAIN_STEPS = 256,                        /* at most */
     CHAIN_NEAR =
-        4 /* steps whose arguments are in shared memory: one that runs, two ahead, one that is loaded */
+        4, /* steps whose arguments are in shared memory: that which runs, two ahead, one that is loaded */
+    CHAIN_DEPTH = 16 /* most stages of a ring */
 };
 
 struct __attribute__((aligned(16))) chain_step {
@@ -31,12 +33,24 @@ struct __attribute__((aligned(16))) chain_step {
     };
 };
 
+/* What a block's shared memory begins with; a step's input and the rings follow. */
+struct chain_head {
+    struct chain_step near[CHAIN_NEAR];
+    /* Barriers: a step's arguments are there; no warp's rows of it are left to fetch. */
+    uint64_t step_there[CHAIN_NEAR], step_done[CHAIN_NEAR];
+    /* Those of the rings: a stage has arrived; it was taken. */
+    uint64_t arrived[CHAIN_WARPS][CHAIN_DEPTH], taken[CHAIN_WARPS][CHAIN_DEPTH];
+    float parts[WARP]; /* of sums over the block */
+};
+
 struct chain_arguments {
     const struct chain_step *steps;
     int count;
     int depth;               /* stages of a warp's ring */
+    int under_way;           /* of them that are asked for and have not arrived, at most */
     int x_floats;            /* of shared memory for a step's input */
     unsigned *counter, base; /* of the grid's barrier; where it stands before the kernel */
+    bool fetches;            /* a warp fetches for all (compute capability 9.0) */
 };
 
 typedef void chain_kernel(struct chain_arguments);
@@ -44,7 +58,6 @@ typedef void chain_kernel(struct chain_arguments);
 /* A kernel for weights of one type, and how it divides its work. */
 struct chain_variant {
     chain_kernel *kernel;
-    int warps;              /* that stream rows; one more takes the few */
     int depth, stage_bytes; /* of a warp's ring */
     int rows, span;         /* of a stage: rows, and bytes of each */
     int elements,

@@ -29,6 +29,10 @@ static __device__ __forceinline__ void cuda_release(void) {
 #endif
 }
 
+/* A barrier of `threads` threads of the block (whole warps); id 1 to 15. */
+static __device__ __forceinline__ void threads_sync(int id, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 #else
 #include "device_functions.h" /* the test device's */
 #endif
@@ -148,31 +152,49 @@ static __device__ __forceinline__ float warp_max(float x) {
 #else
 #include "device_sums.h" /* the test device's, in the same order */
 #endif
-/* Over the threads of a block (whole warps, one dimension), in a fixed order, known to all. `parts` has 32 floats
- * of shared memory, free again when this returns. All threads come here. */
+/* The threads of a block that meet at its barriers: all of them, or, in files that say so before they include this, all
+ * but the last FETCHING_WARPS warps, which fetch what the others need and wait for nobody else (chain_kernel.h). */
+#if defined(FETCHING_WARPS)
+static __device__ __forceinline__ int block_threads(void) {
+    return (int)blockDim.x - FETCHING_WARPS * WARP;
+}
+static __device__ __forceinline__ void block_meet(void) {
+    __syncwarp(); /* a warp that is not together would be counted when its first lanes come */
+    threads_sync(1, block_threads());
+}
+#else
+static __device__ __forceinline__ int block_threads(void) {
+    return (int)blockDim.x;
+}
+static __device__ __forceinline__ void block_meet(void) {
+    __syncthreads();
+}
+#endif
+/* Over these threads (whole warps, one dimension), in a fixed order, known to all. `parts` has 32 floats of shared
+ * memory, free again when this returns. All of them come here. */
 static __device__ __forceinline__ float block_sum(float x, float *parts) {
-    int warps = (int)blockDim.x / WARP;
+    int warps = block_threads() / WARP;
     x = warp_sum(x);
     if (threadIdx.x % WARP == 0)
         parts[threadIdx.x / WARP] = x;
-    __syncthreads();
+    block_meet();
     float sum = 0.0f;
     for (int i = 0; i < warps; i++)
         sum += parts[i];
-    __syncthreads();
+    block_meet();
     return sum;
 }
 /* The same for the largest. */
 static __device__ __forceinline__ float block_max(float x, float *parts) {
-    int warps = (int)blockDim.x / WARP;
+    int warps = block_threads() / WARP;
     x = warp_max(x);
     if (threadIdx.x % WARP == 0)
         parts[threadIdx.x / WARP] = x;
-    __syncthreads();
+    block_meet();
     float most = parts[0];
     for (int i = 1; i < warps; i++)
         most = fmaxf(most, parts[i]);
-    __syncthreads();
+    block_meet();
     return most;
 }
 

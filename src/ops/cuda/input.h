@@ -21,7 +21,8 @@ struct input_arguments {
     int width, padded; /* values of a row; with zeros up to whole units of weights */
     int kind, groups, weight_type, bias_type;
     int activation;
-    int fours; /* rows and groups begin at multiples of four values, all of them f32 */
+    int fours;        /* rows and groups begin at multiples of four values, all of them f32 */
+    int weight_fours; /* the norm's weight, too, f32 or of 16 bits */
     int x_halves, gate_halves; /* 0: f32 */
     float eps;
 };
@@ -60,10 +61,9 @@ static __device__ __forceinline__ input_values input_values_of(const void *rows,
     return {(const float *)rows + first, DTYPE_F32};
 }
 
-/* Values i to i + 3 of which `count` are there; others are 0. */
-template <bool halves>
-static __device__ __forceinline__ float4 load_four(const input_values &p, int i, int count,
-                                                   int fours) {
+/* Values i to i + 3 of which `count` are there; others are 0. `fours`: all are, and may be moved together. */
+template <bool halves, bool fours>
+static __device__ __forceinline__ float4 load_four(const input_values &p, int i, int count) {
     if (fours)
         return *(const float4 *)((const float *)p.at + i);
     const int type = halves ? p.type : (int)DTYPE_F32;
@@ -71,14 +71,16 @@ static __device__ __forceinline__ float4 load_four(const input_values &p, int i,
                        count > 2 ? load_as(p.at, type, i + 2) : 0.0f,
                        count > 3 ? load_as(p.at, type, i + 3) : 0.0f);
 }
-static __device__ __forceinline__ float4 get_four(const float *row, int i, int count, int fours) {
+template <bool fours>
+static __device__ __forceinline__ float4 get_four(const float *row, int i, int count) {
     if (fours)
         return *(const float4 *)(row + input_place(i));
     return make_float4(row[input_place(i)], count > 1 ? row[input_place(i + 1)] : 0.0f,
                        count > 2 ? row[input_place(i + 2)] : 0.0f,
                        count > 3 ? row[input_place(i + 3)] : 0.0f);
 }
-static __device__ __forceinline__ void put_four(float *row, int i, int count, int fours, float4 v) {
+template <bool fours>
+static __device__ __forceinline__ void put_four(float *row, int i, int count, float4 v) {
     if (fours) {
         *(float4 *)(row + input_place(i)) = v;
         return;
@@ -92,21 +94,53 @@ static __device__ __forceinline__ void put_four(float *row, int i, int count, in
         row[input_place(i + 3)] = v.w;
 }
 
-/* Before cuda_wait(): the norm's weight and what stays 0, into a row. Warps past the first INPUT_WARPS do nothing. */
-static __device__ __forceinline__ void input_begin(const input_arguments &a, float *row) {
+/* Four of the norm's weights. */
+static __device__ __forceinline__ float4 weight_four(const input_arguments &a, int i, int count) {
+    if (!a.weight_fours)
+        return make_float4(load_as(a.weight, a.weight_type, i),
+                           count > 1 ? load_as(a.weight, a.weight_type, i + 1) : 0.0f,
+                           count > 2 ? load_as(a.weight, a.weight_type, i + 2) : 0.0f,
+                           count > 3 ? load_as(a.weight, a.weight_type, i + 3) : 0.0f);
+    if (a.weight_type == DTYPE_F32)
+        return *(const float4 *)((const float *)a.weight + i);
+    const uint2 u = *(const uint2 *)((const uint16_t *)a.weight + i);
+    if (a.weight_type == DTYPE_BF16)
+        return make_float4(float_of_bits(u.x << 16), float_of_bits(u.x & 0xffff0000u),
+                           float_of_bits(u.y << 16), float_of_bits(u.y & 0xffff0000u));
+    return make_float4(from_f16((uint16_t)u.x), from_f16((uint16_t)(u.x >> 16)),
+                       from_f16((uint16_t)u.y), from_f16((uint16_t)(u.y >> 16)));
+}
+
+/* Before cuda_wait(): the norm's weight and what stays 0, into a row. Warps past the first INPUT_WARPS do nothing.
+ * Values are asked for together before the first is put down: the compiler does not know that they lie apart. */
+static __device__ __forceinline__ void input_begin(const input_arguments &given, float *row) {
+    const input_arguments a = given; /* which may lie in shared memory */
     if (threadIdx.x >= INPUT_THREADS)
         return;
     for (int i = a.width + (int)threadIdx.x; i < a.padded; i += INPUT_THREADS)
         row[input_place(i)] = 0.0f;
     if (a.kind == OPS_NORM_NONE)
         return;
-    input_team team = input_team_of(a);
-    int size = a.width / a.groups;
+    const input_team team = input_team_of(a);
+    const int size = a.width / a.groups, step = 4 * team.threads;
     for (int g = team.first; g < a.groups; g += team.step)
-        for (int i = 4 * team.index; i < size; i += 4 * team.threads)
-            for (int j = 0; j < 4 && i + j < size; j++)
-                row[input_place(g * size + i + j)] =
-                    load_as(a.weight, a.weight_type, g * size + i + j);
+        for (int begin = 4 * team.index; begin < size; begin += INPUT_HELD * step) {
+            float4 w[INPUT_HELD];
+#pragma unroll
+            for (int k = 0; k < INPUT_HELD; k++)
+                if (begin + k * step < size)
+                    w[k] = weight_four(a, g * size + begin + k * step, size - begin - k * step);
+#pragma unroll
+            for (int k = 0; k < INPUT_HELD; k++) {
+                const int i = begin + k * step;
+                if (i >= size)
+                    continue;
+                if (a.weight_fours)
+                    put_four<true>(row, g * size + i, 4, w[k]);
+                else
+                    put_four<false>(row, g * size + i, size - i, w[k]);
+            }
+        }
 }
 
 /* Sums over a group, of x or of its squared distance from the mean. */
@@ -129,13 +163,19 @@ struct input_row {
     const float *skip_input;
 };
 
+/* One that is not often asked for: out of the way of those that are, whose code would not fit the caches with it. */
+static __device__ __noinline__ float activate_rarely(int activation, float z) {
+    return activate(activation, z);
+}
+
 /* norm(x), with the norm's weight from where the value goes, and what gates do to it. */
+template <bool fours>
 static __device__ __forceinline__ float4 input_four(const input_arguments &a, const input_row &r,
                                                     const float *row, int i, int count, float4 x,
                                                     float4 gate, float mean, float scale) {
     float v[4] = {x.x, x.y, x.z, x.w};
     if (a.kind != OPS_NORM_NONE) {
-        float4 weight = get_four(row, i, count, a.fours);
+        float4 weight = get_four<fours>(row, i, count);
         const float w[4] = {weight.x, weight.y, weight.z, weight.w};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
@@ -152,36 +192,45 @@ static __device__ __forceinline__ float4 input_four(const input_arguments &a, co
         for (int j = 0; j < 4; j++) {
             if (a.skip && j < count)
                 v[j] = fmaf(a.skip[i + j], r.skip_input[i + j], v[j]);
-            v[j] *= activate(a.activation, z[j]);
+            v[j] *=
+                a.activation == OPS_SIGMOID ? sigmoid(z[j]) : activate_rarely(a.activation, z[j]);
         }
     }
     return make_float4(v[0], v[1], v[2], v[3]);
 }
 
+/* INPUT_HELD fours of a group, from value `at` of it on, and their gates: memory is asked for all of them before any is
+ * needed. */
+template <bool halves, bool fours>
+static __device__ __forceinline__ void input_take(const input_arguments &a, const input_row &r,
+                                                  int first, int size, int at, int step, float4 *x,
+                                                  float4 *gate) {
+    const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+    for (int k = 0; k < INPUT_HELD; k++) {
+        const int i = at + k * step;
+        x[k] = i < size ? load_four<halves, fours>(r.x, first + i, size - i) : zero;
+        gate[k] = i < size && a.gate ? load_four<halves, fours>(r.gate, first + i, size - i) : zero;
+    }
+}
+
 /* A group of the row: the first INPUT_HELD fours of a thread are held in registers, so that memory is asked for all
  * of them at once. */
-template <bool halves>
+template <bool halves, bool fours>
 static __device__ __forceinline__ void input_group(const input_arguments &a, const input_row &r,
                                                    const input_team &team, int first, int size,
                                                    float *row, float *parts) {
     float4 x[INPUT_HELD], gate[INPUT_HELD];
-    const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    const int begin = 4 * team.index, step = 4 * team.threads;
-#pragma unroll
-    for (int k = 0; k < INPUT_HELD; k++) {
-        int i = begin + k * step;
-        x[k] = i < size ? load_four<halves>(r.x, first + i, size - i, a.fours) : zero;
-        gate[k] =
-            i < size && a.gate ? load_four<halves>(r.gate, first + i, size - i, a.fours) : zero;
-    }
+    const int begin = 4 * team.index, step = 4 * team.threads, held = INPUT_HELD * step;
+    input_take<halves, fours>(a, r, first, size, begin, step, x, gate);
     float mean = 0.0f, scale = 1.0f;
     if (a.kind == OPS_NORM_LAYER) {
         float sum = 0.0f;
 #pragma unroll
         for (int k = 0; k < INPUT_HELD; k++)
             sum += four_sum(x[k]);
-        for (int i = begin + INPUT_HELD * step; i < size; i += step)
-            sum += four_sum(load_four<halves>(r.x, first + i, size - i, a.fours));
+        for (int i = begin + held; i < size; i += step)
+            sum += four_sum(load_four<halves, fours>(r.x, first + i, size - i));
         mean = team_sum(team, sum, parts) / (float)size;
     }
     if (a.kind != OPS_NORM_NONE) {
@@ -190,43 +239,52 @@ static __device__ __forceinline__ void input_group(const input_arguments &a, con
         for (int k = 0; k < INPUT_HELD; k++)
             if (begin + k * step < size)
                 sum += four_squares(x[k], mean, size - begin - k * step);
-        for (int i = begin + INPUT_HELD * step; i < size; i += step)
-            sum +=
-                four_squares(load_four<halves>(r.x, first + i, size - i, a.fours), mean, size - i);
+        for (int i = begin + held; i < size; i += step)
+            sum += four_squares(load_four<halves, fours>(r.x, first + i, size - i), mean, size - i);
         scale = 1.0f / sqrtf(team_sum(team, sum, parts) / (float)size + a.eps);
     }
+    for (int at = begin; at < size; at += held) {
+        if (at > begin)
+            input_take<halves, fours>(a, r, first, size, at, step, x, gate);
 #pragma unroll
-    for (int k = 0; k < INPUT_HELD; k++) {
-        int i = begin + k * step;
-        if (i < size)
-            put_four(row, first + i, size - i, a.fours,
-                     input_four(a, r, row, first + i, size - i, x[k], gate[k], mean, scale));
+        for (int k = 0; k < INPUT_HELD; k++) {
+            const int i = at + k * step;
+            if (i < size)
+                put_four<fours>(
+                    row, first + i, size - i,
+                    input_four<fours>(a, r, row, first + i, size - i, x[k], gate[k], mean, scale));
+        }
     }
-    for (int i = begin + INPUT_HELD * step; i < size; i += step) {
-        float4 z = a.gate ? load_four<halves>(r.gate, first + i, size - i, a.fours) : zero;
-        put_four(row, first + i, size - i, a.fours,
-                 input_four(a, r, row, first + i, size - i,
-                            load_four<halves>(r.x, first + i, size - i, a.fours), z, mean, scale));
+}
+
+/* The groups of the calling thread. */
+template <bool halves, bool fours>
+static __device__ __forceinline__ void input_groups(const input_arguments &a, const input_row &r,
+                                                    float *row, float *parts) {
+    const int size = a.width / a.groups;
+    input_team team = input_team_of(a);
+    if (threadIdx.x >= INPUT_THREADS) { /* there for the barriers within sums alone */
+        if (team.block)
+            input_group<halves, fours>(a, r, {0, INPUT_THREADS, 0, 1, true}, 0, 0, row, parts);
+        return;
     }
+    for (int g = team.first; g < a.groups; g += team.step)
+        input_group<halves, fours>(a, r, team, g * size, size, row, parts);
 }
 
 /* After cuda_wait(): token t's row. All threads of the block come here; the row is whole after a barrier. `parts`
  * has 32 floats of shared memory. */
 template <bool halves = false>
-static __device__ __forceinline__ void input_lay(const input_arguments &a, int64_t token,
+static __device__ __forceinline__ void input_lay(const input_arguments &given, int64_t token,
                                                  float *row, float *parts) {
+    const input_arguments a = given; /* which may lie in shared memory */
     const input_row r = {input_values_of<halves>(a.x, a.x_halves, token * a.x_stride),
                          input_values_of<halves>(a.gate, a.gate_halves, token * a.gate_stride),
                          a.skip_input + token * a.skip_input_stride};
-    input_team team = input_team_of(a);
-    int size = a.width / a.groups;
-    if (threadIdx.x >= INPUT_THREADS) { /* there for the barriers within sums alone */
-        if (team.block)
-            input_group<halves>(a, r, {0, INPUT_THREADS, 0, 1, true}, 0, 0, row, parts);
-        return;
-    }
-    for (int g = team.first; g < a.groups; g += team.step)
-        input_group<halves>(a, r, team, g * size, size, row, parts);
+    if (a.fours)
+        input_groups<halves, true>(a, r, row, parts);
+    else
+        input_groups<halves, false>(a, r, row, parts);
 }
 
 #endif

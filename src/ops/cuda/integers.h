@@ -24,7 +24,7 @@ struct q8_0_integers : q8_0_weights {
 };
 
 struct q4_0_integers : q4_0_weights {
-    enum { integers = 1, origin = 8, rows = 4 };
+    enum { integers = 1, origin = 8 };
     static __device__ __forceinline__ void words(const uint8_t *unit, int b, int j, uint32_t *low,
                                                  uint32_t *high) {
         const uint32_t word = unit_word(unit, 18 * b + 2 + 4 * j);
@@ -34,7 +34,7 @@ struct q4_0_integers : q4_0_weights {
 };
 
 struct iq4_nl_integers : iq4_nl_weights {
-    enum { integers = 1, origin = 0, rows = 4 };
+    enum { integers = 1, origin = 0 };
     static __device__ __forceinline__ void words(const uint8_t *unit, int b, int j, uint32_t *low,
                                                  uint32_t *high) {
         const uint32_t word = unit_word(unit, 18 * b + 2 + 4 * j);
@@ -45,7 +45,7 @@ struct iq4_nl_integers : iq4_nl_weights {
 };
 
 struct q5_0_integers : q5_0_weights {
-    enum { integers = 1, origin = 16, rows = 4 };
+    enum { integers = 1, origin = 16 };
     static __device__ __forceinline__ void words(const uint8_t *unit, int b, int j, uint32_t *low,
                                                  uint32_t *high) {
         five_bit_words(unit_word(unit, 22 * b + 6 + 4 * j), unit_word(unit, 22 * b + 2), j, low,
@@ -54,7 +54,7 @@ struct q5_0_integers : q5_0_weights {
 };
 
 struct q4_1_integers : q4_1_weights {
-    enum { integers = 1, origin = 0, rows = 4 };
+    enum { integers = 1, origin = 0 };
     static __device__ __forceinline__ void words(const uint8_t *unit, int, int j, uint32_t *low,
                                                  uint32_t *high) {
         const uint32_t word = unit_word(unit, 4 + 4 * j);
@@ -64,7 +64,7 @@ struct q4_1_integers : q4_1_weights {
 };
 
 struct q5_1_integers : q5_1_weights {
-    enum { integers = 1, origin = 0, rows = 4 };
+    enum { integers = 1, origin = 0 };
     static __device__ __forceinline__ void words(const uint8_t *unit, int, int j, uint32_t *low,
                                                  uint32_t *high) {
         five_bit_words(unit_word(unit, 8 + 4 * j), unit_word(unit, 4), j, low, high);
@@ -84,7 +84,7 @@ template <int blocks>
 static __device__ __forceinline__ void integers_lay(const float *row, int padded, uint8_t *to) {
     enum { UNIT = blocks * GROUP_VALUES };
     const int most = (padded / 4 + WARP - 1) / WARP * WARP;
-    for (int four = (int)threadIdx.x; four < most; four += (int)blockDim.x) {
+    for (int four = (int)threadIdx.x; four < most; four += block_threads()) {
         const int i = 4 * four;
         float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (i < padded)

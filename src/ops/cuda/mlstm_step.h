@@ -329,7 +329,7 @@ static __device__ inline void mlstm_step_out(const mlstm_arguments &a, int terms
                                              const mlstm_step_room &room) {
     const int columns = mlstm_vector<TYPE>::COLUMNS;
     const mlstm_note &note = room.s->note;
-    for (int i = (int)threadIdx.x; i < count; i += (int)blockDim.x) {
+    for (int i = (int)threadIdx.x; i < count; i += block_threads()) {
         int column = first + i;
         if (column >= a.d_v)
             return;
@@ -388,7 +388,7 @@ mlstm_step_token(const mlstm_arguments &a, const mlstm_slice &own, const mlstm_t
 
 static __device__ __forceinline__ void mlstm_stage_token(const mlstm_arguments &a, int64_t token,
                                                          int head, const mlstm_step_room &room) {
-    for (int d = (int)threadIdx.x; d < a.d_qk; d += (int)blockDim.x) {
+    for (int d = (int)threadIdx.x; d < a.d_qk; d += block_threads()) {
         float q = mlstm_load(a.q, token, head, 0, d), k = mlstm_load(a.k, token, head, 0, d);
         room.q[d] = q;
         room.k[d] = k;

@@ -80,6 +80,8 @@ static input_arguments arguments_of_input(const cuda_input *in) {
         a.bias_type = in->norm.bias.dtype;
     }
     a.fours = a.width / a.groups % 4 == 0 && at_fours(&in->x) && at_fours(&in->gate);
+    a.weight_fours = normed && a.width / a.groups % 4 == 0 &&
+                     (uintptr_t)a.weight % (4 * dtype_size(in->norm.weight.dtype)) == 0;
     return a;
 }
 

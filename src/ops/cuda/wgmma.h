@@ -270,10 +270,6 @@ template <int COUNT> static __device__ __forceinline__ void registers_fewer(void
 template <int COUNT> static __device__ __forceinline__ void registers_more(void) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
-/* A barrier of `threads` threads of the block (whole warps); id 1 to 15. */
-static __device__ __forceinline__ void threads_sync(int id, int threads) {
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 /* Four 8 x 8 matrices of 16-bit values, lane l giving the address of row l % 8 of matrix l / 8. Each lane gets of
  * matrix i elements [2 (lane % 4)] and the next of column lane / 4. */
 static __device__ __forceinline__ void matrices_load_transposed(uint32_t (&r)[4], const void *row) {

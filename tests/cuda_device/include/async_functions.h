@@ -78,6 +78,9 @@ static inline bool barrier_passed(uint64_t *barrier, unsigned parity, CUDA_DEVIC
     cuda_device_poll(CUDA_DEVICE_SITE("barrier_passed"));
     return cuda_device_mbarrier_passed(barrier, parity);
 }
+static inline bool barrier_tested(uint64_t *barrier, unsigned parity, CUDA_DEVICE_HERE) {
+    return barrier_passed(barrier, parity, file, line);
+}
 static inline void barrier_wait(uint64_t *barrier, unsigned parity, CUDA_DEVICE_HERE) {
     while (!cuda_device_mbarrier_passed(barrier, parity))
         cuda_device_poll(CUDA_DEVICE_SITE("barrier_wait"));

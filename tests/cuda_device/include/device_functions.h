@@ -10,4 +10,8 @@ static inline void cuda_wait(CUDA_DEVICE_HERE) {
 static inline void cuda_release() {
 }
 
+static inline void threads_sync(int id, int threads, CUDA_DEVICE_HERE) {
+    cuda_device_barrier((unsigned)id, (unsigned)threads, false, CUDA_DEVICE_SITE("threads_sync"));
+}
+
 #endif

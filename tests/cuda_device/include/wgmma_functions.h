@@ -145,9 +145,6 @@ template <int COUNT> static inline void registers_fewer() {
 }
 template <int COUNT> static inline void registers_more() {
 }
-static inline void threads_sync(int id, int threads, CUDA_DEVICE_HERE) {
-    cuda_device_barrier((unsigned)id, (unsigned)threads, false, CUDA_DEVICE_SITE("threads_sync"));
-}
 
 struct cuda_device_transposed {
     uint32_t *r;
