@@ -322,7 +322,7 @@ static bool run_block(running *r) {
         for (unsigned i = 0; i < b->warp_count; i++)
             ready = ready || b->warps[i].ready != 0;
         idle = ready || progress != seen ? 0 : idle + 1;
-        if (!ready && b->copy_count > 0)
+        for (unsigned late = ready ? 0 : (unsigned)(b->copy_count + 1) / 2; late > 0; late--)
             arrive_copy(b);
         seen = progress;
         bool polling = wake_pollers(b);

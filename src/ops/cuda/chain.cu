@@ -11,8 +11,6 @@ extern "C" {
 
 /* Chains whose steps are in device memory: tokens that are computed ahead take two by turns. */
 enum { KEPT = 4 };
-/* Bytes that a block has asked for, at most: what the memory delivers to it in some 3 us. */
-enum { UNDER_WAY = 72 << 10 };
 
 struct kept_chain {
     chain_step *steps; /* as they are in device memory */
@@ -153,7 +151,6 @@ extern "C" void cuda_flush(cuda_stream *s) {
         a.depth = depth_of(s, &v, a.x_floats, chain->row_stages);
         a.counter = (unsigned *)cuda_at(&s->scratch.chain_counter);
         a.base = chain->base;
-        a.under_way = larger(1, UNDER_WAY / (CHAIN_WARPS * v.stage_bytes));
         a.fetches = s->gpu->major == 9;
     }
     chain->count = chain->x_floats = chain->row_stages = 0; /* before the launch, which flushes */

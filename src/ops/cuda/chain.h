@@ -47,7 +47,6 @@ struct chain_arguments {
     const struct chain_step *steps;
     int count;
     int depth;               /* stages of a warp's ring */
-    int under_way;           /* of them that are asked for and have not arrived, at most */
     int x_floats;            /* of shared memory for a step's input */
     unsigned *counter, base; /* of the grid's barrier; where it stands before the kernel */
     bool fetches;            /* a warp fetches for all (compute capability 9.0) */

@@ -250,18 +250,6 @@ static __device__ __forceinline__ bool chain_come(chain_head &h, int count, int 
     return true;
 }
 
-/* Whether the stage that was asked for `under_way` stages ago has arrived, or there is none: no more are under way than
- * keep memory busy, since whatever else the block reads stands in the queue behind them. */
-static __device__ __forceinline__ bool chain_may_ask(const chain_arguments &all, chain_head &h,
-                                                     int warp, int stage, unsigned rounds) {
-    const int back = all.under_way;
-    const bool before = stage < back; /* that one is of the round before */
-    if (all.depth <= back || (rounds == 0 && before))
-        return true;
-    return barrier_tested(&h.arrived[warp][stage - back + (before ? all.depth : 0)],
-                          (rounds - (before ? 1u : 0u)) & 1u);
-}
-
 /* The warp that fetches: lane w for warp w, each a stage at a time as there is room, until the last step. */
 template <class W>
 static __device__ __forceinline__ void chain_fetch(const chain_arguments &all, chain_head &h,
@@ -270,23 +258,22 @@ static __device__ __forceinline__ void chain_fetch(const chain_arguments &all, c
     int stage = 0;
     unsigned rounds = 0;
     c.step = -1;
-    bool goes_on = lane < CHAIN_WARPS;
-    while (__any_sync(ALL_LANES, goes_on)) {
-        if (goes_on && chain_come<W>(h, all.count, lane, c) &&
-            barrier_tested(&h.taken[lane][stage], (rounds & 1u) ^ 1u) &&
-            chain_may_ask(all, h, lane, stage, rounds)) {
-            const gemv_arguments &a = h.near[c.step % CHAIN_NEAR].project;
-            if (c.slice == 0)
-                c.easy = chain_bulk_slices<W>(a, chain_enter<W>(a, c), c.slices);
-            chain_ask<W>(a, c, rings + (lane * all.depth + stage) * chain_shape<W>::STAGE,
-                         &h.arrived[lane][stage]);
-            chain_asked<W>(c);
-            if (++stage == all.depth) {
-                stage = 0;
-                rounds++;
-            }
+    if (lane >= CHAIN_WARPS)
+        return;
+    while (c.row < c.end || c.step + 1 < all.count) {
+        if (!chain_come<W>(h, all.count, lane, c) ||
+            !barrier_tested(&h.taken[lane][stage], (rounds & 1u) ^ 1u))
+            continue;
+        const gemv_arguments &a = h.near[c.step % CHAIN_NEAR].project;
+        if (c.slice == 0)
+            c.easy = chain_bulk_slices<W>(a, chain_enter<W>(a, c), c.slices);
+        chain_ask<W>(a, c, rings + (lane * all.depth + stage) * chain_shape<W>::STAGE,
+                     &h.arrived[lane][stage]);
+        chain_asked<W>(c);
+        if (++stage == all.depth) {
+            stage = 0;
+            rounds++;
         }
-        goes_on = goes_on && (c.row < c.end || c.step + 1 < all.count);
     }
 }
 
