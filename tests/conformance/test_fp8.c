@@ -1,61 +1,21 @@
 /* Products of fp8: against the same products in double, of factors that are rounded to e4m3 here; and what a stream of the
  * option `fp8` does where it cannot.
- *
- * The test device adds in f32: outputs are near to 1e-5 of the sum of the magnitudes that were added. Tensor cores keep
- * some 14 bits of each of 32 products, as many below the largest of them: what is lost is up to 2^-13 of that, which among
- * normal numbers is some 8 times the others, and so 2^-10 of the sum of magnitudes where all is lost to one side. */
+ * The test device adds in f32: outputs are near to 1e-5 of the sum of magnitudes. Tensor cores keep some 14 bits of each
+ * of 32 products, as many below the largest: up to 2^-13 of that, which among normal numbers is some 8 times the others,
+ * and so 2^-10 of the sum where all is lost to one side. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include <cmocka.h>
 #include <math.h>
 
+#include "conformance/plain_e4m3.h"
 #include "conformance/side.h"
 #include "support/support.h"
-
-/* ---- e4m3, plainly ---- */
-
-/* The magnitudes, rising: codes 0 to 126. */
-static double magnitude(int code) {
-    const int exponent = code >> 3, fraction = code & 7;
-    return exponent == 0 ? ldexp(fraction, -9) : ldexp(8 + fraction, exponent - 10);
-}
-
-/* To the nearest, of two alike the even code; 448 at most. */
-static double rounded(double x) {
-    const double size = fabs(x);
-    int low = 0, high = 126;
-    if (isnan(x) || size >= magnitude(high))
-        return isnan(x) ? x : copysign(magnitude(high), x);
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        *(magnitude(middle) <= size ? &low : &high) = middle;
-    }
-    const double below = size - magnitude(low), above = magnitude(high) - size;
-    const bool up = above < below || (above == below && high % 2 == 0);
-    return copysign(magnitude(up ? high : low), x);
-}
-
-/* Rows as the device takes them: values rounded in place, and the scale of each row. The factor is a float, and so is
- * what is rounded. */
-static float *quantise(double *values, int64_t rows, int64_t width) {
-    float *scale = must_allocate((size_t)rows * sizeof *scale);
-    for (int64_t r = 0; r < rows; r++) {
-        double *row = values + r * width, most = 0;
-        for (int64_t i = 0; i < width; i++)
-            most = fmax(most, fabs(row[i]));
-        const float factor = most > 0 ? 448.0f / (float)most : 0.0f;
-        scale[r] = (float)most / 448.0f;
-        for (int64_t i = 0; i < width; i++)
-            row[i] = rounded((double)((float)row[i] * factor));
-    }
-    return scale;
-}
 
 /* ---- A problem ---- */
 
@@ -194,7 +154,7 @@ static product multiply(side *s, const problem *p, const operands *o, int which,
                         const float *x_scale, bool fp8) {
     double *w = side_read(s, &o->weight[which]);
     double *bias = p->biased ? side_read(s, &o->bias[which]) : NULL;
-    float *scale = fp8 ? quantise(w, p->rows, p->width) : NULL;
+    float *scale = fp8 ? e4m3_quantise(w, p->rows, p->width) : NULL;
     const size_t size = (size_t)(p->tokens * p->rows) * sizeof(double);
     product out = {must_allocate(size), must_allocate(size)};
     for (int64_t t = 0; t < p->tokens; t++)
@@ -223,7 +183,7 @@ static double *expected(side *s, const problem *p, const operands *o, bool fp8, 
     double *residual = p->ending == ADDED ? side_read(s, &o->residual) : NULL;
     if (p->normed)
         norm_rows(x, p, norm);
-    float *scale = fp8 ? quantise(x, p->tokens, p->width) : NULL;
+    float *scale = fp8 ? e4m3_quantise(x, p->tokens, p->width) : NULL;
     product a = multiply(s, p, o, 0, x, scale, fp8), b = {NULL, NULL};
     if (p->ending == GATED)
         b = multiply(s, p, o, 1, x, scale, fp8);
@@ -301,13 +261,15 @@ static void check(const problem *p, bool is_fp8) {
 static void test_values(void **state) {
     (void)state;
     for (int code = 0; code < 126; code++) {
-        const double low = magnitude(code), high = magnitude(code + 1), middle = (low + high) / 2;
-        assert_true(rounded(low) == low && rounded(-high) == -high);
-        assert_true(rounded(middle) == (code % 2 == 0 ? low : high));
-        assert_true(rounded(middle * (1 + 1e-9)) == high && rounded(middle * (1 - 1e-9)) == low);
+        const double low = e4m3_magnitude(code), high = e4m3_magnitude(code + 1),
+                     middle = (low + high) / 2;
+        assert_true(e4m3_rounded(low) == low && e4m3_rounded(-high) == -high);
+        assert_true(e4m3_rounded(middle) == (code % 2 == 0 ? low : high));
+        assert_true(e4m3_rounded(middle * (1 + 1e-9)) == high &&
+                    e4m3_rounded(middle * (1 - 1e-9)) == low);
     }
-    assert_true(magnitude(1) == 0x1p-9 && magnitude(8) == 0x1p-6 && magnitude(126) == 448);
-    assert_true(rounded(1e9) == 448 && rounded(-449) == -448 && isnan(rounded(NAN)));
+    assert_true(e4m3_magnitude(1) == 0x1p-9 && e4m3_magnitude(126) == 448);
+    assert_true(e4m3_rounded(1e9) == 448 && e4m3_rounded(-449) == -448 && isnan(e4m3_rounded(NAN)));
 }
 
 static void test_cuda_endings(void **state) {
@@ -450,7 +412,7 @@ static void check_layer(const layer *l) {
     s.as.device->ops.mlstm_output(s.stream, &op);
     side_finish(&s, "mlstm_output");
     double *x = layer_rows(&s, l, &op);
-    float *scale = quantise(x, l->tokens, width);
+    float *scale = e4m3_quantise(x, l->tokens, width);
     const operands o = {.weight = {op.weight}};
     product want = multiply(&s, &p, &o, 0, x, scale, true);
     double *residual = side_read(&s, &op.residual);
@@ -495,11 +457,11 @@ static void test_cuda_rounding(void **state) {
         x[i] = fmin(fmax((double)(float)(x[i] * spread), -448), 448);
     }
     for (int code = 0; code < 127; code++) {
-        x[code] = magnitude(
+        x[code] = e4m3_magnitude(
             code); /* row 0: what there is; row 1: what lies in the middle; others: drawn */
-        x[128 + code] = -magnitude(code);
+        x[128 + code] = -e4m3_magnitude(code);
         if (code < 126) {
-            x[WIDTH + code] = (magnitude(code) + magnitude(code + 1)) / 2;
+            x[WIDTH + code] = (e4m3_magnitude(code) + e4m3_magnitude(code + 1)) / 2;
             x[WIDTH + 128 + code] = -x[WIDTH + code];
         }
     }
@@ -520,9 +482,9 @@ static void test_cuda_rounding(void **state) {
     side_finish(&s, "rounding");
     const double *y = s.outputs[0].values;
     for (int i = 0; i < TOKENS * WIDTH; i++)
-        if (i / WIDTH == 7 ? !isnan(y[i]) : y[i] != 448 * rounded(x[i]))
+        if (i / WIDTH == 7 ? !isnan(y[i]) : y[i] != 448 * e4m3_rounded(x[i]))
             fail_msg("row %d, column %d: %a became %a and should be %a", i / WIDTH, i % WIDTH, x[i],
-                     y[i] / 448, rounded(x[i]));
+                     y[i] / 448, e4m3_rounded(x[i]));
     free(x);
     free(w);
     side_close(&s);
