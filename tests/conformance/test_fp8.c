@@ -268,7 +268,7 @@ static void test_values(void **state) {
         assert_true(e4m3_rounded(middle * (1 + 1e-9)) == high &&
                     e4m3_rounded(middle * (1 - 1e-9)) == low);
     }
-    assert_true(e4m3_magnitude(1) == 0x1p-9 && e4m3_magnitude(126) == 448);
+    assert_true(e4m3_magnitude(1) == 0x1p-9 && e4m3_magnitude(8) == 0x1p-6);
     assert_true(e4m3_rounded(1e9) == 448 && e4m3_rounded(-449) == -448 && isnan(e4m3_rounded(NAN)));
 }
 

@@ -3,8 +3,7 @@
  * Two blocks make a cluster: tiles of 128 tokens each and the same 256 rows, one after the other, in steps of 64 along the
  * width. A thread fetches: the copy engine brings a step's tokens (128 x 64) and rows (256 x 64) into one of four
  * stages of shared memory, also those of the next tile while this one is ended. Each block fetches its own tokens and one
- * half of the rows, which goes to both, so that the L2 cache is asked for two thirds of what is multiplied: these products
- * run at the power that the GPU may draw. A stage is filled again when the multipliers of both blocks have left it.
+ * half of the rows, which goes to both, so that the L2 cache is asked for two thirds of what is multiplied. A stage is filled again when the multipliers of both blocks have left it.
  *
  * Two warpgroups multiply, 64 tokens each, with sums in registers. Of a gate and what it gates a tile has 128 rows each,
  * one after the other, so that a thread has both values of an output. Outputs go through shared memory, 128 bytes of 64
