@@ -42,11 +42,12 @@ static __device__ __forceinline__ float dot_row(const unsigned char *tiles, int 
                                 n + d);
     return dot;
 }
-/* Two columns of a tile, the tokens weighed. */
+/* Two columns of a tile, the tokens weighed, DEPTH at a time: as many as there are registers for. */
+template <int DEPTH>
 static __device__ __forceinline__ float2 sum_columns(const unsigned char *tile, int column,
                                                      int tokens, const float *weights) {
     float2 sum = make_float2(0.0f, 0.0f);
-#pragma unroll 2
+#pragma unroll DEPTH
     for (int token = 0; token < tokens; token++) {
         uint32_t two = *(const uint32_t *)(tile + tile_offset((unsigned)token, (unsigned)column));
         sum.x += weights[token] * from_bf16((uint16_t)two);
@@ -91,8 +92,10 @@ static __device__ void carry_normalizer(const sweep_arguments &a, const sweep_ta
         int slot = item % FORM::slots;
         barrier_wait(b->slot_full + slot, (unsigned)(item / FORM::slots & 1));
         float2 sum =
-            sum_columns(slots + slot * FORM::slot_bytes + 2 * me / TILE_COLUMNS * TILE_BYTES,
-                        2 * me % TILE_COLUMNS, c.tokens, factors->write);
+            sum_columns < FORM::reads
+                ? 2
+                : 8 > (slots + slot * FORM::slot_bytes + 2 * me / TILE_COLUMNS * TILE_BYTES,
+                       2 * me % TILE_COLUMNS, c.tokens, factors->write);
         n = make_float2(factors->keep * n.x + sum.x, factors->keep * n.y + sum.y);
         warp_arrive(b->slot_empty + slot);
         warp_arrive(b->stage_empty + stage);

@@ -315,6 +315,7 @@ __launch_bounds__(SWEEP_THREADS,
     struct sweep_barriers *b =
         (struct sweep_barriers *)((unsigned char *)factors + form::stages * form::factor_bytes);
     float *normalizer = (float *)((unsigned char *)b + BARRIER_BYTES);
+    constexpr bool room = form::carries && !form::reads;
     const int readers = COMPUTING_WARPS + (form::carries ? NORMALIZER_WARPS : 0);
     if (threadIdx.x == 0) {
         for (int i = 0; i < form::slots; i++) {
@@ -335,14 +336,14 @@ __launch_bounds__(SWEEP_THREADS,
         __syncthreads();
     struct sweep_task t = task_of<form::values>(a);
     if (threadIdx.x >= COMPUTING) {
-        registers_fewer<REGISTERS_FETCHING>();
+        registers_fewer<room ? REGISTERS_CARRYING : REGISTERS_FETCHING>();
         int warp = ((int)threadIdx.x - COMPUTING) / WARP;
         if (threadIdx.x == COMPUTING)
             fetch_all<form>(a, t, memory, stages, factors, b);
         if (form::carries && warp > 0 && warp <= NORMALIZER_WARPS)
             carry_normalizer<form>(a, t, memory, factors, normalizer, b);
     } else {
-        registers_more<REGISTERS_COMPUTING>();
+        registers_more<room ? REGISTERS_BESIDE : REGISTERS_COMPUTING>();
         compute<KEYS, ROWS, SPLIT, KIND, TRANSPOSED>(a, t, memory, stages, factors, b);
     }
     if (a.sharing > 1) /* the others still arrive at this block's barriers */

@@ -18,7 +18,9 @@ enum {
     BORDER_THREADS = 1024, /* divides every size of a state */
     NORMALIZER_WARPS = 2,
     REGISTERS_FETCHING = 24,
-    REGISTERS_COMPUTING = 240
+    REGISTERS_COMPUTING = 240,
+    REGISTERS_CARRYING = 40, /* where no O is wanted; and of the others then: */
+    REGISTERS_BESIDE = 232
 };
 
 /* What a sweep does besides. Where a block has all values of a head, it can make the scores itself, of X and Y that it
