@@ -92,8 +92,8 @@ static xlstm_status read_logits(xlstm_batch_item *items, int count, const int64_
 typedef struct choices {
     int64_t begun; /* enqueued */
     int64_t count; /* not yet */
-    int32_t rows[FORWARD_LOGIT_ROWS];
-    struct ops_sample_row options[FORWARD_LOGIT_ROWS];
+    int32_t rows[FORWARD_CHOICES];
+    struct ops_sample_row options[FORWARD_CHOICES];
 } choices;
 
 static void enqueue_choices(forward *f, choices *c) {
@@ -125,7 +125,7 @@ static xlstm_status choose_next(xlstm_batch_item *items, int count, const int64_
         }
         c->rows[c->count] = row;
         c->options[c->count++] = options;
-        if (c->count == FORWARD_LOGIT_ROWS)
+        if (c->count == FORWARD_CHOICES)
             enqueue_choices(f, c);
     }
     enqueue_choices(f, c);

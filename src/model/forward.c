@@ -65,8 +65,15 @@ static void place_neurips(forward *f, const model_config *config, arena *a) {
     f->h = place(a, real, T, larger(D, E));
 }
 
+/* Rows that the head has room for. */
+static int64_t logit_rows(const forward_limits *limits) {
+    if (limits->sequences <= FORWARD_LOGIT_ROWS)
+        return FORWARD_LOGIT_ROWS;
+    return limits->sequences < FORWARD_CHOICES ? limits->sequences : FORWARD_CHOICES;
+}
+
 static void place_all(forward *f, const model_config *c, arena *a) {
-    int64_t T = f->limits.tokens, R = FORWARD_LOGIT_ROWS, D = c->embedding_dim;
+    int64_t T = f->limits.tokens, R = logit_rows(&f->limits), D = c->embedding_dim;
     dtype real = f->limits.activation;
     for (int i = 0; i < f->program.values; i++) {
         ops_tensor value = place(a, real, T, D);

@@ -22,8 +22,9 @@ typedef struct forward_limits {
     int deferred;     /* tokens in a ring of the pool */
 } forward_limits;
 
-/* Rows of logits that are made at once. */
-enum { FORWARD_LOGIT_ROWS = 64 };
+/* Rows of logits that are made at once, and those of which ids are chosen at once, where there are as many sequences: the
+ * weights of the head are read once for all of them. */
+enum { FORWARD_LOGIT_ROWS = 64, FORWARD_CHOICES = 128 };
 
 typedef struct forward_sequence {
     int slot;
@@ -57,7 +58,7 @@ xlstm_status forward_logits(forward *f, const int32_t *rows, int64_t count, floa
 xlstm_status forward_sample(forward *f, int32_t row, const struct ops_sample_row *options,
                             const int32_t *penalised, int32_t *id);
 /* The same for some rows, without penalties: enqueues choice number first + i of rows[i]. count <=
- * FORWARD_LOGIT_ROWS; there are as many choices as sequences. */
+ * FORWARD_CHOICES; there are as many choices as sequences. */
 void forward_choose_rows(forward *f, const int32_t *rows, int64_t count,
                          const struct ops_sample_row *options, int64_t first);
 /* Blocks until the first `count` choices are made. */

@@ -21,6 +21,17 @@ static struct ops_sample_row greedy_of(const forward *f) {
     return (struct ops_sample_row){.limit = f->config->vocab_size, .top_p = 1, .penalty = 1};
 }
 
+/* Of as many rows as a batch of these tokens has at once. */
+static void rehearse_choices(forward *f, int64_t tokens) {
+    struct ops_sample_row options[FORWARD_CHOICES];
+    int32_t rows[FORWARD_CHOICES] = {0};
+    int64_t count = f->limits.sequences < FORWARD_CHOICES ? f->limits.sequences : FORWARD_CHOICES;
+    count = tokens < count ? tokens : count;
+    for (int64_t i = 0; i < count; i++)
+        options[i] = greedy_of(f);
+    forward_choose_rows(f, rows, count, options, 0);
+}
+
 static xlstm_status rehearse_ahead(forward *f) {
     const struct ops_sample_row greedy = greedy_of(f);
     const int32_t end = 0;
@@ -37,6 +48,7 @@ static xlstm_status rehearse_run(forward *f, const int32_t *ids, int64_t tokens,
     int64_t rows = tokens < FORWARD_LOGIT_ROWS ? tokens : FORWARD_LOGIT_ROWS;
     forward_run(f, &sequence, 1);
     xlstm_status status = rehearse_logits(f, rows, row);
+    rehearse_choices(f, tokens);
     return status == XLSTM_OK ? forward_sample(f, 0, &greedy, NULL, &id) : status;
 }
 

@@ -168,6 +168,34 @@ static void test_batch_rows_are_independent(void **state) {
     xlstm_model_free(model);
 }
 
+/* More sessions than rows of logits that are made at once. */
+static void test_many_choices(void **state) {
+    (void)state;
+    enum { ROWS = 150 };
+    static float logits[VOCAB];
+    xlstm_model_options options = {.profile = "exact", .threads = 2, .max_sessions = ROWS};
+    xlstm_model *model = test_model(test_small_model(), &options);
+    const xlstm_sampling greedy = {0};
+    xlstm_sampler *sampler;
+    xlstm_batch_item items[ROWS];
+    int32_t ids[ROWS], next[ROWS], wanted;
+    assert_int_equal(xlstm_sampler_create(model, &greedy, &sampler), XLSTM_OK);
+    for (int r = 0; r < ROWS; r++) {
+        ids[r] = 2 * r;
+        items[r] = (xlstm_batch_item){test_session(model), &ids[r], 1, NULL, sampler, &next[r]};
+    }
+    assert_int_equal(xlstm_eval_batch(items, ROWS), XLSTM_OK);
+    for (int r = 0; r < ROWS; r++) {
+        assert_int_equal(xlstm_session_reset(items[r].session), XLSTM_OK);
+        test_feed(items[r].session, &ids[r], 1, logits);
+        assert_int_equal(xlstm_sample(sampler, logits, 1, &wanted), XLSTM_OK);
+        assert_int_equal(next[r], wanted);
+        xlstm_session_free(items[r].session);
+    }
+    xlstm_sampler_free(sampler);
+    xlstm_model_free(model);
+}
+
 static void test_clone_and_reset(void **state) {
     (void)state;
     static float first[VOCAB], second[VOCAB], fresh[VOCAB];
@@ -273,6 +301,7 @@ int main(void) {
         cmocka_unit_test(test_batch_size_changes_nothing),
         cmocka_unit_test(test_threads_change_nothing),
         cmocka_unit_test(test_batch_rows_are_independent),
+        cmocka_unit_test(test_many_choices),
         cmocka_unit_test(test_clone_and_reset),
         cmocka_unit_test(test_cancelling),
         cmocka_unit_test(test_wrong_calls),
