@@ -52,7 +52,6 @@ static mlstm_arguments arguments_of(const cuda_stream *s, const struct ops_mlstm
     a.ring = op->deferred;
     a.interval = op->deferred && chunk % op->deferred ? op->deferred : chunk;
     a.wide = is_wide(&op->c);
-    a.wide_ring = op->deferred && is_wide(&op->ring_k) && is_wide(&op->ring_v);
     a.eps = (float)op->eps;
     a.scale = (float)(1 / sqrt((double)a.d_qk));
     a.q = rows_of(&op->q);

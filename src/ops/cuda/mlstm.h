@@ -36,7 +36,6 @@ struct mlstm_arguments {
     int ring;       /* R; 0: none */
     int interval;   /* absolute positions between foldings */
     bool wide;      /* vectors of C lie at multiples of 16 bytes */
-    bool wide_ring; /* and those of the keys and values of a ring */
     bool hints;     /* C is fetched to level 2 early */
     float eps, scale;
     struct mlstm_rows q, k, v, h, i, f;

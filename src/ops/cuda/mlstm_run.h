@@ -98,16 +98,24 @@ template <int TYPE> static void run_steps(cuda_stream *s, mlstm_arguments a) {
              (unsigned)MLSTM_WING, 3 * (size_t)a.d_qk * sizeof(float) + parts_bytes<TYPE>(), a);
 }
 
+/* Whether the terms of a full ring fit into shared memory, with STREAM_BLOCKS blocks on a multiprocessor, each of which takes
+ * another 1024 bytes. */
+template <int TYPE> static bool keeps_terms(const cuda_stream *s, const mlstm_arguments &a) {
+    const size_t bytes = mlstm_stream_bytes<TYPE>(a.d_qk, a.ring);
+    return bytes <= s->gpu->shared_bytes &&
+           STREAM_BLOCKS * (bytes + 1024) <= s->gpu->shared_bytes + 1024;
+}
+
 /* Single tokens, in blocks that stay on the GPU. */
-template <int TYPE, bool RING> static void run_stream(cuda_stream *s, const mlstm_arguments &a) {
+template <int TYPE, int KIND> static void run_stream(cuda_stream *s, const mlstm_arguments &a) {
     const int64_t items = (int64_t)a.batch.sequences * a.heads * mlstm_pieces<TYPE>(a.d_v);
     const int64_t places = (int64_t)STREAM_BLOCKS * s->gpu->processors;
-    cuda_run(s, "mlstm_prepare", mlstm_prepare<TYPE, RING>,
+    cuda_run(s, "mlstm_prepare", mlstm_prepare<TYPE, KIND != STREAM_ALONE>,
              dim3(1, (unsigned)a.heads, (unsigned)a.batch.sequences), (unsigned)MLSTM_WING,
              3 * (size_t)a.d_qk * sizeof(float), a);
-    cuda_run(s, "mlstm_stream", mlstm_stream<TYPE, RING>,
+    cuda_run(s, "mlstm_stream", mlstm_stream<TYPE, KIND>,
              dim3((unsigned)(items < places ? items : places)), (unsigned)MLSTM_WING,
-             mlstm_stream_bytes<TYPE>(a.d_qk), a);
+             mlstm_stream_bytes<TYPE>(a.d_qk, KIND == STREAM_KEEPS ? a.ring : 0), a);
 }
 
 template <int TYPE, int ROWS> static void run_sequences(cuda_stream *s, const mlstm_arguments &a) {
@@ -128,10 +136,13 @@ static void run_mlstm(cuda_stream *s, const struct ops_mlstm *op, const mlstm_ar
         run_sequences<TYPE, FEW>(s, a);
     else if (op->batch.longest > 1)
         run_sequences<TYPE, MANY>(s, a);
-    if (a.ring && (op->batch.longest == 1 || op->batch.sequences > 1))
-        run_stream<TYPE, true>(s, a);
-    else if (op->batch.longest == 1)
-        run_stream<TYPE, false>(s, a);
+    const bool stream = op->batch.longest == 1 || (a.ring && op->batch.sequences > 1);
+    if (stream && !a.ring)
+        run_stream<TYPE, STREAM_ALONE>(s, a);
+    else if (stream && keeps_terms<TYPE>(s, a))
+        run_stream<TYPE, STREAM_KEEPS>(s, a);
+    else if (stream)
+        run_stream<TYPE, STREAM_RING>(s, a);
 }
 
 #endif

@@ -19,6 +19,10 @@ enum {
     STREAM_STAGE = STREAM_ROWS * MLSTM_WING /* vectors */
 };
 
+/* What a kernel is made for: no ring; a ring whose terms are in shared memory while C takes them in; and one for whose terms
+ * there is no room there. */
+enum mlstm_stream_kind { STREAM_ALONE, STREAM_KEEPS, STREAM_RING };
+
 template <int TYPE> struct mlstm_piece {
     enum {
         BYTES = TYPE == DTYPE_F32 ? 4 : 2,
@@ -124,10 +128,17 @@ template <int TYPE> static __host__ __device__ __forceinline__ int mlstm_input_f
     return 2 * mlstm_whole_rows(d_qk) + mlstm_piece<TYPE>::COLUMNS +
            (int)(sizeof(mlstm_digest) / sizeof(float));
 }
-template <int TYPE> static size_t mlstm_stream_bytes(int d_qk) {
+/* Of the part whose size does not depend on the ring. */
+template <int TYPE> static __host__ __device__ __forceinline__ int mlstm_stream_floats(int d_qk) {
+    return 2 * mlstm_input_floats<TYPE>(d_qk) + 2 * MLSTM_WARPS * mlstm_piece<TYPE>::COLUMNS;
+}
+/* Of a term that C takes in. */
+template <int TYPE> static __host__ __device__ __forceinline__ int mlstm_term_floats(int d_qk) {
+    return mlstm_whole_rows(d_qk) + mlstm_piece<TYPE>::COLUMNS;
+}
+template <int TYPE> static size_t mlstm_stream_bytes(int d_qk, int kept_terms) {
     return STREAM_STAGES * STREAM_STAGE * sizeof(uint4) +
-           (size_t)(2 * mlstm_input_floats<TYPE>(d_qk) +
-                    2 * MLSTM_WARPS * mlstm_piece<TYPE>::COLUMNS) *
+           (size_t)(mlstm_stream_floats<TYPE>(d_qk) + kept_terms * mlstm_term_floats<TYPE>(d_qk)) *
                sizeof(float);
 }
 template <int TYPE>
@@ -146,7 +157,7 @@ struct mlstm_stream_asked {
     int word;
 };
 
-template <int TYPE, bool RING>
+template <int TYPE, int KIND>
 static __device__ __forceinline__ mlstm_stream_asked mlstm_stream_ask(const mlstm_arguments &a,
                                                                       int index, int items) {
     mlstm_stream_asked asked = {0.0f, 0.0f, 0.0f, -1};
@@ -162,16 +173,16 @@ static __device__ __forceinline__ mlstm_stream_asked mlstm_stream_ask(const mlst
         return asked;
     if (t < a.d_qk)
         asked.q = mlstm_load(a.q, token, item.head, 0, t);
-    if (!RING && t < a.d_qk)
+    if (KIND == STREAM_ALONE && t < a.d_qk)
         asked.k = mlstm_load(a.k, token, item.head, 0, t);
     if (t < mlstm_piece<TYPE>::COLUMNS && item.column + t < a.d_v)
-        asked.v = RING ? a.terms[(int64_t)item.at * a.d_v + item.column + t]
-                       : mlstm_load(a.v, token, item.head, 0, item.column + t);
+        asked.v = KIND != STREAM_ALONE ? a.terms[(int64_t)item.at * a.d_v + item.column + t]
+                                       : mlstm_load(a.v, token, item.head, 0, item.column + t);
     return asked;
 }
 
 /* What has come; keys that are longer than a block is wide are not asked for before. */
-template <int TYPE, bool RING>
+template <int TYPE, int KIND>
 static __device__ __forceinline__ void mlstm_stream_put(const mlstm_arguments &a, int index,
                                                         int items, const mlstm_stream_asked &asked,
                                                         const mlstm_stream_inputs &to) {
@@ -263,74 +274,127 @@ mlstm_stream_read(const mlstm_arguments &a, int first, const uint4 *stage,
 
 /* ---- A ring that is full ---- */
 
-/* `count` floats, which lie at a multiple of 16 bytes if they are `wide`, and zeros behind them. */
-template <int MOST>
-static __device__ __forceinline__ void mlstm_floats(const float *p, int count, bool wide,
-                                                    float *x) {
-    if (wide && count >= MOST) {
-#pragma unroll
-        for (int i = 0; i < MOST; i += 4)
-            mlstm_four(p + i, x + i);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < MOST; i++)
-        x[i] = i < count ? p[i] : 0.0f;
+/* Terms of a piece in shared memory: keys times their weights, [terms][whole groups of rows], and values, [terms][columns]: of
+ * each vector the first four, then, of narrow types, the second four of each. */
+struct mlstm_kept_terms {
+    float *keys, *values;
+    int count; /* whose weight is not 0 */
+};
+
+template <int TYPE> static __device__ __forceinline__ int mlstm_value_place(int column) {
+    if (mlstm_piece<TYPE>::COUNT == 4)
+        return column;
+    return column / 4 % 2 * (4 * WARP) + column / 8 * 4 + column % 4;
 }
 
-/* Four rows of C take in the terms, the token among them, which mlstm_prepare has put into the ring. A few terms are fetched
- * together. */
+/* The piece's terms, the token among them, which mlstm_prepare has put into the ring, to shared memory. */
 template <int TYPE>
-static __device__ __noinline__ void
-mlstm_stream_fold(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
-                  const mlstm_column &own, int first, const uint4 *stage) {
-    enum { MOST = mlstm_piece<TYPE>::COUNT, TOGETHER = TYPE == DTYPE_F32 ? 4 : 2 };
-    const int64_t row_bytes = a.c.row * mlstm_piece<TYPE>::BYTES;
-    const int row = first + (int)threadIdx.x / WARP * STREAM_ROWS, rows = a.d_qk - row;
-    const int column = item.column + (int)threadIdx.x % WARP * MOST;
-    const float *keys =
-        (const float *)a.ring_k.data + d.slot * a.ring_k.outer + item.head * a.ring_k.head + row;
-    const float *values =
-        (const float *)a.ring_v.data + d.slot * a.ring_v.outer + item.head * a.ring_v.head + column;
-    const float *weights = a.folds[item.at].weights, keep = d.after.high;
-    float x[STREAM_ROWS][MOST];
-    if (rows <= 0)
-        return;
-#pragma unroll
-    for (int r = 0; r < STREAM_ROWS; r++) {
-        mlstm_unpack<TYPE>(stage[r * MLSTM_WING], x[r]);
-#pragma unroll
-        for (int i = 0; i < MOST; i++)
-            x[r][i] = keep == 0.0f ? 0.0f : x[r][i] * keep;
-    }
-    for (int l = 0; l < d.terms; l += TOGETHER) {
-        float weight[TOGETHER], key[TOGETHER][STREAM_ROWS], value[TOGETHER][MOST];
+static __device__ __forceinline__ mlstm_kept_terms mlstm_keep_terms(const mlstm_arguments &a,
+                                                                    const mlstm_digest &d,
+                                                                    const mlstm_item &item,
+                                                                    float *room) {
+    enum { TOGETHER = 8, COLUMNS = mlstm_piece<TYPE>::COLUMNS };
+    const int rows = mlstm_whole_rows(a.d_qk), t = (int)threadIdx.x;
+    mlstm_kept_terms to = {room, room + a.ring * rows, 0};
+    const float *weights = a.folds[item.at].weights;
+    for (int first = 0; first < d.terms; first += TOGETHER) {
+        float weight[TOGETHER], key[TOGETHER], value[TOGETHER];
 #pragma unroll
         for (int j = 0; j < TOGETHER; j++) {
-            const bool there = l + j < d.terms;
-            weight[j] = there ? weights[l + j] : 0.0f;
-            mlstm_floats<STREAM_ROWS>(keys + (l + j) * a.ring_k.row, there ? rows : 0, a.wide_ring,
-                                      key[j]);
-            mlstm_floats<MOST>(values + (l + j) * a.ring_v.row, there ? own.count : 0, a.wide_ring,
-                               value[j]);
+            const int l = first + j;
+            weight[j] = l < d.terms ? weights[l] : 0.0f;
+            key[j] =
+                l < d.terms && t < a.d_qk ? mlstm_load(a.ring_k, d.slot, item.head, l, t) : 0.0f;
+            value[j] = l < d.terms && t < COLUMNS && item.column + t < a.d_v
+                           ? mlstm_load(a.ring_v, d.slot, item.head, l, item.column + t)
+                           : 0.0f;
         }
 #pragma unroll
         for (int j = 0; j < TOGETHER; j++) {
             if (weight[j] == 0.0f)
                 continue;
-#pragma unroll
-            for (int r = 0; r < STREAM_ROWS; r++) {
-                const float k = weight[j] * key[j][r];
-#pragma unroll
-                for (int i = 0; i < MOST; i++)
-                    x[r][i] = fmaf(k, value[j][i], x[r][i]);
-            }
+            if (t < a.d_qk)
+                to.keys[to.count * rows + t] = weight[j] * key[j];
+            for (int e = t + MLSTM_WING; e < a.d_qk; e += MLSTM_WING)
+                to.keys[to.count * rows + e] =
+                    weight[j] * mlstm_load(a.ring_k, d.slot, item.head, first + j, e);
+            if (t < COLUMNS)
+                to.values[to.count * COLUMNS + mlstm_value_place<TYPE>(t)] = value[j];
+            to.count++;
         }
+    }
+    return to;
+}
+
+/* Of a thread: its four keys and its vector's values. */
+template <int TYPE>
+static __device__ __forceinline__ bool mlstm_kept_term(const mlstm_kept_terms &terms, int rows,
+                                                       int l, int row, float *key, float *value) {
+    enum { MOST = mlstm_piece<TYPE>::COUNT };
+    const float *values = terms.values + (l * MOST * WARP + (int)threadIdx.x % WARP * 4);
+    mlstm_four(terms.keys + l * rows + row, key);
+#pragma unroll
+    for (int i = 0; i < MOST; i += 4)
+        mlstm_four(values + i * WARP, value + i);
+    return true;
+}
+/* The same from the ring, where there is no room for its terms in shared memory. */
+template <int TYPE>
+static __device__ __forceinline__ bool
+mlstm_ring_term(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
+                const mlstm_column &own, int l, int row, float *key, float *value) {
+    enum { MOST = mlstm_piece<TYPE>::COUNT };
+    const int column = item.column + (int)threadIdx.x % WARP * MOST;
+    const float weight = a.folds[item.at].weights[l];
+#pragma unroll
+    for (int r = 0; r < STREAM_ROWS; r++)
+        key[r] =
+            row + r < a.d_qk ? weight * mlstm_load(a.ring_k, d.slot, item.head, l, row + r) : 0.0f;
+#pragma unroll
+    for (int i = 0; i < MOST; i++)
+        value[i] = i < own.count ? mlstm_load(a.ring_v, d.slot, item.head, l, column + i) : 0.0f;
+    return weight != 0.0f;
+}
+
+/* Four rows of C take in `count` terms; their part of q^T C before that. term(l, row, key, value) gives the keys of four
+ * rows, times the term's weight, and the values of the vector's columns; false: the weight is 0. */
+template <int TYPE, class T>
+static __device__ __forceinline__ void
+mlstm_stream_fold(const mlstm_arguments &a, const mlstm_column &own, int first, const uint4 *stage,
+                  const mlstm_stream_inputs &in, float keep, int count, T term,
+                  float (*sum)[mlstm_piece<TYPE>::COUNT]) {
+    enum { MOST = mlstm_piece<TYPE>::COUNT };
+    const int64_t row_bytes = a.c.row * mlstm_piece<TYPE>::BYTES;
+    const int row = first + (int)threadIdx.x / WARP * STREAM_ROWS;
+    float x[STREAM_ROWS][MOST], q[STREAM_ROWS];
+    if (row >= a.d_qk)
+        return;
+    mlstm_four(in.q + row, q);
+#pragma unroll
+    for (int r = 0; r < STREAM_ROWS; r++) {
+        mlstm_unpack<TYPE>(stage[r * MLSTM_WING], x[r]);
+#pragma unroll
+        for (int i = 0; i < MOST; i++) {
+            if (row + r < a.d_qk)
+                sum[r][i] = fmaf(q[r], x[r][i], sum[r][i]);
+            x[r][i] = keep == 0.0f ? 0.0f : x[r][i] * keep;
+        }
+    }
+#pragma unroll 1
+    for (int l = 0; l < count; l++) {
+        float key[STREAM_ROWS], value[MOST];
+        if (!term(l, row, key, value))
+            continue;
+#pragma unroll
+        for (int r = 0; r < STREAM_ROWS; r++)
+#pragma unroll
+            for (int i = 0; i < MOST; i++)
+                x[r][i] = fmaf(key[r], value[i], x[r][i]);
     }
     char *c = own.c + first * row_bytes;
 #pragma unroll
     for (int r = 0; r < STREAM_ROWS; r++)
-        if (r < rows)
+        if (row + r < a.d_qk)
             mlstm_store_vector<TYPE>(c + r * row_bytes, own.count, a.wide, mlstm_pack<TYPE>(x[r]));
 }
 
@@ -348,7 +412,7 @@ static __device__ __forceinline__ void mlstm_stream_leave(float (*sum)[mlstm_pie
 }
 
 /* `terms`: what those of a ring add in column threadIdx.x of the piece. */
-template <int TYPE, bool RING>
+template <int TYPE, int KIND>
 static __device__ __forceinline__ void
 mlstm_stream_out(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_item &item,
                  float terms, const float *parts) {
@@ -356,7 +420,7 @@ mlstm_stream_out(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_it
     if (i >= columns || item.column + i >= a.d_v)
         return;
     float sum = mlstm_total(parts + i, columns);
-    if (RING)
+    if (KIND != STREAM_ALONE)
         sum = d.carried == 0.0f ? terms : fmaf(d.carried, sum, terms);
     else
         sum = mlstm_quotient(d.carried * sum * a.scale, d.divisor);
@@ -366,28 +430,19 @@ mlstm_stream_out(const mlstm_arguments &a, const mlstm_digest &d, const mlstm_it
 /* ---- A block ---- */
 
 /* The rows of a piece, of which STREAM_STAGES times 32 are under way, and as many of the next one as follow them. `stage`
- * is where the ring stands. */
-template <int TYPE, bool RING>
+ * is where the ring stands. Calls f(first, stage) for each 32. */
+template <int TYPE, class F>
 static __device__ __forceinline__ void
-mlstm_stream_piece(const mlstm_arguments &a, const mlstm_column &own, const mlstm_column &next,
-                   const mlstm_stream_inputs &in, const mlstm_digest &d, const mlstm_item &item,
-                   uint4 *ring, int *stage, float (*sum)[mlstm_piece<TYPE>::COUNT]) {
-    const int most = mlstm_piece<TYPE>::COUNT, ahead = STREAM_STAGES * MLSTM_GROUPS;
+mlstm_stream_rows(const mlstm_arguments &a, const mlstm_column &own, const mlstm_column &next,
+                  uint4 *ring, int *stage, F f) {
+    const int ahead = STREAM_STAGES * MLSTM_GROUPS;
     const int rows = max(mlstm_whole_rows(a.d_qk), ahead);
-    mlstm_maximum value[most];
-#pragma unroll
-    for (int i = 0; i < most; i++)
-        value[i] = mlstm_weighted<TYPE>(d.weight, in.v[(int)threadIdx.x % WARP * most + i]);
 #pragma unroll 1
     for (int first = 0; first < rows; first += MLSTM_GROUPS) {
         uint4 *from = ring + *stage * STREAM_STAGE;
         copy_wait<STREAM_STAGES - 1>();
-        if (own.c && RING)
-            mlstm_stream_read<TYPE>(a, first, from, in, sum);
-        else if (own.c)
-            mlstm_stream_step<TYPE>(a, own, first, from, in, d, value, sum);
-        if (RING && own.c && d.folds)
-            mlstm_stream_fold<TYPE>(a, d, item, own, first, from);
+        if (own.c)
+            f(first, from);
         if (first + ahead < rows)
             mlstm_stream_fetch<TYPE>(a, own, first + ahead, from);
         else
@@ -396,8 +451,50 @@ mlstm_stream_piece(const mlstm_arguments &a, const mlstm_column &own, const mlst
     }
 }
 
+template <int TYPE, int KIND>
+static __device__ __forceinline__ void
+mlstm_stream_piece(const mlstm_arguments &a, const mlstm_column &own, const mlstm_column &next,
+                   const mlstm_stream_inputs &in, const mlstm_digest &d, const mlstm_item &item,
+                   uint4 *ring, float *kept, int *stage, float (*sum)[mlstm_piece<TYPE>::COUNT]) {
+    const int most = mlstm_piece<TYPE>::COUNT;
+    if (KIND == STREAM_ALONE) {
+        mlstm_maximum value[most];
+#pragma unroll
+        for (int i = 0; i < most; i++)
+            value[i] = mlstm_weighted<TYPE>(d.weight, in.v[(int)threadIdx.x % WARP * most + i]);
+        mlstm_stream_rows<TYPE>(a, own, next, ring, stage, [&](int first, const uint4 *from) {
+            mlstm_stream_step<TYPE>(a, own, first, from, in, d, value, sum);
+        });
+    } else if (d.slot >= 0 && d.folds && KIND == STREAM_KEEPS) {
+        const mlstm_kept_terms terms = mlstm_keep_terms<TYPE>(a, d, item, kept);
+        const int rows = mlstm_whole_rows(a.d_qk);
+        __syncthreads();
+        mlstm_stream_rows<TYPE>(a, own, next, ring, stage, [&](int first, const uint4 *from) {
+            mlstm_stream_fold<TYPE>(
+                a, own, first, from, in, d.after.high, terms.count,
+                [&](int l, int row, float *key, float *value) {
+                    return mlstm_kept_term<TYPE>(terms, rows, l, row, key, value);
+                },
+                sum);
+        });
+    } else if (d.slot >= 0 && d.folds) {
+        mlstm_stream_rows<TYPE>(a, own, next, ring, stage, [&](int first, const uint4 *from) {
+            mlstm_stream_fold<TYPE>(
+                a, own, first, from, in, d.after.high, d.terms,
+                [&](int l, int row, float *key, float *value) {
+                    return mlstm_ring_term<TYPE>(a, d, item, own, l, row, key, value);
+                },
+                sum);
+        });
+    } else {
+        mlstm_stream_rows<TYPE>(a, own, next, ring, stage, [&](int first, const uint4 *from) {
+            mlstm_stream_read<TYPE>(a, first, from, in, sum);
+        });
+    }
+}
+
 /* All pieces of the block. */
-template <int TYPE, bool RING>
+template <int TYPE, int KIND>
 static __device__ __forceinline__ void mlstm_stream_run(const mlstm_arguments &a, uint4 *ring,
                                                         float *room) {
     enum { MOST = mlstm_piece<TYPE>::COUNT, COLUMNS = mlstm_piece<TYPE>::COLUMNS };
@@ -406,27 +503,28 @@ static __device__ __forceinline__ void mlstm_stream_run(const mlstm_arguments &a
     mlstm_column own = mlstm_column_at<TYPE>(a, index, items);
     for (int i = 0; i < STREAM_STAGES; i++)
         mlstm_stream_fetch<TYPE>(a, own, i * MLSTM_GROUPS, ring + i * STREAM_STAGE);
-    mlstm_stream_put<TYPE, RING>(a, index, items, mlstm_stream_ask<TYPE, RING>(a, index, items),
+    mlstm_stream_put<TYPE, KIND>(a, index, items, mlstm_stream_ask<TYPE, KIND>(a, index, items),
                                  mlstm_stream_inputs_of<TYPE>(a.d_qk, room, 0));
     __syncthreads();
     for (int turn = 0; index < items; turn ^= 1) {
         const int after = index + (int)gridDim.x;
         const mlstm_column next = mlstm_column_at<TYPE>(a, after, items);
-        const mlstm_stream_asked asked = mlstm_stream_ask<TYPE, RING>(a, after, items);
+        const mlstm_stream_asked asked = mlstm_stream_ask<TYPE, KIND>(a, after, items);
         const mlstm_stream_inputs in = mlstm_stream_inputs_of<TYPE>(a.d_qk, room, turn);
         const mlstm_digest d = *in.digest;
         const mlstm_item item = mlstm_item_of<TYPE>(a, index);
         float sum[STREAM_ROWS][MOST] = {};
-        mlstm_stream_piece<TYPE, RING>(a, own, next, in, d, item, ring, &stage, sum);
+        mlstm_stream_piece<TYPE, KIND>(a, own, next, in, d, item, ring,
+                                       room + mlstm_stream_floats<TYPE>(a.d_qk), &stage, sum);
         const int thread = (int)threadIdx.x;
-        const float terms = RING && thread < COLUMNS ? in.v[thread] : 0.0f;
+        const float terms = KIND != STREAM_ALONE && thread < COLUMNS ? in.v[thread] : 0.0f;
         float *parts = room + turn * (MLSTM_WARPS * COLUMNS);
         mlstm_stream_leave<TYPE>(sum, parts + thread / WARP * COLUMNS);
-        mlstm_stream_put<TYPE, RING>(a, after, items, asked,
+        mlstm_stream_put<TYPE, KIND>(a, after, items, asked,
                                      mlstm_stream_inputs_of<TYPE>(a.d_qk, room, turn ^ 1));
         __syncthreads();
         if (d.slot >= 0)
-            mlstm_stream_out<TYPE, RING>(a, d, item, terms, parts);
+            mlstm_stream_out<TYPE, KIND>(a, d, item, terms, parts);
         index = after;
         own = next;
     }
@@ -445,14 +543,14 @@ static __device__ __forceinline__ void mlstm_stream_hint(const mlstm_arguments &
         prefetch_line(own.c + d * a.c.row * mlstm_piece<TYPE>::BYTES);
 }
 
-template <int TYPE, bool RING>
+template <int TYPE, int KIND>
 static __global__ void __launch_bounds__(MLSTM_WING, STREAM_BLOCKS)
     mlstm_stream(const __grid_constant__ mlstm_arguments a) {
     extern __shared__ float4 room[];
     cuda_release();
     mlstm_stream_hint<TYPE>(a);
     cuda_wait();
-    mlstm_stream_run<TYPE, RING>(a, (uint4 *)room + threadIdx.x,
+    mlstm_stream_run<TYPE, KIND>(a, (uint4 *)room + threadIdx.x,
                                  (float *)(room + STREAM_STAGES * STREAM_STAGE));
 }
 
