@@ -111,7 +111,8 @@ template <int TYPE, int KIND> static void run_stream(cuda_stream *s, const mlstm
     const int64_t items = (int64_t)a.batch.sequences * a.heads * mlstm_pieces<TYPE>(a.d_v);
     const int64_t places = (int64_t)STREAM_BLOCKS * s->gpu->processors;
     cuda_run(s, "mlstm_prepare", mlstm_prepare<TYPE, KIND != STREAM_ALONE>,
-             dim3(1, (unsigned)a.heads, (unsigned)a.batch.sequences), (unsigned)MLSTM_WING,
+             dim3(1, (unsigned)a.heads, (unsigned)a.batch.sequences),
+             (unsigned)mlstm_prepare_sizes<KIND != STREAM_ALONE>::THREADS,
              3 * (size_t)a.d_qk * sizeof(float), a);
     cuda_run(s, "mlstm_stream", mlstm_stream<TYPE, KIND>,
              dim3((unsigned)(items < places ? items : places)), (unsigned)MLSTM_WING,

@@ -493,16 +493,21 @@ mlstm_stream_piece(const mlstm_arguments &a, const mlstm_column &own, const mlst
     }
 }
 
-/* All pieces of the block. */
+/* All pieces of the block. mlstm_prepare lets this kernel begin when all before it has ended, and writes neither C nor the
+ * batch: the first rows are asked for while it still runs. */
 template <int TYPE, int KIND>
 static __device__ __forceinline__ void mlstm_stream_run(const mlstm_arguments &a, uint4 *ring,
                                                         float *room) {
     enum { MOST = mlstm_piece<TYPE>::COUNT, COLUMNS = mlstm_piece<TYPE>::COLUMNS };
     const int items = a.batch.sequences * a.heads * mlstm_pieces<TYPE>(a.d_v);
     int index = (int)blockIdx.x, stage = 0;
-    mlstm_column own = mlstm_column_at<TYPE>(a, index, items);
+    const mlstm_item first = mlstm_item_of<TYPE>(a, index);
+    mlstm_column own =
+        mlstm_column_of<TYPE>(a, a.batch.slot[first.at / a.heads], first.head, first.column);
     for (int i = 0; i < STREAM_STAGES; i++)
         mlstm_stream_fetch<TYPE>(a, own, i * MLSTM_GROUPS, ring + i * STREAM_STAGE);
+    cuda_wait();
+    own = mlstm_column_at<TYPE>(a, index, items);
     mlstm_stream_put<TYPE, KIND>(a, index, items, mlstm_stream_ask<TYPE, KIND>(a, index, items),
                                  mlstm_stream_inputs_of<TYPE>(a.d_qk, room, 0));
     __syncthreads();
@@ -530,26 +535,11 @@ static __device__ __forceinline__ void mlstm_stream_run(const mlstm_arguments &a
     }
 }
 
-/* Fetches the block's first piece to level 2. The slot may still change: then it was for nothing. */
-template <int TYPE>
-static __device__ __forceinline__ void mlstm_stream_hint(const mlstm_arguments &a) {
-    const mlstm_item item = mlstm_item_of<TYPE>(a, (int)blockIdx.x);
-    const int slot =
-        load_early(a.batch.slot + (int)blockIdx.x / mlstm_pieces<TYPE>(a.d_v) / a.heads);
-    const mlstm_column own = mlstm_column_of<TYPE>(a, slot, item.head, item.column);
-    const int left = own.c ? a.d_qk - (int)threadIdx.x / WARP * STREAM_ROWS : 0;
-    const int r = (int)threadIdx.x % 8; /* threads have a line of 128 bytes together */
-    for (int d = r; r < STREAM_ROWS && d < left; d += MLSTM_GROUPS)
-        prefetch_line(own.c + d * a.c.row * mlstm_piece<TYPE>::BYTES);
-}
-
 template <int TYPE, int KIND>
 static __global__ void __launch_bounds__(MLSTM_WING, STREAM_BLOCKS)
     mlstm_stream(const __grid_constant__ mlstm_arguments a) {
     extern __shared__ float4 room[];
     cuda_release();
-    mlstm_stream_hint<TYPE>(a);
-    cuda_wait();
     mlstm_stream_run<TYPE, KIND>(a, (uint4 *)room + threadIdx.x,
                                  (float *)(room + STREAM_STAGES * STREAM_STAGE));
 }
