@@ -38,6 +38,7 @@ static const shape shapes[] = {
     {"B=2 NH=1 S=97 DHQK=512 DHHV=512", 3, -1, true, true},
     {"B=1 NH=1 S=97 DHQK=512 DHHV=128", 3, -1, false, true},
     {"B=1 NH=1 S=97 DHQK=256 DHHV=128", 3, -1, false, true},
+    {"B=1 NH=1 S=1100 DHQK=128 DHHV=256", 4, -3, true, false},
 };
 
 /* A case of f32 whose matrices are bf16; both are to be freed. */

@@ -9,10 +9,18 @@
  * what was gathered; what is left over at the first token is the initial state's.
  *
  * Both are sums from the end that begin anew at certain tokens (the first one where f = -inf). A block has a head of a
- * sequence; its warps sum chunks, one warp goes through the chunks, the warps write. */
+ * sequence; its warps sum chunks, one warp goes through the chunks, the warps write. Of few sequences, heads are cut into
+ * parts, a block each: chunks are summed by a kernel in front, and every block goes through all chunks behind its own. */
 #include "ops/cuda/chunkwise_scores.h"
 
-enum { DOT_THREADS = 128, GATE_THREADS = 1024, GATE_WARPS = GATE_THREADS / WARP, PASS = 1024 };
+enum {
+    DOT_THREADS = 128,
+    SPAN_THREADS = 128,
+    GATE_THREADS = 1024,
+    GATE_WARPS = GATE_THREADS / WARP,
+    PASS = 1024,
+    PART_CHUNKS = 8 /* at least */
+};
 
 struct gradient_arguments {
     struct chunk_shape shape;
@@ -20,6 +28,7 @@ struct gradient_arguments {
     int type, di_type, df_type;
     chunkwise_state first, last, dfirst, dlast;
     bool delta_parts, key_parts; /* delta and key_dots are two parts each */
+    int parts; /* of every sequence; more than one: the sums of chunks are in memory */
 };
 
 /* ---- k . dk ---- */
@@ -71,12 +80,6 @@ static __device__ float state_product(const gradient_arguments &a, const chunkwi
 
 /* ---- Sums from the end ---- */
 
-/* What some tokens do to a sum that comes from behind: it begins anew (cut), and something is added. */
-struct span {
-    float sum;
-    bool cut;
-};
-
 static __device__ __forceinline__ struct span token_span(float x, bool cut) {
     struct span s = {cut ? 0.0f : x, cut};
     return s;
@@ -122,9 +125,8 @@ static __device__ __forceinline__ float dot_of(const float *dots, int64_t at, in
     return parts ? dot[0] + dot[CHUNK] : dot[0];
 }
 
-static __device__ struct lane_gradients load_gradients(const gradient_arguments &a,
-                                                       const struct chunk_sequence &s, int index,
-                                                       int head, float dm_last) {
+static __device__ struct lane_gradients
+load_gradients(const gradient_arguments &a, const struct chunk_sequence &s, int index, int head) {
     int lane = (int)threadIdx.x % WARP;
     struct chunk c = chunk_at(s, index);
     int64_t at = (int64_t)(s.place + index) * a.shape.heads + head;
@@ -147,7 +149,7 @@ static __device__ struct lane_gradients load_gradients(const gradient_arguments 
         g.gate[j] = token_span(query - g.key[j], g.f[j] == -INFINITY);
         if (!a.shape.exact || a.shape.sigmoid)
             continue;
-        g.dm[j] = -delta * part + (c.first + token == s.tokens - 1 ? dm_last : 0.0f);
+        g.dm[j] = -delta * part;
         g.maximum[j] = token_span(g.dm[j], gates->highest[j] >> lane & 1);
     }
     return g;
@@ -180,51 +182,87 @@ static __device__ void write_gradients(const gradient_arguments &a, const struct
     }
 }
 
+static __device__ struct chunk_spans spans_of(const struct lane_gradients &g) {
+    struct chunk_spans s = {warp_spans(join(g.gate[1], g.gate[0])),
+                            warp_spans(join(g.maximum[1], g.maximum[0]))};
+    return s; /* the first lane's are those of all tokens */
+}
+
+/* A warp has a chunk. */
+static __global__
+__launch_bounds__(SPAN_THREADS) void chunkwise_spans(const __grid_constant__ gradient_arguments a) {
+    int head = (int)blockIdx.y;
+    int place = (int)(blockIdx.x * (SPAN_THREADS / WARP) + threadIdx.x / WARP);
+    cuda_wait();
+    if (place >= a.shape.places)
+        return;
+    struct chunk_sequence s = sequence_at(a.shape, sequence_of(a.shape, place));
+    if (place - s.place >= s.chunks)
+        return;
+    struct chunk_spans spans = spans_of(load_gradients(a, s, place - s.place, head));
+    if (threadIdx.x % WARP == 0)
+        a.shape.at.spans[(int64_t)place * a.shape.heads + head] = spans;
+}
+
+/* From the last chunk to the first: the sum behind each, and behind all. One thread. */
+static __device__ float go_through(const struct span *__restrict__ spans,
+                                   float *__restrict__ behind_each, int count, float sum) {
+#pragma unroll 8
+    for (int i = count - 1; i >= 0; i--) {
+        behind_each[i] = sum;
+        sum = through(spans[i], sum);
+    }
+    return sum;
+}
+
 static __global__ __launch_bounds__(GATE_THREADS) void chunkwise_gate_gradients(
     const __grid_constant__ gradient_arguments a) {
     __shared__ struct span gates[PASS], maxima[PASS];
     __shared__ float gate_behind[PASS], maximum_behind[PASS], carried[2];
-    int head = (int)blockIdx.x, sequence = (int)blockIdx.y, warp = (int)threadIdx.x / WARP;
+    int head = (int)blockIdx.x, sequence = (int)blockIdx.y, part = (int)blockIdx.z;
+    int warp = (int)threadIdx.x / WARP;
     cuda_wait();
     struct chunk_sequence s = sequence_at(a.shape, sequence);
     int64_t slot = a.shape.slot ? a.shape.slot[sequence] : sequence;
+    int first_own = (int)((int64_t)s.chunks * part / a.parts);
+    int end_own = (int)((int64_t)s.chunks * (part + 1) / a.parts);
     float last = a.shape.exact ? state_product(a, a.dlast, a.last, slot, head) : 0.0f;
     bool has_m = a.shape.exact && !a.shape.sigmoid;
     float dm = has_m && a.dlast.m ? a.dlast.m[slot * a.dlast.m_slot + head * a.dlast.m_head] : 0.0f;
-    float dm_last = has_m ? dm - last : 0.0f;
     if (threadIdx.x == 0) {
         carried[0] = last;
-        carried[1] = s.chunks ? 0.0f : dm_last;
+        carried[1] = has_m ? dm - last : 0.0f;
     }
-    for (int end = s.chunks; end > 0; end -= PASS) {
-        int from = end > PASS ? end - PASS : 0, count = end - from;
-        for (int i = warp; i < count; i += GATE_WARPS) {
-            struct lane_gradients g = load_gradients(a, s, from + i, head, dm_last);
-            struct span gate = warp_spans(join(g.gate[1], g.gate[0]));
-            struct span maximum = warp_spans(join(g.maximum[1], g.maximum[0]));
+    for (int end = s.chunks; end > first_own; end -= PASS) {
+        int from = end - PASS > first_own ? end - PASS : first_own, count = end - from;
+        int own = (end < end_own ? end : end_own) - from;
+        if (a.parts > 1 && (int)threadIdx.x < count) {
+            struct chunk_spans spans =
+                a.shape.at
+                    .spans[(int64_t)(s.place + from + (int)threadIdx.x) * a.shape.heads + head];
+            gates[threadIdx.x] = spans.gate;
+            maxima[threadIdx.x] = spans.maximum;
+        }
+        for (int i = warp; a.parts == 1 && i < count; i += GATE_WARPS) {
+            struct chunk_spans spans = spans_of(load_gradients(a, s, from + i, head));
             if (threadIdx.x % WARP == 0) {
-                gates[i] = gate;
-                maxima[i] = maximum;
+                gates[i] = spans.gate;
+                maxima[i] = spans.maximum;
             }
         }
         __syncthreads();
-        if (threadIdx.x < 2) { /* one thread a sum */
-            float sum = carried[threadIdx.x];
-            const struct span *spans = threadIdx.x ? maxima : gates;
-            float *out = threadIdx.x ? maximum_behind : gate_behind;
-            for (int i = count - 1; i >= 0; i--) {
-                out[i] = sum;
-                sum = through(spans[i], sum);
-            }
-            carried[threadIdx.x] = sum;
-        }
+        if (threadIdx.x == 0)
+            carried[0] = go_through(gates, gate_behind, count, carried[0]);
+        if (threadIdx.x == WARP)
+            carried[1] = go_through(maxima, maximum_behind, count, carried[1]);
         __syncthreads();
-        for (int i = warp; i < count; i += GATE_WARPS) {
-            struct lane_gradients g = load_gradients(a, s, from + i, head, dm_last);
-            write_gradients(a, s, from + i, head, g, gate_behind[i], maximum_behind[i]);
-        }
+        for (int i = warp; i < own; i += GATE_WARPS)
+            write_gradients(a, s, from + i, head, load_gradients(a, s, from + i, head),
+                            gate_behind[i], maximum_behind[i]);
         __syncthreads();
     }
+    if (part > 0)
+        return;
     if (!a.shape.exact && a.dfirst.n)
         for (int i = (int)threadIdx.x; i < a.shape.d_qk; i += GATE_THREADS)
             store_as(a.dfirst.n, a.dfirst.type, slot * a.dfirst.n_slot + head * a.dfirst.n_head + i,
@@ -235,6 +273,13 @@ static __global__ __launch_bounds__(GATE_THREADS) void chunkwise_gate_gradients(
     if (threadIdx.x == 0)
         a.dfirst.m[slot * a.dfirst.m_slot + head * a.dfirst.m_head] =
             has_m ? first + carried[1] : 0.0f;
+}
+
+/* So many that the GPU is full. */
+static int parts_of(const cuda_chunkwise *c, const struct chunk_shape &s) {
+    int fill = c->processors / (s.heads * s.sequences), most = s.places / s.sequences / PART_CHUNKS;
+    int parts = fill < most ? fill : most;
+    return parts < 1 ? 1 : parts;
 }
 
 xlstm_status chunkwise_run_gate_gradients(const cuda_chunkwise *c) {
@@ -255,14 +300,19 @@ xlstm_status chunkwise_run_gate_gradients(const cuda_chunkwise *c) {
     a.dlast = c->dlast;
     a.key_parts = chunkwise_whole_heads(c);
     a.delta_parts = a.key_parts && !c->exact;
+    a.parts = parts_of(c, a.shape);
+    const int chunks = SPAN_THREADS / WARP; /* of a block */
+    dim3 places((unsigned)a.shape.places, (unsigned)c->heads);
+    dim3 spans((unsigned)((a.shape.places + chunks - 1) / chunks), (unsigned)c->heads);
+    dim3 parts((unsigned)c->heads, (unsigned)c->sequences, (unsigned)a.parts);
     xlstm_status status = XLSTM_OK;
     if (!a.key_parts)
-        status =
-            chunkwise_launch(c, "chunkwise_key_dots", chunkwise_key_dots,
-                             dim3((unsigned)a.shape.places, (unsigned)c->heads), DOT_THREADS, 0, a);
+        status = chunkwise_launch(c, "chunkwise_key_dots", chunkwise_key_dots, places, DOT_THREADS,
+                                  0, a);
+    if (status == XLSTM_OK && a.parts > 1)
+        status = chunkwise_launch(c, "chunkwise_spans", chunkwise_spans, spans, SPAN_THREADS, 0, a);
     return status == XLSTM_OK
-               ? chunkwise_launch(c, "chunkwise_gate_gradients", chunkwise_gate_gradients,
-                                  dim3((unsigned)c->heads, (unsigned)c->sequences), GATE_THREADS, 0,
-                                  a)
+               ? chunkwise_launch(c, "chunkwise_gate_gradients", chunkwise_gate_gradients, parts,
+                                  GATE_THREADS, 0, a)
                : status;
 }

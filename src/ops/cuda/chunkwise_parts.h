@@ -46,6 +46,17 @@ struct chunk_factors {
     float unused[3];
 };
 
+/* What some tokens do to a sum that comes from behind: it begins anew (cut), and something is added. */
+struct span {
+    float sum;
+    bool cut;
+};
+
+/* What the chunk does to the sums of the gates' gradients. */
+struct chunk_spans {
+    struct span gate, maximum;
+};
+
 struct chunk_places {
     struct chunk_gates *gates;
     struct chunk_factors *factors;
@@ -60,6 +71,7 @@ struct chunk_places {
     uint16_t *dscores;  /* dS as a tile */
     float *dstates;     /* as states */
     float *key_dots;    /* [2][CHUNK]: k_l . dk_l, or parts of it */
+    struct chunk_spans *spans;
 };
 
 /* What all kernels are told. */
