@@ -39,10 +39,12 @@ static const struct sizes {
     {35, 4, 64, 96},
     {1, 43, 64, 300},   /* rows of several pieces that begin between multiples of 16 bytes */
     {150, 1, 192, 264}, /* more tokens than a tile, and rows than two */
+    {1, 4, 257, 300},   /* rows of f32 that end between multiples of 32 bytes, in both layouts */
+    {1, 4, 257, 300},
 };
 enum {
     SIZES = sizeof all_sizes / sizeof *all_sizes,
-    BATCH_SIZES = 4,
+    BATCH_SIZES = 6,
     QUICK_SIZES = 9,
     MOST_TOKENS = 150
 };
