@@ -54,12 +54,14 @@ static inline void barrier_make(uint64_t *barrier, unsigned arrivals) {
 }
 static inline void barrier_made() {
 }
-static inline void barrier_arrive(uint64_t *barrier) {
+/* Then others go on first: what the caller still does here comes too late for those who waited for it. */
+static inline void barrier_arrive(uint64_t *barrier, CUDA_DEVICE_HERE) {
     cuda_device_mbarrier b = cuda_device_mbarrier_at(barrier, "an arrival");
     if (b.is.pending == 0)
         cuda_device_fail("more arrivals than the barrier's %u", (unsigned)b.is.arrivals);
     b.is.pending = b.is.pending - 1;
     cuda_device_mbarrier_set(barrier, b);
+    cuda_device_poll(CUDA_DEVICE_SITE("barrier_arrive"));
 }
 static inline void barrier_arrive_for(uint64_t *barrier, unsigned bytes) {
     cuda_device_mbarrier b = cuda_device_mbarrier_at(barrier, "an arrival");

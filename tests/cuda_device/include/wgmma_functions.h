@@ -209,13 +209,14 @@ static inline float *cluster_at(float *here, unsigned rank) {
 static inline void cluster_sync(CUDA_DEVICE_HERE) {
     cuda_device_cluster_sync(CUDA_DEVICE_SITE("cluster_sync"));
 }
-static inline void barrier_arrive_at(uint64_t *barrier, unsigned rank) {
+static inline void barrier_arrive_at(uint64_t *barrier, unsigned rank, CUDA_DEVICE_HERE) {
     auto *there = (uint64_t *)cuda_device_cluster_map(barrier, rank);
     cuda_device_mbarrier b = cuda_device_mbarrier_read(there, "an arrival from another block");
     if (b.is.pending == 0)
         cuda_device_fail("more arrivals than the barrier's %u", (unsigned)b.is.arrivals);
     b.is.pending = b.is.pending - 1;
     cuda_device_mbarrier_set(there, b);
+    cuda_device_poll(CUDA_DEVICE_SITE("barrier_arrive_at"));
 }
 
 /* ---- Tiles ---- */
