@@ -83,8 +83,8 @@ static __device__ void carry_normalizer(const sweep_arguments &a, const sweep_ta
             threads_sync(4, NORMALIZER_WARPS * WARP);
             int slot = item % FORM::slots;
             barrier_wait(b->slot_full + slot, (unsigned)(item / FORM::slots & 1));
-            float dot = dot_row(slots + slot * FORM::slot_bytes, me, keys, shared);
-            scores->vector[me] = me < c.tokens ? dot : 0.0f;
+            scores->vector[me] = /* others clear the rows behind */
+                me < c.tokens ? dot_row(slots + slot * FORM::slot_bytes, me, keys, shared) : 0.0f;
             warp_arrive(b->vector_full + stage);
             warp_arrive(b->slot_empty + slot);
             item++;
