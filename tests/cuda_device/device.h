@@ -13,6 +13,7 @@
  * - A kernel that may begin early does: its first block runs as far as cuda_wait before the kernel in front runs, and
  *   what it reads before that is old. A thread that returns without cuda_wait is an error.
  * - Bulk copies arrive when nobody can go on without them; until then their destination is 0xff bytes.
+ * - After an arrival at a barrier others go on first: what a thread still reads of what it gave away is theirs.
  * - Blocks run one after another; those of a cluster, and all of a cooperative launch, in turns (cluster_functions.h,
  *   grid_functions.h).
  * - Errors of kernels (accesses behind the end, divergence, deadlocks, barriers used wrongly) are printed with the

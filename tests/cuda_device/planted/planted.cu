@@ -121,6 +121,37 @@ static __global__ void never_arrives(const __grid_constant__ struct arguments a)
     a.out[threadIdx.x] = a.in[THREADS - 1 - threadIdx.x];
 }
 
+/* A warp takes what came; the other one copies over it when it is told of the room. */
+static __global__ void early_room(const __grid_constant__ struct arguments a) {
+    __shared__ __align__(16) float staged[THREADS];
+    __shared__ uint64_t arrived, room;
+    int lane = (int)threadIdx.x;
+    cuda_wait();
+    if (lane == 0) {
+        barrier_make(&arrived, 1);
+        barrier_make(&room, 1);
+        barrier_made();
+    }
+    __syncthreads();
+    for (int i = 0; i < 2 && lane == WARP; i++) {
+        if (i > 0)
+            barrier_wait(&room, 0);
+        barrier_arrive_for(&arrived, sizeof staged);
+        copy_bulk(staged, a.in + i * THREADS, sizeof staged, &arrived);
+    }
+    if (lane < WARP) {
+        barrier_wait(&arrived, 0);
+        if (a.wrong && lane == 0)
+            barrier_arrive(&room);
+        a.out[lane] = staged[THREADS - 1 - lane];
+        a.out[lane + WARP] = staged[WARP - 1 - lane];
+        __syncwarp();
+        if (!a.wrong && lane == 0)
+            barrier_arrive(&room);
+    }
+    barrier_wait(&arrived, 1);
+}
+
 /* Two blocks; values go by the other one. */
 static __global__ void cluster_hand(const __grid_constant__ struct arguments a) {
     __shared__ __align__(16) float values[THREADS];
@@ -156,6 +187,7 @@ static const struct {
     {"bulk_copy", bulk_copy, 0},
     {"own_copy", own_copy, 0},
     {"never_arrives", never_arrives, 0},
+    {"early_room", early_room, 0},
     {"cluster_hand", cluster_hand, 0},
 };
 

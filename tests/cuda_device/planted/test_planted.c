@@ -96,6 +96,10 @@ static void test_never_arrives(void **state) {
     (void)state;
     check("never_arrives", ENDED, "nobody can go on", "polls in barrier_wait at ");
 }
+static void test_early_room(void **state) {
+    (void)state;
+    check("early_room", 1, "", "");
+}
 static void test_cluster_hand(void **state) {
     (void)state;
     char text[8192];
@@ -119,7 +123,8 @@ int main(void) {
         cmocka_unit_test(test_absent_lane),     cmocka_unit_test(test_early_read),
         cmocka_unit_test(test_no_wait),         cmocka_unit_test(test_bulk_copy),
         cmocka_unit_test(test_own_copy),        cmocka_unit_test(test_never_arrives),
-        cmocka_unit_test(test_cluster_hand),    cmocka_unit_test(test_late_read),
+        cmocka_unit_test(test_early_room),      cmocka_unit_test(test_cluster_hand),
+        cmocka_unit_test(test_late_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
