@@ -6,7 +6,9 @@
  * launched with programmatic serialisation: a kernel may begin while the one before it still runs, so
  *   - every thread calls cuda_wait() (device.h) before it touches memory that any kernel writes, and before it
  *     returns, whatever it does; constants (weights) may be fetched before that;
- *   - cuda_release() lets the next kernel begin; without it that happens when the last block has ended.
+ *   - cuda_release() lets the next kernel begin; without it that happens when the last block has ended. Where it stands
+ *     behind cuda_wait(), all that was enqueued before has ended when the next kernel begins, which may read at once what
+ *     this kernel does not write (mlstm_stream.h).
  * Those that run together (chain.h) are launched without it, and do neither.
  */
 #ifndef OPS_CUDA_INTERNAL_H
