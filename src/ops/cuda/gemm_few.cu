@@ -4,8 +4,8 @@
  * one, each with a part of the width. Tiles have as many rows as give every block the same to read. A warp fetches:
  * the copy engine brings the weights and the tokens' values, in steps of 64 along the width, into a ring of stages,
  * and begins with the weights while the kernel before still runs. A warpgroup for every 64 tokens multiplies, with
- * sums in registers. The blocks of a cluster add up their sums through shared memory in the order of their ranks, each
- * for some of the tokens, so that the bits do not depend on who is first. */
+ * sums in registers. The two blocks of a cluster send each other the sums of half of the rows, and each ends the other
+ * half: sums of two numbers, whose bits do not depend on who is first. */
 #include "ops/cuda/gemm_ending.h"
 #include "ops/cuda/wgmma.h"
 
@@ -20,6 +20,7 @@ struct few_arguments {
     int rows; /* of a tile, of each of a gate and what it gates */
     int cluster, stages;
     int x_bytes, stage_bytes; /* of a stage: the tokens, and with the weights behind them */
+    int sent;                 /* bytes from the first stage to where the other block's sums come */
     bool constant;            /* the weights: they may be fetched at once */
 };
 
@@ -87,6 +88,10 @@ static __device__ void few_fetch(const few_arguments &a, const few_tile &t, unsi
 }
 
 /* The products of 16 along the width. */
+static __device__ __forceinline__ void few_wgmma(float (&sums)[32], uint64_t x, uint64_t rows,
+                                                 int add) {
+    wgmma_shared<0, 0>(sums, x, rows, add);
+}
 static __device__ __forceinline__ void few_wgmma(float (&sums)[64], uint64_t x, uint64_t rows,
                                                  int add) {
     wgmma_shared<0, 0>(sums, x, rows, add);
@@ -164,66 +169,47 @@ static __device__ __forceinline__ void few_end(const few_arguments &a, const few
     }
 }
 
-/* Where the block that ends a token has what block `rank` found for it: [blocks][tokens of a block][rows + 8]. */
-template <int rows>
-static __device__ __forceinline__ int few_place(const few_arguments &a, int rank, int token) {
-    const int share = (a.g.tokens + a.cluster - 1) / a.cluster;
-    return (rank * share + token % share) * (rows + 8);
+/* Bytes for the sums that a block is sent: pairs, [half of the outputs of a thread][threads], and of a gate as many of what it
+ * gates. */
+static size_t few_sent_bytes(int groups, int rows) {
+    return (size_t)(rows / 8 * groups * WARPGROUP) * sizeof(float2);
 }
 
-/* This thread's sums, to the blocks that end their tokens. */
-template <int rows>
-static __device__ __forceinline__ void few_send(const few_arguments &a, float *shared,
-                                                const float *sums) {
-    const int share = (a.g.tokens + a.cluster - 1) / a.cluster;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int token = few_token(half);
-        if (token >= a.g.tokens)
-            continue;
-        float *to = cluster_at(shared + few_place<rows>(a, (int)cluster_rank(), token),
-                               (unsigned)(token / share));
-#pragma unroll
-        for (int j = 0; j < rows / 8; j++)
-            *(float2 *)(to + few_row(j)) =
-                make_float2(sums[j * 4 + half * 2], sums[j * 4 + half * 2 + 1]);
-    }
-}
-
-/* Four neighbouring sums of all blocks, in the order of their ranks. */
-template <int rows>
-static __device__ __forceinline__ float4 few_gather(const few_arguments &a, const float *shared,
-                                                    int token, int row) {
-    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-    for (int i = 0; i < FEW_CLUSTER; i++)
-        if (i < a.cluster) {
-            const float4 v = *(const float4 *)(shared + few_place<rows>(a, i, token) + row);
-            sum.x += v.x;
-            sum.y += v.y;
-            sum.z += v.z;
-            sum.w += v.w;
-        }
-    return sum;
-}
-
-/* The tokens that this block ends. */
-template <int kind, int groups, int rows>
-static __device__ void few_end_together(const few_arguments &a, const few_tile &t,
-                                        const float *shared) {
+/* Block `rank` of two: sends the sums that the other one ends, those of every second eight rows, and ends its own. Pair i of
+ * a thread is that of token i % 2 and of its eight i / 2. */
+template <int kind, int groups, int rows, int rank>
+static __device__ __forceinline__ void few_end_together(const few_arguments &a, const few_tile &t,
+                                                        float2 *sent, const float *sums) {
+    enum { THREADS = groups * WARPGROUP, UP = rows / 4 };
+    enum { PAIRS = kind == END_SILU ? rows / 16 : rows / 8 };
     const gemm_part &p = a.g.part[t.part];
-    const int share = (a.g.tokens + a.cluster - 1) / a.cluster, first = share * (int)cluster_rank();
-    const int left = a.g.tokens - first, count = left < share ? left : share, fours = a.rows / 4;
-    for (int i = (int)threadIdx.x; i < count * fours; i += few_sizes<groups, rows>::THREADS) {
-        const int token = first + i / fours, row = i % fours * 4, at = t.row + row;
-        const float4 z = few_gather<rows>(a, shared, token, row);
-        const float4 up = kind == END_SILU ? few_gather<rows>(a, shared, token, rows / 2 + row) : z;
-        const float2 none = make_float2(0.0f, 0.0f);
-        const float2 low = kind == END_ADD ? gemm_residual(p, token, at) : none,
-                     high = kind == END_ADD ? gemm_residual(p, token, at + 2) : none;
-        gemm_store_pair<kind>(p, token, at, make_float2(z.x, z.y), make_float2(up.x, up.y), low);
-        gemm_store_pair<kind>(p, token, at + 2, make_float2(z.z, z.w), make_float2(up.z, up.w),
-                              high);
+    float2 *to = (float2 *)cluster_at((float *)sent, 1 - rank) + threadIdx.x;
+    const float2 *from = sent + threadIdx.x;
+    float2 residual[PAIRS];
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) {
+        const float *z = sums + (i / 2 * 2 + 1 - rank) * 4 + i % 2 * 2;
+        to[i * THREADS] = make_float2(z[0], z[1]);
+        if (kind == END_SILU)
+            to[(PAIRS + i) * THREADS] = make_float2(z[UP], z[UP + 1]);
+    }
+#pragma unroll
+    for (int i = 0; i < PAIRS;
+         i++) /* all of them are asked for before the other block is waited for */
+        residual[i] = kind == END_ADD && few_token(i % 2) < a.g.tokens
+                          ? gemm_residual(p, few_token(i % 2), t.row + few_row(i / 2 * 2 + rank))
+                          : make_float2(0.0f, 0.0f);
+    cluster_sync();
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) {
+        const int token = few_token(i % 2), row = few_row(i / 2 * 2 + rank);
+        const float *z = sums + (i / 2 * 2 + rank) * 4 + i % 2 * 2;
+        const float *up = kind == END_SILU ? z + UP : z;
+        const float2 v = from[i * THREADS];
+        const float2 w = kind == END_SILU ? from[(PAIRS + i) * THREADS] : v;
+        if (token < a.g.tokens && row < a.rows)
+            gemm_store_pair<kind>(p, token, t.row + row, make_float2(z[0] + v.x, z[1] + v.y),
+                                  make_float2(up[0] + w.x, up[1] + w.y), residual[i]);
     }
 }
 
@@ -246,6 +232,8 @@ static __global__ void __launch_bounds__(few_sizes<groups, rows>::THREADS)
     }
     __syncthreads();
     cuda_release();
+    if (a.cluster > 1)
+        cluster_sync(); /* the other block is there */
     if (fetches) {
         if (threadIdx.x == groups * WARPGROUP)
             few_fetch<rows>(a, t, stages, full, empty);
@@ -257,32 +245,30 @@ static __global__ void __launch_bounds__(few_sizes<groups, rows>::THREADS)
         few_multiply<groups, rows>(a, t, stages, full, empty, sums);
         if ((int)blockIdx.x % a.cluster == 0)
             gemm_add_biases<rows>(a.g.part[t.part], t.row, sums);
-        if (a.cluster == 1) {
+        float2 *sent = (float2 *)(stages + a.sent);
+        if (a.cluster == 1)
             few_end<kind, rows>(a, t, sums);
-            return;
-        }
-        cluster_sync(); /* nobody needs its stages any more */
-        few_send<rows>(a, (float *)stages, sums);
-    }
-    if (a.cluster == 1)
+        else if (cluster_rank() == 0)
+            few_end_together<kind, groups, rows, 0>(a, t, sent, sums);
+        else
+            few_end_together<kind, groups, rows, 1>(a, t, sent, sums);
         return;
-    if (fetches)
+    }
+    if (a.cluster > 1)
         cluster_sync();
-    cluster_sync();
-    few_end_together<kind, groups, rows>(a, t, (const float *)stages);
 #endif
 }
 
 typedef void few_kernel(struct few_arguments);
 
+template <int kind, int groups> static few_kernel *kernel_of(int rows) {
+    return rows == 64    ? multiply_few<kind, groups, 64>
+           : rows == 128 ? multiply_few<kind, groups, 128>
+           : rows == 192 ? multiply_few<kind, groups, 192>
+                         : multiply_few<kind, groups, 256>;
+}
 template <int kind> static few_kernel *kernel_of(int groups, int rows) {
-    if (groups == 1)
-        return rows == 128   ? multiply_few<kind, 1, 128>
-               : rows == 192 ? multiply_few<kind, 1, 192>
-                             : multiply_few<kind, 1, 256>;
-    return rows == 128   ? multiply_few<kind, 2, 128>
-           : rows == 192 ? multiply_few<kind, 2, 192>
-                         : multiply_few<kind, 2, 256>;
+    return groups == 1 ? kernel_of<kind, 1>(rows) : kernel_of<kind, 2>(rows);
 }
 
 static few_kernel *kernel_for(const gemm_part *p, int groups, int rows) {
@@ -356,7 +342,7 @@ static bool map_rows(cuda_stream *s, tile_map *map, const uint16_t *rows, int64_
 void gemm_run_few(cuda_stream *s, const gemm *g, gemm_few_plan plan) {
     const bool gated = g->part[0].ending == CUDA_GATED;
     const int groups = g->tokens > GROUP_TOKENS ? 2 : 1, taken = plan.rows * (gated ? 2 : 1);
-    const int rows = taken <= 128 ? 128 : taken <= 192 ? 192 : 256;
+    const int rows = taken <= 64 ? 64 : taken <= 128 ? 128 : taken <= 192 ? 192 : 256;
     const size_t budget = groups == 1 ? TWO_BLOCKS : ONE_BLOCK;
     struct few_arguments a = {};
     a.g = *g;
@@ -366,13 +352,12 @@ void gemm_run_few(cuda_stream *s, const gemm *g, gemm_few_plan plan) {
     a.x_bytes = (g->tokens + 7) / 8 * 8 * TILE_ROW_BYTES;
     const int room = ((gated ? rows / 2 : 0) + (plan.rows + 7) / 8 * 8) * TILE_ROW_BYTES;
     a.stage_bytes = a.x_bytes + room;
-    const int fit = (int)((budget - (rows * TILE_ROW_BYTES - room)) / a.stage_bytes);
+    const int slack = rows * TILE_ROW_BYTES - room; /* what wgmma reads behind the last stage */
+    const size_t sent = plan.cluster > 1 ? few_sent_bytes(groups, rows) : 0;
+    const int fit = (int)((budget - slack - sent) / a.stage_bytes);
     a.stages = fit < MOST_STAGES ? fit : MOST_STAGES;
-    size_t shared = (size_t)(a.stages * a.stage_bytes + rows * TILE_ROW_BYTES - room);
-    const int share = (g->tokens + plan.cluster - 1) / plan.cluster;
-    const size_t sums = (size_t)(plan.cluster * share * (rows + 8)) * sizeof(float);
-    if (plan.cluster > 1 && shared < sums)
-        shared = sums;
+    a.sent = a.stages * a.stage_bytes + slack;
+    const size_t shared = (size_t)a.sent + sent;
     if (!map_rows(s, &a.x, g->x, g->x_stride, g->tokens, g->width, g->tokens))
         return;
     for (int i = 0; i < g->parts; i++) {
