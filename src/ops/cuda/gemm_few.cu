@@ -146,7 +146,8 @@ static __device__ __forceinline__ int few_row(int j) {
     return j * 8 + (int)threadIdx.x % 4 * 2;
 }
 
-/* From registers, of a block that has all of the width. */
+/* From registers, of a block that has all of the width. What is written out here for all of a thread's sums is so long that
+ * blocks wait for their instructions: the less of it a tile goes through the better. */
 template <int kind, int rows>
 static __device__ __forceinline__ void few_end(const few_arguments &a, const few_tile &t,
                                                const float *sums) {
@@ -160,6 +161,8 @@ static __device__ __forceinline__ void few_end(const few_arguments &a, const few
         for (int j = 0; j < (kind == END_SILU ? rows / 16 : rows / 8); j++) {
             const float *z = sums + j * 4 + half * 2;
             const float *up = kind == END_SILU ? z + rows / 4 : z;
+            if (t.row + j * 8 >= p.rows)
+                break;
             if (few_row(j) < a.rows)
                 gemm_store_pair<kind>(p, token, t.row + few_row(j), make_float2(z[0], z[1]),
                                       make_float2(up[0], up[1]),
@@ -246,7 +249,9 @@ static __global__ void __launch_bounds__(few_sizes<groups, rows>::THREADS)
         if ((int)blockIdx.x % a.cluster == 0)
             gemm_add_biases<rows>(a.g.part[t.part], t.row, sums);
         float2 *sent = (float2 *)(stages + a.sent);
-        if (a.cluster == 1)
+        if (a.cluster == 1 && kind == END_CAPPED && a.g.part[t.part].soft_cap == 0.0f)
+            few_end<END_PLAIN, rows>(a, t, sums);
+        else if (a.cluster == 1)
             few_end<kind, rows>(a, t, sums);
         else if (cluster_rank() == 0)
             few_end_together<kind, groups, rows, 0>(a, t, sent, sums);
