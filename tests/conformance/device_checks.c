@@ -79,6 +79,19 @@ void check_memory(ops_device *device) {
     assert_int_equal(device->read(stream, &b, 0, bytes, SIZE), XLSTM_OK);
     assert_memory_equal(bytes, expected, SIZE);
 
+    /* more spans than a device gathers, at any alignment, and what is written behind them */
+    for (int i = 0; i < 300; i++) {
+        const int at = 33 * i + i % 7, size = 1 + i % 31;
+        device->zero(stream, &b, (size_t)at, (size_t)size);
+        memset(expected + at, 0, (size_t)size);
+    }
+    expected[33] = 7;
+    device->write(stream, &b, 33, expected + 33, 1);
+    device->zero(stream, &b, 70, 5000);
+    memset(expected + 70, 0, 5000);
+    assert_int_equal(device->read(stream, &b, 0, bytes, SIZE), XLSTM_OK);
+    assert_memory_equal(bytes, expected, SIZE);
+
     check_host_memory(device, stream);
     assert_int_equal(device->wait(stream), XLSTM_OK);
     device->buffer_free(&a);
@@ -95,16 +108,16 @@ void check_memory(ops_device *device) {
 }
 
 /* What stands behind an op in the stream comes after it, though the host is there long before: what it reads is
- * overwritten, what it writes is too. */
+ * overwritten, what it writes is too. And what stands before it comes before. */
 void check_order(ops_device *device) {
     enum { ROWS = 8, WIDTH = 16, COUNT = ROWS * WIDTH };
     ops_stream *stream = open_stream(device);
-    float values[COUNT], late[COUNT], out[COUNT];
+    float values[COUNT], late[COUNT], out[COUNT], zeros[COUNT] = {0};
     for (int i = 0; i < COUNT; i++) {
         values[i] = (float)(i + 1);
         late[i] = -1;
     }
-    for (int way = 0; way < 4; way++) {
+    for (int way = 0; way < 5; way++) {
         ops_buffer buffer, other;
         assert_int_equal(device->buffer_create(device, 2 * sizeof values, &buffer), XLSTM_OK);
         assert_int_equal(device->buffer_create(device, sizeof late, &other), XLSTM_OK);
@@ -113,8 +126,10 @@ void check_order(ops_device *device) {
         ops_tensor x = ops_tensor_make(&buffer, 0, DTYPE_F32, 2, (int64_t[]){ROWS, WIDTH});
         ops_tensor y =
             ops_tensor_make(&buffer, sizeof values, DTYPE_F32, 2, (int64_t[]){ROWS, WIDTH});
+        if (way == 4)
+            device->zero(stream, &buffer, 0, sizeof values);
         device->ops.sum(stream, &(struct ops_sum){.count = 1, .input = {x}, .sign = {1}, .out = y});
-        if (way == 0)
+        if (way == 0 || way == 4)
             device->write(stream, &buffer, 0, late, sizeof late);
         else if (way == 1)
             device->zero(stream, &buffer, 0, sizeof late);
@@ -124,7 +139,7 @@ void check_order(ops_device *device) {
             device->write(stream, &buffer, sizeof values, late, sizeof late);
         assert_int_equal(device->wait(stream), XLSTM_OK);
         assert_int_equal(device->read(stream, &buffer, sizeof values, out, sizeof out), XLSTM_OK);
-        assert_memory_equal(out, way == 3 ? late : values, sizeof out);
+        assert_memory_equal(out, way == 4 ? zeros : way == 3 ? late : values, sizeof out);
         device->buffer_free(&other);
         device->buffer_free(&buffer);
     }

@@ -14,8 +14,8 @@
 
 /* ---- Copies ---- */
 
-static bool ready(cuda_stream *s, const char *what, const ops_buffer *buffer, size_t offset,
-                  size_t size) {
+static bool may_enqueue(cuda_stream *s, const char *what, const ops_buffer *buffer, size_t offset,
+                        size_t size) {
     if (ops_failed(&s->check) || !ops_expect_span(&s->check, what, buffer, offset, size) ||
         size == 0)
         return false;
@@ -23,6 +23,14 @@ static bool ready(cuda_stream *s, const char *what, const ops_buffer *buffer, si
         return ops_fail(&s->check, XLSTM_DEVICE_ERROR, "%s", xlstm_last_error());
     cuda_flush(s);
     return !s->rehearsing && !ops_failed(&s->check);
+}
+
+static bool ready(cuda_stream *s, const char *what, const ops_buffer *buffer, size_t offset,
+                  size_t size) {
+    if (!may_enqueue(s, what, buffer, offset, size))
+        return false;
+    cuda_flush_zeros(s);
+    return !ops_failed(&s->check);
 }
 
 static char *address(const ops_buffer *buffer, size_t offset) {
@@ -55,10 +63,10 @@ static void copy_bytes(ops_stream *stream, ops_buffer *to, size_t to_offset, con
 
 static void zero_bytes(ops_stream *stream, ops_buffer *buffer, size_t offset, size_t size) {
     cuda_stream *s = (cuda_stream *)stream;
-    if (!ready(s, "zero", buffer, offset, size))
+    if (!may_enqueue(s, "zero", buffer, offset, size))
         return;
     cuda_reads_forget(s->reads, address(buffer, offset), size);
-    cuda_check(s, cudaMemsetAsync(address(buffer, offset), 0, size, s->stream), "cudaMemsetAsync");
+    cuda_zero(s, address(buffer, offset), size);
 }
 
 static xlstm_status wait_all(ops_stream *stream) {
@@ -165,6 +173,7 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
 static void rehearse(ops_stream *stream, bool on) {
     cuda_stream *s = (cuda_stream *)stream;
     cuda_flush(s);
+    cuda_flush_zeros(s);
     s->rehearsing = on;
     if (!on)
         fp8_weights_make(s);

@@ -49,6 +49,10 @@ enum { CUDA_MOST_PUT = 3072 };
 /* Enqueue writes; `source` is free again when they return. */
 void cuda_put(cuda_stream *s, void *to, const void *source, size_t size);
 void cuda_upload(cuda_stream *s, void *to, const void *source, size_t size);
+/* Zeros are gathered, and written by one kernel before the next thing that is enqueued: a session has three tensors of
+ * states a layer. Behind cuda_flush. */
+void cuda_zero(cuda_stream *s, void *to, size_t size);
+void cuda_flush_zeros(cuda_stream *s);
 
 typedef struct cuda_reads cuda_reads;
 xlstm_status cuda_reads_create(cuda_reads **reads);

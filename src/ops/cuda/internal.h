@@ -57,6 +57,16 @@ typedef struct cuda_scratch {
     ops_tensor chunkwise;            /* bytes, of the mLSTM of prompts (mlstm_chunkwise.h) */
 } cuda_scratch;
 
+/* Spans that are to become 0 before anything else is enqueued (transfer.cu). */
+enum { CUDA_MOST_ZEROS = 192 };
+struct cuda_zeros {
+    int count;
+    struct {
+        char *to;
+        size_t size;
+    } span[CUDA_MOST_ZEROS];
+};
+
 typedef struct cuda_stream {
     ops_stream base;
     cuda_gpu *gpu;
@@ -69,6 +79,7 @@ typedef struct cuda_stream {
         written; /* the last kernel was a write of the host, perhaps of what the next takes as constant */
     struct cuda_reads *reads; /* what ops left for the host, and when it is there */
     struct fp8_weights *fp8;  /* with the option `fp8`: fp8.h */
+    struct cuda_zeros zeros;
     struct cuda_chain *chain; /* steps of one token that are not launched yet (chain.h), or NULL */
 } cuda_stream;
 

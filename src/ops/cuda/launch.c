@@ -97,6 +97,7 @@ static xlstm_status load(const cuda_launch *launch) {
 
 void cuda_run_launch(cuda_stream *s, const cuda_launch *launch) {
     cuda_flush(s);
+    cuda_flush_zeros(s);
     if (ops_failed(&s->check))
         return;
     cuda_launch next = *launch;
