@@ -82,4 +82,28 @@ static __device__ __forceinline__ void fence_async(void) {
 #include "async_functions.h" /* the test device's */
 #endif
 
+/* ---- A warp at a barrier ----
+ * One lane stands for all: __syncwarp orders what the others did before its arrival, and what they do behind its wait.
+ * racecheck of compute-sanitizer takes a barrier to order those alone who arrive and wait there: for it (docs/CUDA.md) each
+ * lane does so for itself. */
+#ifndef CUDA_RACECHECK
+#define CUDA_RACECHECK 0
+#endif
+
+enum { WARP_ARRIVALS = CUDA_RACECHECK ? 32 : 1 };
+
+static __device__ __forceinline__ bool warp_speaker(void) {
+    return CUDA_RACECHECK || threadIdx.x % 32 == 0;
+}
+static __device__ __forceinline__ void warp_arrive(uint64_t *barrier) {
+    __syncwarp();
+    if (warp_speaker())
+        barrier_arrive(barrier);
+}
+static __device__ __forceinline__ void warp_wait(uint64_t *barrier, unsigned parity) {
+    if (warp_speaker())
+        barrier_wait(barrier, parity);
+    __syncwarp();
+}
+
 #endif

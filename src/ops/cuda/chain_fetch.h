@@ -279,14 +279,15 @@ static __device__ __forceinline__ void chain_fetch(const chain_arguments &all, c
 
 /* ---- Taking ---- */
 
-/* The oldest stage is there. Where a warp fetches, one lane sees it arrive, and the others by the barrier behind it. */
+/* The oldest stage is there. */
 template <class W>
-static __device__ __forceinline__ void chain_arrived(const chain_arguments &all, int lane,
+static __device__ __forceinline__ void chain_arrived(const chain_arguments &all,
                                                      const chain_ring<W> &r) {
-    if (!chain_fetches(all))
-        chain_wait<chain_shape<W>::DEPTH - 1>(r.fetched - r.taken - 1);
-    else if (lane == 0)
-        barrier_wait(r.arrived + r.stage, r.rounds & 1u);
+    if (chain_fetches(all)) {
+        warp_wait(r.arrived + r.stage, r.rounds & 1u);
+        return;
+    }
+    chain_wait<chain_shape<W>::DEPTH - 1>(r.fetched - r.taken - 1);
     __syncwarp();
 }
 
@@ -316,7 +317,7 @@ static __device__ __forceinline__ void chain_took(const chain_arguments &all,
         chain_refill<W>(near, last, warp, lane, r);
         return;
     }
-    if (lane == 0)
+    if (warp_speaker())
         barrier_arrive(r.freed + r.stage);
     r.at += chain_shape<W>::STAGE;
     if (++r.stage == r.depth) {

@@ -96,7 +96,7 @@ static __device__ __forceinline__ void chain_stream(chain_warp<W> &own, int step
         int unit = lane;
         const typename input::value *y = input::first(a, x, lane);
         for (int slice = 0; slice < slices; slice++) {
-            chain_arrived<W>(*own.all, lane, own.ring);
+            chain_arrived<W>(*own.all, own.ring);
             if (chain_fetches(*own.all) && slice >= come)
                 chain_read<W>(a, rows, slice, own.ring.at, lane);
 #pragma unroll
@@ -250,9 +250,7 @@ static __device__ __forceinline__ void chain_load(const chain_arguments &a, int 
         barrier_wait(&h.step_done[step % CHAIN_NEAR], (unsigned)(step / CHAIN_NEAR - 1) & 1u);
     for (int i = lane; i < WORDS; i += WARP)
         to[i] = from[i];
-    __syncwarp();
-    if (lane == 0)
-        barrier_arrive(&h.step_there[step % CHAIN_NEAR]);
+    warp_arrive(&h.step_there[step % CHAIN_NEAR]);
 }
 
 /* All threads of the block come here. */
@@ -260,12 +258,12 @@ static __device__ __forceinline__ void chain_make_barriers(const chain_arguments
                                                            chain_head &h) {
     if (threadIdx.x == 0) {
         for (int i = 0; i < CHAIN_NEAR; i++) {
-            barrier_make(&h.step_there[i], 1);
+            barrier_make(&h.step_there[i], WARP_ARRIVALS);
             barrier_make(&h.step_done[i], CHAIN_WARPS);
         }
         for (int i = 0; i < CHAIN_WARPS * CHAIN_DEPTH; i++) {
             barrier_make(&h.arrived[0][0] + i, 1);
-            barrier_make(&h.taken[0][0] + i, 1);
+            barrier_make(&h.taken[0][0] + i, WARP_ARRIVALS);
         }
         if (chain_fetches(a))
             barrier_made();

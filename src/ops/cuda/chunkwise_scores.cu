@@ -137,6 +137,7 @@ __launch_bounds__(WARPGROUP) void chunkwise_scores(const __grid_constant__ score
             barrier_make(shared->full + i, 1);
         barrier_made();
     }
+    __syncwarp(); /* for racecheck: to it, another lane has made them */
     cuda_wait();
     struct chunk_sequence s = sequence_at(a.shape, sequence_of(a.shape, place));
     if (place - s.place >= s.chunks)

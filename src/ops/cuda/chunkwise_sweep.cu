@@ -316,7 +316,7 @@ __launch_bounds__(SWEEP_THREADS,
         (struct sweep_barriers *)((unsigned char *)factors + form::stages * form::factor_bytes);
     float *normalizer = (float *)((unsigned char *)b + BARRIER_BYTES);
     constexpr bool room = form::carries && !form::reads;
-    const int readers = COMPUTING_WARPS + (form::carries ? NORMALIZER_WARPS : 0);
+    const int readers = (COMPUTING_WARPS + (form::carries ? NORMALIZER_WARPS : 0)) * WARP_ARRIVALS;
     if (threadIdx.x == 0) {
         for (int i = 0; i < form::slots; i++) {
             barrier_make(b->slot_full + i, 1);
@@ -325,7 +325,7 @@ __launch_bounds__(SWEEP_THREADS,
         for (int i = 0; i < form::stages; i++) {
             barrier_make(b->stage_full + i, 1);
             barrier_make(b->stage_empty + i, (unsigned)readers);
-            barrier_make(b->vector_full + i, NORMALIZER_WARPS);
+            barrier_make(b->vector_full + i, NORMALIZER_WARPS * WARP_ARRIVALS);
         }
         barrier_made();
     }

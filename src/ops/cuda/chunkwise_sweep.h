@@ -366,20 +366,16 @@ static __device__ __forceinline__ void exchange(const float (&o)[CHUNK / 2],
     threads_sync(1 + group, WARPGROUP);
 }
 
-static __device__ __forceinline__ void warp_arrive(uint64_t *barrier) {
-    __syncwarp();
-    if (threadIdx.x % WARP == 0)
-        barrier_arrive(barrier);
-}
-
-/* The same at the barriers of all blocks that fetch into this one's slots. */
+/* A warp's arrival at the barriers of all blocks that fetch into this one's slots. */
 static __device__ __forceinline__ void warp_arrive_shared(uint64_t *barrier, int sharing) {
     int lane = (int)threadIdx.x % WARP;
     __syncwarp();
-    if (sharing == 1 && lane == 0)
+    if (sharing == 1 && warp_speaker())
         barrier_arrive(barrier);
-    if (sharing > 1 && lane < sharing)
+    if (sharing > 1 && lane < sharing && !CUDA_RACECHECK)
         barrier_arrive_at(barrier, (unsigned)lane);
+    for (int rank = 0; CUDA_RACECHECK && sharing > 1 && rank < sharing; rank++)
+        barrier_arrive_at(barrier, (unsigned)rank);
 }
 
 #endif

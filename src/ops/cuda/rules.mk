@@ -13,7 +13,7 @@ CUDA_HOST_SOURCES := $(sort $(wildcard src/ops/cuda/*.c))
 CUDA_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/%.cu.o) $(CUDA_HOST_SOURCES:%.c=$(BUILD)/%.o)
 
 CUDA_CODE = $(foreach arch,$(CUDA_ARCHS),-gencode=arch=compute_$(arch),code=$(if $(filter %a,$(arch)),sm_$(arch),[sm_$(arch)$(comma)compute_$(arch)]))
-NVCC_COMPILE = $(NVCC) -std=c++17 -O3 -lineinfo $(CUDA_CODE) -Werror all-warnings -Isrc -Iinclude \
+NVCC_COMPILE = $(NVCC) -std=c++17 -O3 -lineinfo $(CUDA_CODE) $(if $(RACECHECK),-DCUDA_RACECHECK=1) -Werror all-warnings -Isrc -Iinclude \
                -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-Wall,-Wextra
 
 # In front of `make cuda`: what is missing, and where to get it.
