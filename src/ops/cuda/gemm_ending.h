@@ -72,7 +72,18 @@ static __device__ __forceinline__ float2 gemm_residual(const gemm_part &p, int t
                : make_float2(0.0f, 0.0f);
 }
 
-template <int kind>
+/* To element `at`; `type` is the part's out_type. */
+template <int type>
+static __device__ __forceinline__ void gemm_put_pair(const gemm_part &p, int64_t at, float2 y) {
+    if (type == DTYPE_F32)
+        *(float2 *)((float *)p.out + at) = y;
+    else
+        *(uint32_t *)((uint16_t *)p.out + at) = (uint32_t)to_bf16(y.x) | (uint32_t)to_bf16(y.y)
+                                                                             << 16;
+}
+
+/* type: the part's out_type, or -1 where that is not known. */
+template <int kind, int type = -1>
 static __device__ __forceinline__ void gemm_store_pair(const gemm_part &p, int token, int row,
                                                        float2 z, float2 z_up, float2 residual) {
     const float2 y = make_float2(gemm_end<kind>(p, z.x, z_up.x, residual.x),
@@ -80,11 +91,10 @@ static __device__ __forceinline__ void gemm_store_pair(const gemm_part &p, int t
     const int64_t at = token * p.out_stride + row;
     if (row >= p.rows)
         return;
-    if (p.out_type == DTYPE_F32)
-        *(float2 *)((float *)p.out + at) = y;
+    if (type == DTYPE_F32 || (type < 0 && p.out_type == DTYPE_F32))
+        gemm_put_pair<DTYPE_F32>(p, at, y);
     else
-        *(uint32_t *)((uint16_t *)p.out + at) = (uint32_t)to_bf16(y.x) | (uint32_t)to_bf16(y.y)
-                                                                             << 16;
+        gemm_put_pair<DTYPE_BF16>(p, at, y);
 }
 
 #endif

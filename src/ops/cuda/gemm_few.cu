@@ -148,9 +148,9 @@ static __device__ __forceinline__ int few_row(int j) {
 
 /* From registers, of a block that has all of the width. What is written out here for all of a thread's sums is so long that
  * blocks wait for their instructions: the less of it a tile goes through the better. */
-template <int kind, int rows>
-static __device__ __forceinline__ void few_end(const few_arguments &a, const few_tile &t,
-                                               const float *sums) {
+template <int kind, int rows, int type>
+static __device__ __forceinline__ void few_end_as(const few_arguments &a, const few_tile &t,
+                                                  const float *sums) {
     const gemm_part &p = a.g.part[t.part];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -164,12 +164,21 @@ static __device__ __forceinline__ void few_end(const few_arguments &a, const few
             if (t.row + j * 8 >= p.rows)
                 break;
             if (few_row(j) < a.rows)
-                gemm_store_pair<kind>(p, token, t.row + few_row(j), make_float2(z[0], z[1]),
-                                      make_float2(up[0], up[1]),
-                                      kind == END_ADD ? gemm_residual(p, token, t.row + few_row(j))
-                                                      : make_float2(0.0f, 0.0f));
+                gemm_store_pair<kind, type>(p, token, t.row + few_row(j), make_float2(z[0], z[1]),
+                                            make_float2(up[0], up[1]),
+                                            kind == END_ADD
+                                                ? gemm_residual(p, token, t.row + few_row(j))
+                                                : make_float2(0.0f, 0.0f));
         }
     }
+}
+template <int kind, int rows>
+static __device__ __forceinline__ void few_end(const few_arguments &a, const few_tile &t,
+                                               const float *sums) {
+    if (a.g.part[t.part].out_type == DTYPE_F32)
+        few_end_as<kind, rows, DTYPE_F32>(a, t, sums);
+    else
+        few_end_as<kind, rows, DTYPE_BF16>(a, t, sums);
 }
 
 /* Bytes for the sums that a block is sent: pairs, [half of the outputs of a thread][threads], and of a gate as many of what it
