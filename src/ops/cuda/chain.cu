@@ -21,10 +21,11 @@ struct kept_chain {
 struct cuda_chain {
     chain_step *steps; /* those that are not launched yet */
     int count;
-    int type;       /* of the weights; -1 where none has any */
-    int x_floats;   /* of the step that needs most */
-    int row_stages; /* that a warp takes, of all of them */
-    unsigned base;  /* of the counter of the grid */
+    int type;        /* of the weights; -1 where none has any */
+    int x_floats;    /* of the step that needs most */
+    int chunk_items; /* the same */
+    unsigned base;   /* of the counter of the grid */
+    int claims;      /* which counters of claims the next launch takes, of two by turns */
     unsigned launches;
     struct kept_chain kept[KEPT];
 };
@@ -37,9 +38,9 @@ static int larger(int a, int b) {
 
 void cuda_place_chain(cuda_carver *c, const ops_stream_options *, cuda_scratch *s) {
     const int64_t bytes = (int64_t)KEPT * CHAIN_STEPS * (int64_t)sizeof(chain_step);
-    const int64_t words[2] = {bytes / 4, 1};
+    const int64_t words[2] = {bytes / 4, 1 + 2 * CHAIN_STEPS};
     s->chain = cuda_carve(c, DTYPE_I32, 1, &words[0]);
-    s->chain_counter = cuda_carve(c, DTYPE_I32, 1, &words[1]);
+    s->chain_counters = cuda_carve(c, DTYPE_I32, 1, &words[1]);
 }
 
 void cuda_chain_free(struct cuda_chain *chain) {
@@ -85,17 +86,17 @@ static int input_floats(const chain_variant *v, const gemv_arguments *a) {
 }
 
 /* Shared memory of a block but for the rings. */
-static size_t fixed_bytes(int x_floats) {
-    return sizeof(chain_head) + (size_t)x_floats * sizeof(float);
+static size_t fixed_bytes(int chunk_items, int x_floats) {
+    return sizeof(chain_head) + (size_t)(CHAIN_CLAIMS * chunk_items) * sizeof(chain_item) +
+           (size_t)x_floats * sizeof(float);
 }
 
-/* Stages that fit beside the input, and are of use; less than 1: the input itself is too long. */
-static int depth_of(const cuda_stream *s, const chain_variant *v, int x_floats, int needed) {
-    const size_t fixed = fixed_bytes(x_floats), most = s->gpu->shared_bytes;
+/* Stages that fit beside the input; less than 1: the input itself is too long. */
+static int depth_of(const cuda_stream *s, const chain_variant *v, int chunk_items, int x_floats) {
+    const size_t fixed = fixed_bytes(chunk_items, x_floats), most = s->gpu->shared_bytes;
     const int fit =
         fixed < most ? (int)((most - fixed) / (size_t)(CHAIN_WARPS * v->stage_bytes)) : 0;
-    const int wanted = needed < 1 ? 1 : v->depth < needed ? v->depth : needed;
-    return fit < wanted ? fit : wanted;
+    return fit < v->depth ? fit : v->depth;
 }
 
 /* Where the steps lie in device memory; they are sent there if they do not yet. */
@@ -130,7 +131,8 @@ static void launch_chain(cuda_stream *s, const struct chain_arguments *a, const 
     launch.arguments = a;
     launch.grid[0] = (unsigned)s->gpu->processors;
     launch.threads = CHAIN_THREADS;
-    launch.shared = fixed_bytes(a->x_floats) + (size_t)(a->depth * CHAIN_WARPS * v->stage_bytes);
+    launch.shared = fixed_bytes(a->chunk_items, a->x_floats) +
+                    (size_t)(a->depth * CHAIN_WARPS * v->stage_bytes);
     launch.together = true;
     cuda_run_launch(s, &launch);
 }
@@ -147,19 +149,24 @@ extern "C" void cuda_flush(cuda_stream *s) {
         chain->launches++;
         a.steps = steps_in_memory(s);
         a.count = chain->count;
+        a.chunk_items = chain->chunk_items;
         a.x_floats = chain->x_floats;
-        a.depth = depth_of(s, &v, a.x_floats, chain->row_stages);
-        a.counter = (unsigned *)cuda_at(&s->scratch.chain_counter);
+        a.depth = depth_of(s, &v, a.chunk_items, a.x_floats);
+        a.counter = (unsigned *)cuda_at(&s->scratch.chain_counters);
+        a.claims = a.counter + 1 + chain->claims * CHAIN_STEPS;
+        a.clear = a.counter + 1 + (1 - chain->claims) * CHAIN_STEPS;
         a.base = chain->base;
         a.fetches = s->gpu->major == 9;
     }
-    chain->count = chain->x_floats = chain->row_stages = 0; /* before the launch, which flushes */
+    chain->count = chain->x_floats = chain->chunk_items = 0; /* before the launch, which flushes */
     chain->type = -1;
     if (ops_failed(&s->check))
         return;
     launch_chain(s, &a, &v);
-    if (!ops_failed(&s->check)) /* else no block has come to the barrier */
-        chain->base += (unsigned)(a.count - 1) * (unsigned)s->gpu->processors;
+    if (ops_failed(&s->check)) /* no block has come to the barrier */
+        return;
+    chain->base += (unsigned)(a.count - 1) * (unsigned)s->gpu->processors;
+    chain->claims = 1 - chain->claims;
 }
 
 /* ---- Steps ---- */
@@ -177,20 +184,45 @@ static chain_step *append(cuda_stream *s, int x_floats) {
     return step;
 }
 
-/* Stages that the warp with the most rows takes. */
-static int stages_of(const cuda_stream *s, const chain_variant *v, const gemv_arguments *a) {
-    const int owners = s->gpu->processors * CHAIN_WARPS, rows = (a->rows + owners - 1) / owners;
-    const int together = a->ending == GEMV_GATED ? v->rows / 2 : v->rows;
-    return (rows + together - 1) / together * ((a->used_bytes + v->span - 1) / v->span);
+/* Shared memory for the results of a block's groups, in floats (chain_results). */
+static int result_floats(const chain_variant *v, const chain_division *d) {
+    return d->most * d->chunk_groups * (1 + v->rows + d->group_lines * d->pieces);
+}
+
+/* How rows are dealt out. In the profile exact a row is one warp's; in fast a piece is a slice, or as many as let results
+ * fit. A block takes twice its share of chunks at most: all blocks together can take all. */
+static chain_division divide(const cuda_stream *s, const chain_variant *v, const gemv_arguments *a,
+                             int input) {
+    enum { CHUNK_BYTES = 32 << 10, CHUNKS_A_BLOCK = 8, RESULT_FLOATS = 6144 };
+    const bool gated = a->ending == GEMV_GATED, fast = s->base.options.profile == OPS_FAST;
+    const int blocks = s->gpu->processors, slices = (a->used_bytes + v->span - 1) / v->span;
+    chain_division d = {};
+    d.group_lines = gated ? 2 * v->rows : v->rows;
+    d.groups = (a->rows + v->rows - 1) / v->rows;
+    const int by_bytes = CHUNK_BYTES / (d.group_lines * a->used_bytes),
+              by_blocks = d.groups / (blocks * CHUNKS_A_BLOCK);
+    d.chunk_groups = larger(by_bytes < by_blocks ? by_bytes : by_blocks, 1);
+    d.chunks = (d.groups + d.chunk_groups - 1) / d.chunk_groups;
+    d.most = 2 * ((d.chunks + blocks - 1) / blocks);
+    d.piece_slices = fast ? 1 : slices;
+    do {
+        d.pieces = (slices + d.piece_slices - 1) / d.piece_slices;
+        d.piece_slices *= 2;
+    } while (d.pieces > 1 && result_floats(v, &d) > RESULT_FLOATS);
+    d.piece_slices /= 2;
+    d.group_items = d.group_lines / v->rows * d.pieces;
+    d.sums = input;
+    return d;
 }
 
 void chain_project(cuda_stream *s, const char *name, int type, const gemv_arguments *a) {
     cuda_chain *chain = s->chain;
     const chain_variant v = variant_of(s, type);
-    const int floats = input_floats(&v, a);
+    const chain_division d = divide(s, &v, a, round_up(input_floats(&v, a), 4));
+    const int floats = d.sums + result_floats(&v, &d), items = d.chunk_groups * d.group_items;
     if (ops_failed(&s->check))
         return;
-    if (depth_of(s, &v, floats, 1) < 1) {
+    if (depth_of(s, &v, items, floats) < 1) {
         ops_fail(
             &s->check, XLSTM_UNSUPPORTED,
             "%s: a row of %d values does not fit in the %zu bytes of shared memory of this GPU",
@@ -200,18 +232,20 @@ void chain_project(cuda_stream *s, const char *name, int type, const gemv_argume
     if (s->rehearsing) {
         struct chain_arguments loaded = {};
         loaded.x_floats = round_up(floats, 4);
-        loaded.depth = depth_of(s, &v, loaded.x_floats, v.depth);
+        loaded.chunk_items = items;
+        loaded.depth = depth_of(s, &v, items, loaded.x_floats);
         launch_chain(s, &loaded, &v);
         return;
     }
     if (chain->count == CHAIN_STEPS || (chain->type >= 0 && chain->type != type) ||
-        depth_of(s, &v, larger(chain->x_floats, floats), 1) < 1)
+        depth_of(s, &v, larger(chain->chunk_items, items), larger(chain->x_floats, floats)) < 1)
         cuda_flush(s);
+    chain->chunk_items = larger(chain->chunk_items, items);
     chain_step *step = append(s, floats);
     step->kind = CHAIN_PROJECT;
+    step->division = d;
     step->project = *a;
     chain->type = type;
-    chain->row_stages += stages_of(s, &v, a);
 }
 
 /* What a block has in the place of the input. */
@@ -232,7 +266,8 @@ void chain_mlstm(cuda_stream *s, const mlstm_arguments *a) {
         return;
     const chain_variant v = variant_of(s, chain->type);
     const int floats = mlstm_floats(a);
-    if (chain->count == CHAIN_STEPS || depth_of(s, &v, larger(chain->x_floats, floats), 1) < 1)
+    if (chain->count == CHAIN_STEPS ||
+        depth_of(s, &v, chain->chunk_items, larger(chain->x_floats, floats)) < 1)
         cuda_flush(s);
     chain_step *step = append(s, floats);
     step->kind = CHAIN_MLSTM;

@@ -16,16 +16,33 @@
 
 enum chain_kind { CHAIN_PROJECT, CHAIN_MLSTM };
 enum {
-    CHAIN_WARPS = 8,                          /* of a block that stream rows */
-    CHAIN_THREADS = (CHAIN_WARPS + 2) * WARP, /* one more warp takes the few, and one fetches */
-    CHAIN_STEPS = 256,                        /* at most */
+    CHAIN_WARPS = 8,    /* of a block that stream rows */
+    CHAIN_FETCHERS = 2, /* warps that fetch, each for as many of those */
+    /* One more warp takes the few, and one claims. */
+    CHAIN_THREADS = (CHAIN_WARPS + CHAIN_FETCHERS + 2) * WARP,
+    CHAIN_STEPS = 256, /* at most */
     CHAIN_NEAR =
         4, /* steps whose arguments are in shared memory: that which runs, two ahead, one that is loaded */
-    CHAIN_DEPTH = 16 /* most stages of a ring */
+    CHAIN_DEPTH = 16, /* most stages of a ring */
+    CHAIN_CLAIMS =
+        2, /* chunks that a block has claimed at most before all of its warps ask for them */
+    CHAIN_SLOTS = 256 /* most groups whose pieces are summed at once */
+};
+
+/* How the rows of a projection are dealt out. A line is a row of a matrix. An item, the work of one warp, is a piece of as
+ * many lines as the variant has rows; a group is the items of the lines that end together: those of one item, or, gated,
+ * first of the gate and then the same of `up`. A chunk, which blocks claim one after the other, has `chunk_groups` groups. */
+struct chain_division {
+    int groups, chunks;
+    int group_lines, group_items, chunk_groups;
+    int pieces, piece_slices; /* of a line; of a piece, in slices of a stage */
+    int most;                 /* chunks that a block takes */
+    int sums; /* behind the input, in floats: the results of the block's groups (chain_results) */
 };
 
 struct __attribute__((aligned(16))) chain_step {
     int kind;
+    struct chain_division division; /* of a projection */
     union {
         struct gemv_arguments project; /* one token */
         struct mlstm_arguments
@@ -33,13 +50,29 @@ struct __attribute__((aligned(16))) chain_step {
     };
 };
 
-/* What a block's shared memory begins with; a step's input and the rings follow. */
+/* An item, and what stands beside each of its stages. */
+struct __attribute__((aligned(16))) chain_item {
+    const uint8_t *at[2]; /* its lines; NULL: none */
+    int line;             /* the first; -1: no item, but the end of the block's part of the step */
+    int piece,
+        group; /* of the line; of all that the block has taken in this step (line -1: their number) */
+    int16_t bulk;  /* the slice behind those that bulk copies take */
+    int8_t wide;   /* a bit for each line that copies of 16 bytes can take */
+    int8_t joined; /* its lines come by one copy, one behind the other */
+};
+
+/* What a block's shared memory begins with; items of chunks, a step's input, sums of pieces and the rings follow. */
 struct chain_head {
     struct chain_step near[CHAIN_NEAR];
-    /* Barriers: a step's arguments are there; no warp's rows of it are left to fetch. */
+    /* Barriers: a step's arguments are there; nothing of it is left to claim or to fetch. */
     uint64_t step_there[CHAIN_NEAR], step_done[CHAIN_NEAR];
+    /* Chunks: claimed; all warps are past it. Its items, or, behind the last of the step, less than 0. */
+    uint64_t claimed[CHAIN_CLAIMS], released[CHAIN_CLAIMS];
+    int items[CHAIN_CLAIMS];
     /* Those of the rings: a stage has arrived; it was taken. */
     uint64_t arrived[CHAIN_WARPS][CHAIN_DEPTH], taken[CHAIN_WARPS][CHAIN_DEPTH];
+    chain_item item[CHAIN_WARPS][CHAIN_DEPTH];
+    int groups;        /* that the block has taken in this step */
     float parts[WARP]; /* of sums over the block */
 };
 
@@ -47,9 +80,12 @@ struct chain_arguments {
     const struct chain_step *steps;
     int count;
     int depth;               /* stages of a warp's ring */
-    int x_floats;            /* of shared memory for a step's input */
+    int chunk_items;         /* at most */
+    int x_floats;            /* of shared memory for a step's input and sums */
     unsigned *counter, base; /* of the grid's barrier; where it stands before the kernel */
-    bool fetches;            /* a warp fetches for all (compute capability 9.0) */
+    unsigned *claims,
+        *clear;   /* of each step, 0 before the kernel; those of the next, to be set to 0 */
+    bool fetches; /* a warp fetches for all (compute capability 9.0) */
 };
 
 typedef void chain_kernel(struct chain_arguments);

@@ -1,18 +1,32 @@
 /* How the weights of a chain come into the rings of a block's warps: by a warp that fetches for all, or by each warp for
- * itself (chain_kernel.h). */
+ * itself (chain_kernel.h).
+ *
+ * Blocks claim chunks of rows one after the other, so that at any time all of them read about the same place of a matrix,
+ * which memory likes best, and all end at the same time, though some multiprocessors are served a sixth faster than
+ * others. */
 #ifndef OPS_CUDA_CHAIN_FETCH_H
 #define OPS_CUDA_CHAIN_FETCH_H
 
 #include "ops/cuda/async.h"
 #include "ops/cuda/chain.h"
 
-/* A stage has some 4 KB, and as a rule two rows: fewer copies bring it than of more rows, and a group of rows is not long under
- * way, which keeps warps, and blocks, together at the end of a step. */
+#include <limits.h>
+
+/* Weights of which a stage has one line: a long copy. */
+template <class W> struct chain_single : W {
+    enum { rows = 1 };
+};
+
+constexpr int chain_power_of_two(int x) { /* the largest up to x */
+    return x < 2 ? 1 : 2 * chain_power_of_two(x / 2);
+}
+
+/* A stage has some 4 KB of as many lines as the variant has rows. */
 template <class W> struct chain_shape {
     enum {
-        PART = WARP * W::bytes, /* of a row: a unit of each lane */
-        WHOLE = 4608 / ((int)W::rows * PART),
-        UNITS = (int)WHOLE > 1 ? (int)WHOLE : 1, /* of a lane in a stage, of each row */
+        PART = WARP * W::bytes, /* of a line: a unit of each lane */
+        UNITS = chain_power_of_two(4608 /
+                                   ((int)W::rows * PART)), /* of a lane in a stage, of each line */
         SPAN = UNITS * PART,
         SLOT = SPAN + ((int)W::blocks > 0 ? 16 : 0),
         STAGE = W::rows * SLOT,
@@ -32,68 +46,179 @@ static __device__ __forceinline__ bool chain_fetches(const chain_arguments &a) {
 #endif
 }
 
-/* ---- Rows and slices ---- */
-
-/* What a warp fetches next: rows from `row` to `end` of a step, `together` at a time, a slice of SPAN bytes each. */
-template <class W> struct chain_cursor {
-    int step, row, end, together, slice, slices;
-    int easy;       /* slices before this one, of this group, are whole copies */
-    unsigned there; /* which of the rows are, a bit each */
-    gemv_row rows[W::rows];
-};
-
-/* Where the rows begin that warp number `owner` has. */
-static __device__ __forceinline__ int chain_first(const gemv_arguments &a, unsigned owner) {
-    const unsigned owners = gridDim.x * CHAIN_WARPS, rows = (unsigned)a.rows;
-    return (int)(rows / owners * owner + rows % owners * owner / owners);
-}
-static __device__ __forceinline__ void chain_own(const gemv_arguments &a, int warp, int *begin,
-                                                 int *end) {
-    const unsigned owner = blockIdx.x * CHAIN_WARPS + (unsigned)warp;
-    *begin = chain_first(a, owner);
-    *end = chain_first(a, owner + 1);
-}
-
-static __device__ __forceinline__ int chain_together(const gemv_arguments &a, int rows) {
-    return a.ending == GEMV_GATED ? rows / 2 : rows;
-}
+/* ---- Lines, items and slices ---- */
 
 template <class W> static __device__ __forceinline__ int chain_slices(const gemv_arguments &a) {
     return (a.used_bytes + chain_shape<W>::SPAN - 1) / chain_shape<W>::SPAN;
 }
 
+/* Where a line belongs. */
+struct chain_place {
+    int row;
+    bool up;
+};
+template <class W>
+static __device__ __forceinline__ chain_place chain_place_of(const gemv_arguments &a, int line) {
+    enum { BOTH = 2 * W::rows };
+    if (a.ending != GEMV_GATED)
+        return {line, false};
+    return {line / BOTH * W::rows + line % W::rows, line % BOTH >= W::rows};
+}
+
+/* A line of a step; at == NULL: there is none. */
+template <class W>
+static __device__ __forceinline__ gemv_row chain_line(const gemv_arguments &a, int line) {
+    const chain_place p = chain_place_of<W>(a, line);
+    const gemv_part &part = gemv_part_of(a, p.row);
+    const gemv_matrix &m = p.up ? part.up : part.matrix;
+    gemv_row r;
+    r.at = p.row < a.rows ? m.weight + (int64_t)(p.row - part.first) * m.row_bytes : NULL;
+    r.wide = m.wide;
+    return r;
+}
+
+/* The lines of an item as rows. */
+template <class W>
+static __device__ __forceinline__ void chain_rows(const chain_item &item,
+                                                  gemv_row (&rows)[W::rows]) {
+    static_assert((int)W::rows <= 2, "places for lines in chain_item");
+#pragma unroll
+    for (int r = 0; r < W::rows; r++)
+        rows[r] = {item.at[r], item.wide >> r & 1};
+}
+
+/* Slices that come by bulk copies: those whose units are whole, where copies of 16 bytes can take the rows.
+ * Others are handed over as they are, and the warp that takes them reads them itself. */
+template <class W>
+static __device__ __forceinline__ int chain_bulk_slices(const gemv_arguments &a, bool wide,
+                                                        int slices) {
+    if (!wide)
+        return 0;
+    return a.used_bytes % W::bytes == 0 ? slices : a.used_bytes / chain_shape<W>::SPAN;
+}
+
+/* Items of a chunk. */
+static __device__ __forceinline__ int chain_items(const chain_division &d, int chunk) {
+    return min(d.chunk_groups, d.groups - chunk * d.chunk_groups) * d.group_items;
+}
+
+/* Item i of a chunk that is number `number` of the block's part of the step. */
+template <class W>
+static __device__ __forceinline__ chain_item chain_item_of(const chain_step &s, bool fetches,
+                                                           int chunk, int number, int i) {
+    const chain_division &d = s.division;
+    const int group = i / d.group_items, at = i - group * d.group_items;
+    const int lines = at / d.pieces, chunk_groups = d.chunk_groups;
+    bool wide = true;
+    chain_item item;
+    item.line = (chunk * chunk_groups + group) * d.group_lines + lines * W::rows;
+    item.piece = at - lines * d.pieces;
+    item.group = number * chunk_groups + group;
+    item.wide = 0;
+    item.at[W::rows - 1] = NULL;
+#pragma unroll
+    for (int r = 0; r < W::rows; r++) {
+        const gemv_row row = chain_line<W>(s.project, item.line + r);
+        item.at[r] = row.at;
+        item.wide = (int8_t)(item.wide | (row.wide ? 1 : 0) << r);
+        wide = wide && (row.wide || !row.at);
+    }
+    const int slices = chain_slices<W>(s.project);
+    item.bulk = (int16_t)chain_bulk_slices<W>(s.project, wide, slices);
+    item.joined = W::rows == 2 && slices == 1 && item.bulk == 1 && fetches &&
+                  item.at[W::rows - 1] == item.at[0] + s.project.used_bytes;
+    return item;
+}
+
+/* Where a warp's items are: what it fetches next. */
+template <class W> struct chain_cursor {
+    int step;
+    bool open, has;      /* a step; a chunk of it */
+    unsigned number;     /* of the chunk, of all that the block has come to */
+    int of_step, groups; /* the same, of those of the step; groups of these */
+    int chunk, items;    /* which one of the step, where the warp fetches for itself; -1: none */
+    int next;            /* of the chunk's items */
+    chain_item item;
+    int slice, last; /* of the item: the next, and the one behind it */
+};
+
 /* The cursor comes to a step. */
 template <class W>
 static __device__ __forceinline__ void chain_open(const chain_step &s, int warp,
                                                   chain_cursor<W> &c) {
-    if (s.kind != CHAIN_PROJECT)
-        return;
-    chain_own(s.project, warp, &c.row, &c.end);
-    c.together = chain_together(s.project, W::rows);
-    c.slice = 0;
-    c.slices = chain_slices<W>(s.project);
+    c.open = s.kind == CHAIN_PROJECT;
+    c.has = false;
+    c.chunk = -1;
+    c.of_step = c.groups = 0;
+    c.next = warp;
+    c.slice = c.last = 0;
 }
 
-/* The cursor comes to a group of rows; true: copies of 16 bytes can take all of them. */
+/* The chunk behind the cursor's: from those that the block claims, or, where each warp fetches for itself, dealt out. False:
+ * it is not claimed yet. */
 template <class W>
-static __device__ __forceinline__ bool chain_enter(const gemv_arguments &a, chain_cursor<W> &c) {
-    bool wide = true;
-    gemv_rows_of<W>(a, c.row, c.end, 0, c.rows);
-    c.there = 0;
-#pragma unroll
-    for (int r = 0; r < W::rows; r++)
-        if (c.rows[r].at) {
-            c.there |= 1u << r;
-            wide = wide && c.rows[r].wide;
-        }
-    return wide;
+static __device__ __forceinline__ bool chain_next_chunk(const chain_arguments &all, chain_head &h,
+                                                        const chain_step &s, chain_cursor<W> &c) {
+    const unsigned place = c.number % CHAIN_CLAIMS, round = c.number / CHAIN_CLAIMS;
+    if (!chain_fetches(all)) {
+        c.chunk = c.chunk < 0 ? (int)blockIdx.x : c.chunk + (int)gridDim.x;
+        c.items = c.chunk < s.division.chunks ? chain_items(s.division, c.chunk) : -1 - c.groups;
+        c.groups += c.items > 0 ? c.items / s.division.group_items : 0;
+    } else if (barrier_tested(&h.claimed[place], round & 1u)) {
+        c.items = h.items[place];
+    } else {
+        return false;
+    }
+    c.has = true;
+    return true;
 }
 
-/* A slice was asked for. */
-template <class W> static __device__ __forceinline__ void chain_asked(chain_cursor<W> &c) {
-    if (++c.slice == c.slices) {
-        c.slice = 0;
-        c.row += c.together;
+/* The cursor leaves its chunk. */
+template <class W>
+static __device__ __forceinline__ void chain_leave(const chain_arguments &all, chain_head &h,
+                                                   chain_cursor<W> &c) {
+    if (chain_fetches(all))
+        barrier_arrive(&h.released[c.number % CHAIN_CLAIMS]);
+    c.number++;
+    c.of_step++;
+    c.has = false;
+}
+
+/* To the warp's next item of the step that is open, or to its end (line -1); false: that is not known yet. `chunks`: items of
+ * the chunks that are claimed. */
+template <class W>
+static __device__ __forceinline__ bool chain_find(const chain_arguments &all, chain_head &h,
+                                                  const chain_item *chunks, const chain_step &s,
+                                                  chain_cursor<W> &c) {
+    for (;;) {
+        if (!c.has && !chain_next_chunk<W>(all, h, s, c))
+            return false;
+        if (c.items < 0) {
+            c.item.line = -1;
+            c.item.group = -1 - c.items;
+            c.last = c.slice + 1;
+            return true;
+        }
+        if (c.next < c.items)
+            break;
+        c.next -= c.items;
+        chain_leave<W>(all, h, c);
+    }
+    c.item = chain_fetches(all) ? chunks[(int)(c.number % CHAIN_CLAIMS) * all.chunk_items + c.next]
+                                : chain_item_of<W>(s, false, c.chunk, c.of_step, c.next);
+    c.next += CHAIN_WARPS;
+    c.slice = c.item.piece * s.division.piece_slices;
+    c.last = min(c.slice + s.division.piece_slices, chain_slices<W>(s.project));
+    return true;
+}
+
+/* A slice was asked for, or the end of a step was told. */
+template <class W>
+static __device__ __forceinline__ void chain_asked(const chain_arguments &all, chain_head &h,
+                                                   chain_cursor<W> &c) {
+    if (++c.slice == c.last && c.item.line < 0) {
+        chain_leave<W>(all, h, c);
+        c.open = false;
     }
 }
 
@@ -103,35 +228,25 @@ template <class W> struct chain_ring {
     int depth;
     unsigned fetched, taken;
     chain_cursor<W> next; /* and above, `to` and `fetched`: where the warp asks for itself */
-    int stage; /* where another asks: the next to take, its barriers, and how often the ring has come round */
+    int stage; /* the next to take, its barriers where another warp asks, and how often the ring has come round */
     unsigned rounds;
     uint64_t *arrived, *freed;
+    chain_item *item; /* of each stage */
 };
 
 /* ---- Each warp for itself ---- */
 
-/* Whether there is something left to fetch up to step `last`; goes to the next step where one is done. */
+/* A slice whose units are whole. The 16 bytes behind it that a row between multiples of 16 needs may be the next row's, or
+ * behind the buffer's end, where there is room. */
 template <class W>
-static __device__ __forceinline__ bool chain_more(const chain_step *near, int last, int warp,
-                                                  chain_cursor<W> &c) {
-    while (c.row >= c.end) {
-        if (c.step >= last)
-            return false;
-        chain_open<W>(near[++c.step % CHAIN_NEAR], warp, c);
-    }
-    return true;
-}
-
-/* An easy slice. The 16 bytes behind it that a row between multiples of 16 needs may be the next row's, or behind the
- * buffer's end, where there is room. */
-template <class W>
-static __device__ __forceinline__ void chain_copy(uint8_t *to, int lane, chain_cursor<W> &c) {
+static __device__ __forceinline__ void chain_copy(const gemv_row (&rows)[W::rows], int slice,
+                                                  uint8_t *to, int lane) {
     enum { SLOT = chain_shape<W>::SLOT, SPAN = chain_shape<W>::SPAN, TOGETHER = 16 * WARP };
 #pragma unroll
     for (int r = 0; r < W::rows; r++) {
-        if (!(c.there >> r & 1u))
+        if (!rows[r].at)
             continue;
-        const uint8_t *from = c.rows[r].at - c.rows[r].lead() + (int64_t)c.slice * SPAN + 16 * lane;
+        const uint8_t *from = rows[r].at - rows[r].lead() + (int64_t)slice * SPAN + 16 * lane;
 #pragma unroll
         for (int i = 0; i < SLOT; i += TOGETHER)
             if (i + TOGETHER <= SLOT || i + 16 * lane < SLOT)
@@ -139,48 +254,49 @@ static __device__ __forceinline__ void chain_copy(uint8_t *to, int lane, chain_c
     }
 }
 
-template <class W> static __device__ __forceinline__ void chain_fetched(chain_ring<W> &r) {
-    copy_close();
-    r.fetched++;
-    r.to += chain_shape<W>::STAGE;
-    r.to = r.to == r.end ? r.begin : r.to;
-    chain_asked<W>(r.next);
+/* Any slice. */
+template <class W>
+static __device__ __forceinline__ void chain_copy_any(const gemv_arguments &a,
+                                                      const gemv_row (&rows)[W::rows], int slice,
+                                                      uint8_t *to, int lane) {
+#pragma unroll
+    for (int r = 0; r < W::rows; r++)
+        if (rows[r].at)
+            gemv_fetch<W, chain_shape<W>::SPAN>(a, rows[r], slice, to + r * chain_shape<W>::SLOT,
+                                                lane);
 }
 
 /* As much as there is room for, of steps up to `last`. */
 template <class W>
-static __device__ __forceinline__ void chain_fill(const chain_step *near, int last, int warp,
-                                                  int lane, chain_ring<W> &r) {
+static __device__ __forceinline__ void chain_fill(const chain_arguments &all, chain_head &h,
+                                                  int last, int warp, int lane, chain_ring<W> &r) {
     chain_cursor<W> &c = r.next;
-    while (r.fetched - r.taken < (unsigned)r.depth && chain_more<W>(near, last, warp, c)) {
-        const gemv_arguments &a = near[c.step % CHAIN_NEAR].project;
-        if (c.slice == 0)
-            c.easy = chain_enter<W>(a, c) ? a.used_bytes / chain_shape<W>::SPAN : 0;
-        if (c.slice < c.easy)
-            chain_copy<W>(r.to, lane, c);
-        else
-#pragma unroll
-            for (int i = 0; i < W::rows; i++)
-                if (c.rows[i].at)
-                    gemv_fetch<W, chain_shape<W>::SPAN>(a, c.rows[i], c.slice,
-                                                        r.to + i * chain_shape<W>::SLOT, lane);
-        chain_fetched<W>(r);
-    }
-}
-
-/* A stage was taken: one more is asked for. */
-template <class W>
-static __device__ __forceinline__ void chain_refill(const chain_step *near, int last, int warp,
-                                                    int lane, chain_ring<W> &r) {
-    r.taken++;
-    r.at += chain_shape<W>::STAGE;
-    r.at = r.at == r.end ? r.begin : r.at;
-    if (r.next.slice > 0 && r.next.slice < r.next.easy &&
-        r.fetched - r.taken + 1 == (unsigned)r.depth) {
-        chain_copy<W>(r.to, lane, r.next);
-        chain_fetched<W>(r);
-    } else {
-        chain_fill<W>(near, last, warp, lane, r);
+    while (r.fetched - r.taken < (unsigned)r.depth) {
+        while (!c.open && c.step < last) {
+            c.step++;
+            chain_open<W>(h.near[c.step % CHAIN_NEAR], warp, c);
+        }
+        if (!c.open)
+            return;
+        const chain_step &s = h.near[c.step % CHAIN_NEAR];
+        if (c.slice == c.last)
+            chain_find<W>(all, h, NULL, s, c);
+        if (lane == 0)
+            r.item[r.fetched % (unsigned)r.depth] = c.item;
+        if (c.item.line >= 0) {
+            gemv_row rows[W::rows];
+            chain_rows<W>(c.item, rows);
+            if (c.item.bulk > 0 &&
+                (c.slice + 1) * (int)chain_shape<W>::SPAN <= s.project.used_bytes)
+                chain_copy<W>(rows, c.slice, r.to, lane);
+            else
+                chain_copy_any<W>(s.project, rows, c.slice, r.to, lane);
+        }
+        copy_close();
+        r.fetched++;
+        r.to += chain_shape<W>::STAGE;
+        r.to = r.to == r.end ? r.begin : r.to;
+        chain_asked<W>(all, h, c);
     }
 }
 
@@ -194,16 +310,6 @@ template <int most> static __device__ __forceinline__ void chain_wait(unsigned l
 
 /* ---- A warp for all ---- */
 
-/* Slices of a group that come by bulk copies: those whose units are whole, where copies of 16 bytes can take the rows.
- * Others are handed over as they are, and the warp that takes them reads them itself. */
-template <class W>
-static __device__ __forceinline__ int chain_bulk_slices(const gemv_arguments &a, bool wide,
-                                                        int slices) {
-    if (!wide)
-        return 0;
-    return a.used_bytes % W::bytes == 0 ? slices : a.used_bytes / chain_shape<W>::SPAN;
-}
-
 /* The bytes that a bulk copy takes of a row for `bytes` of a slice. Up to 15 more than these may be the next row's, or
  * behind the buffer's end, where there is room. */
 static __device__ __forceinline__ unsigned chain_bulk_bytes(const gemv_row &row, int bytes) {
@@ -215,65 +321,118 @@ template <class W>
 static __device__ __forceinline__ void chain_ask(const gemv_arguments &a, const chain_cursor<W> &c,
                                                  uint8_t *to, uint64_t *arrived) {
     enum { SLOT = chain_shape<W>::SLOT, SPAN = chain_shape<W>::SPAN };
-    if (c.slice >= c.easy) {
+    if (c.item.line < 0 || c.slice >= c.item.bulk) {
         barrier_arrive(arrived);
         return;
     }
     const int before = c.slice * SPAN, bytes = min((int)SPAN, a.used_bytes - before);
+    gemv_row rows[W::rows];
     unsigned all = 0;
+    chain_rows<W>(c.item, rows);
+    if (c.item.joined) {
+        all = chain_bulk_bytes(rows[0], W::rows * a.used_bytes);
+        barrier_arrive_for(arrived, all);
+        copy_bulk(to, rows[0].at - rows[0].lead(), all, arrived);
+        return;
+    }
 #pragma unroll
     for (int r = 0; r < W::rows; r++)
-        if (c.there >> r & 1u)
-            all += chain_bulk_bytes(c.rows[r], bytes);
+        if (rows[r].at)
+            all += chain_bulk_bytes(rows[r], bytes);
     barrier_arrive_for(arrived, all);
 #pragma unroll
     for (int r = 0; r < W::rows; r++)
-        if (c.there >> r & 1u)
-            copy_bulk(to + r * SLOT, c.rows[r].at - c.rows[r].lead() + before,
-                      chain_bulk_bytes(c.rows[r], bytes), arrived);
+        if (rows[r].at)
+            copy_bulk(to + r * SLOT, rows[r].at - rows[r].lead() + before,
+                      chain_bulk_bytes(rows[r], bytes), arrived);
 }
 
-/* Whether the lane's warp has something left to fetch in a step that is there; says which are done. */
+/* The next step, once it is there. */
 template <class W>
-static __device__ __forceinline__ bool chain_come(chain_head &h, int count, int warp,
-                                                  chain_cursor<W> &c) {
-    while (c.row >= c.end) {
-        const int next = c.step + 1, place = next % CHAIN_NEAR;
-        if (next == count ||
-            !barrier_tested(&h.step_there[place], (unsigned)(next / CHAIN_NEAR) & 1u))
-            return false;
-        if (c.step >= 0)
-            barrier_arrive(&h.step_done[c.step % CHAIN_NEAR]);
-        c.step = next;
-        chain_open<W>(h.near[place], warp, c);
-    }
-    return true;
+static __device__ __forceinline__ void chain_come(chain_head &h, int warp, chain_cursor<W> &c) {
+    const int next = c.step + 1, place = next % CHAIN_NEAR;
+    if (!barrier_tested(&h.step_there[place], (unsigned)(next / CHAIN_NEAR) & 1u))
+        return;
+    c.step = next;
+    chain_open<W>(h.near[place], warp, c);
+    if (!c.open)
+        barrier_arrive(&h.step_done[place]);
 }
 
-/* The warp that fetches: lane w for warp w, each a stage at a time as there is room, until the last step. */
+/* A warp that fetches for others, lane by lane for warps `first` and following: each a stage at a time as there is room, until the last
+ * step. Lanes copy one after the other, and a copy takes some 90 clocks, so few large ones are best. */
 template <class W>
 static __device__ __forceinline__ void chain_fetch(const chain_arguments &all, chain_head &h,
-                                                   uint8_t *rings, int lane) {
+                                                   const chain_item *chunks, uint8_t *rings,
+                                                   int first, int lane) {
+    const int warp = first + lane;
     chain_cursor<W> c = {};
     int stage = 0;
     unsigned rounds = 0;
     c.step = -1;
-    if (lane >= CHAIN_WARPS)
+    if (lane >= CHAIN_WARPS / CHAIN_FETCHERS)
         return;
-    while (c.row < c.end || c.step + 1 < all.count) {
-        if (!chain_come<W>(h, all.count, lane, c) ||
-            !barrier_tested(&h.taken[lane][stage], (rounds & 1u) ^ 1u))
+    while (c.open || c.step + 1 < all.count) {
+        if (!c.open) {
+            chain_come<W>(h, warp, c);
             continue;
-        const gemv_arguments &a = h.near[c.step % CHAIN_NEAR].project;
-        if (c.slice == 0)
-            c.easy = chain_bulk_slices<W>(a, chain_enter<W>(a, c), c.slices);
-        chain_ask<W>(a, c, rings + (lane * all.depth + stage) * chain_shape<W>::STAGE,
-                     &h.arrived[lane][stage]);
-        chain_asked<W>(c);
+        }
+        const int place = c.step % CHAIN_NEAR;
+        const chain_step &s = h.near[place];
+        if (c.slice == c.last && !chain_find<W>(all, h, chunks, s, c))
+            continue;
+        if (!barrier_tested(&h.taken[warp][stage], (rounds & 1u) ^ 1u))
+            continue;
+        h.item[warp][stage] = c.item;
+        chain_ask<W>(s.project, c, rings + (warp * all.depth + stage) * chain_shape<W>::STAGE,
+                     &h.arrived[warp][stage]);
+        chain_asked<W>(all, h, c);
+        if (!c.open)
+            barrier_arrive(&h.step_done[place]);
         if (++stage == all.depth) {
             stage = 0;
             rounds++;
         }
+    }
+}
+
+/* A chunk, known to lane 0; behind all of them where none is to be claimed any more. */
+static __device__ __forceinline__ int chain_claimed(const chain_arguments &all, int step, bool more,
+                                                    int lane) {
+    return more && lane == 0 ? (int)atomicAdd(all.claims + step, 1u) : INT_MAX;
+}
+
+/* The warp that claims chunks, as long as there is room for them. The next two are claimed while items of one are written
+ * down, since a claim takes about as long as memory needs for a chunk. */
+template <class W>
+static __device__ __forceinline__ void chain_claim(const chain_arguments &all, chain_head &h,
+                                                   chain_item *chunks, int lane) {
+    unsigned number = 0;
+    for (int step = 0; step < all.count; step++) {
+        const int place = step % CHAIN_NEAR;
+        barrier_wait(&h.step_there[place], (unsigned)(step / CHAIN_NEAR) & 1u);
+        const chain_step &s = h.near[place];
+        const int last = s.kind == CHAIN_PROJECT ? s.division.chunks : 0;
+        const chain_division &d = s.division;
+        int claimed = chain_claimed(all, step, last > 0, lane);
+        int next = chain_claimed(all, step, last > 0 && d.most > 1, lane);
+        int groups = 0;
+        for (int taken = 0, items = 1; last > 0 && items > 0; taken++, number++) {
+            const unsigned at = number % CHAIN_CLAIMS, round = number / CHAIN_CLAIMS;
+            const int chunk = __shfl_sync(ALL_LANES, claimed, 0);
+            claimed = next;
+            next = chain_claimed(all, step, chunk < last && taken + 2 < d.most, lane);
+            if (round > 0)
+                barrier_wait(&h.released[at], (round - 1) & 1u);
+            items = chunk < last ? chain_items(d, chunk) : -1 - groups;
+            groups += items > 0 ? items / d.group_items : 0;
+            for (int i = lane; i < items; i += WARP)
+                chunks[(int)at * all.chunk_items + i] = chain_item_of<W>(s, true, chunk, taken, i);
+            if (lane == 0)
+                h.items[at] = items;
+            warp_arrive(&h.claimed[at]);
+        }
+        warp_arrive(&h.step_done[place]);
     }
 }
 
@@ -283,11 +442,10 @@ static __device__ __forceinline__ void chain_fetch(const chain_arguments &all, c
 template <class W>
 static __device__ __forceinline__ void chain_arrived(const chain_arguments &all,
                                                      const chain_ring<W> &r) {
-    if (chain_fetches(all)) {
-        warp_wait(r.arrived + r.stage, r.rounds & 1u);
-        return;
-    }
-    chain_wait<chain_shape<W>::DEPTH - 1>(r.fetched - r.taken - 1);
+    if (!chain_fetches(all))
+        chain_wait<chain_shape<W>::DEPTH - 1>(r.fetched - r.taken - 1);
+    else
+        barrier_wait(r.arrived + r.stage, r.rounds & 1u);
     __syncwarp();
 }
 
@@ -309,21 +467,20 @@ static __device__ __forceinline__ void chain_read(const gemv_arguments &a,
 
 /* A stage was taken. */
 template <class W>
-static __device__ __forceinline__ void chain_took(const chain_arguments &all,
-                                                  const chain_step *near, int last, int warp,
-                                                  int lane, chain_ring<W> &r) {
+static __device__ __forceinline__ void chain_took(const chain_arguments &all, chain_head &h,
+                                                  int last, int warp, int lane, chain_ring<W> &r) {
     __syncwarp();
-    if (!chain_fetches(all)) {
-        chain_refill<W>(near, last, warp, lane, r);
-        return;
-    }
-    if (warp_speaker())
+    if (chain_fetches(all) && warp_speaker())
         barrier_arrive(r.freed + r.stage);
     r.at += chain_shape<W>::STAGE;
     if (++r.stage == r.depth) {
         r.stage = 0;
         r.rounds++;
         r.at = r.begin;
+    }
+    if (!chain_fetches(all)) {
+        r.taken++;
+        chain_fill<W>(all, h, last, warp, lane, r);
     }
 }
 

@@ -1,7 +1,10 @@
 /* The kernel of a chain (chain.h): a block on every multiprocessor, which stays.
  *
- * Each of eight warps streams its rows of each projection through a ring of its own in shared memory, as gemv.h does, and
- * but for activations of eight bits with the same sums in the same order; but the ring does not end with the step.
+ * A block has its rows of each projection, and eight warps stream them through rings of their own in shared memory, as
+ * gemv.h does; but the rings do not end with the step. In the profile exact a row is one warp's, with the same sums in
+ * the same order as there. In fast the warps take pieces of rows by turns, so that all of them end at the same time,
+ * and the sums of a row's pieces are added in their order.
+ *
  * Weights are constants, so those of the next two steps are asked for as soon as there is room, and memory stays busy
  * while blocks wait for each other and lay their input.
  *
@@ -14,7 +17,7 @@
 #ifndef OPS_CUDA_CHAIN_KERNEL_H
 #define OPS_CUDA_CHAIN_KERNEL_H
 
-#define FETCHING_WARPS 1 /* the last of a block: device.h */
+#define FETCHING_WARPS 3 /* the last of a block: device.h */
 
 #include "ops/cuda/chain.h"
 #include "ops/cuda/chain_fetch.h"
@@ -27,7 +30,8 @@
 template <class W, bool integers = (W::integers != 0)> struct chain_input {
     typedef float value;
     enum { PASS = (WARP * W::elements / 64) * 68 }; /* input_place(WARP * W::elements) */
-    static __device__ __forceinline__ void lay(const gemv_arguments &, const float *) {
+    static __device__ __forceinline__ void lay(const gemv_arguments &a, float *x, float *parts) {
+        input_lay(a.input, 0, x, parts);
     }
     static __device__ __forceinline__ const value *first(const gemv_arguments &, const float *x,
                                                          int lane) {
@@ -42,7 +46,8 @@ template <class W, bool integers = (W::integers != 0)> struct chain_input {
 template <class W> struct chain_input<W, true> {
     typedef uint8_t value;
     enum { UNIT = W::blocks * (GROUP_VALUES + 8) + W::blocks % 2 * 8, PASS = WARP * UNIT };
-    static __device__ __forceinline__ void lay(const gemv_arguments &a, float *x) {
+    static __device__ __forceinline__ void lay(const gemv_arguments &a, float *x, float *parts) {
+        input_lay(a.input, 0, x, parts);
         block_meet();
         integers_lay<W::blocks>(x, a.input.padded, (uint8_t *)(x + a.row_floats));
     }
@@ -59,62 +64,166 @@ template <class W> struct chain_input<W, true> {
 /* What a warp knows of the chain. */
 template <class W> struct chain_warp {
     const chain_arguments *all;
-    const chain_step *near;
+    chain_head *head;
     int warp, lane;
     chain_ring<W> ring;
 };
 
+/* Where results of the block's groups stand until the step's end: their first lines, what is added to their rows, and the sums
+ * of pieces, by line and piece. */
+struct chain_results {
+    int *line;
+    float *residual, *sums;
+};
 template <class W>
-static __device__ __forceinline__ void chain_stream(chain_warp<W> &own, int step, int last,
-                                                    const float *x) {
+static __device__ __forceinline__ chain_results chain_results_of(const chain_division &d,
+                                                                 float *x) {
+    const int groups = d.most * d.chunk_groups;
+    chain_results r;
+    r.line = (int *)(x + d.sums);
+    r.residual = x + d.sums + groups;
+    r.sums = r.residual + groups * W::rows;
+    return r;
+}
+
+/* What the lane's line of an item adds to: its row's residual, which the first piece asks for. */
+template <class W>
+static __device__ __forceinline__ float chain_residual(const gemv_arguments &a,
+                                                       const chain_item &item, int lane) {
+    const gemv_part &part = a.part[0]; /* where there is one, no other is */
+    const int row = item.line + lane;
+    if (!part.residual || item.piece > 0 || lane >= W::rows || row >= a.rows)
+        return 0.0f;
+    return ((const float *)part.residual)[row];
+}
+
+/* A stage whose units are all there, and one where some may not be. */
+template <class W>
+static __device__ __forceinline__ void
+chain_add_all(float (&sums)[W::rows][1], const uint8_t *stage, const int (&place)[W::rows],
+              const typename chain_input<W>::value *y) {
+#pragma unroll
+    for (int u = 0; u < chain_shape<W>::UNITS; u++) {
+        const uint8_t *at[W::rows];
+#pragma unroll
+        for (int r = 0; r < W::rows; r++)
+            at[r] = stage + place[r] + u * chain_shape<W>::PART;
+        chain_input<W>::add(sums, at, y + u * chain_input<W>::PASS);
+    }
+}
+template <class W>
+static __device__ __forceinline__ void
+chain_add_some(float (&sums)[W::rows][1], const uint8_t *stage, const int (&place)[W::rows],
+               const typename chain_input<W>::value *y, int units) {
+#pragma unroll 1
+    for (int u = 0; u < units; u++) {
+        const uint8_t *at[W::rows];
+#pragma unroll
+        for (int r = 0; r < W::rows; r++)
+            at[r] = stage + place[r] + u * chain_shape<W>::PART;
+        chain_input<W>::add(sums, at, y + u * chain_input<W>::PASS);
+    }
+}
+
+/* An item, whose first stage has arrived. */
+template <class W>
+static __device__ __forceinline__ void chain_take(chain_warp<W> &own, const chain_step &s, int last,
+                                                  const chain_item &item, const float *x,
+                                                  const chain_results &results) {
     typedef chain_shape<W> shape;
     typedef chain_input<W> input;
-    const gemv_arguments &a = own.near[step % CHAIN_NEAR].project;
-    const int lane = own.lane, together = chain_together(a, W::rows), slices = chain_slices<W>(a);
+    enum { TOGETHER = shape::UNITS * WARP };
+    const gemv_arguments &a = s.project;
+    const chain_division &d = s.division;
+    const int lane = own.lane, slices = chain_slices<W>(a);
     const int units = (a.input.width + W::elements - 1) / W::elements;
-    int begin, end;
-    chain_own(a, own.warp, &begin, &end);
-    for (; begin < end; begin += together) {
-        gemv_row rows[W::rows];
-        gemv_output out = {};
-        float sums[W::rows][1] = {};
-        gemv_rows_of<W>(a, begin, end, 0, rows);
-        const int row = begin + lane % together;
-        if (lane < W::rows && row < end) {
-            const gemv_part &part = gemv_part_of(a, row);
-            out = gemv_output_of(a, part, lane >= together, row - part.first, 0);
-        }
-        int place[W::rows]; /* the lane's first unit of each row, in a stage */
-        bool wide = true;
+    const int first = item.piece * d.piece_slices, end = min(first + d.piece_slices, slices);
+    const float residual = chain_residual<W>(a, item, lane);
+    gemv_row rows[W::rows];
+    chain_rows<W>(item, rows);
+    int place[W::rows]; /* the lane's first unit of each line, in a stage */
 #pragma unroll
-        for (int r = 0; r < W::rows; r++) {
-            place[r] =
-                r * shape::SLOT + ((int)W::blocks > 0 ? rows[r].lead() : 0) + lane * W::bytes;
-            wide = wide && (rows[r].wide || !rows[r].at);
-        }
-        const int come = chain_bulk_slices<W>(a, wide, slices);
-        int unit = lane;
-        const typename input::value *y = input::first(a, x, lane);
-        for (int slice = 0; slice < slices; slice++) {
+    for (int r = 0; r < W::rows; r++)
+        place[r] =
+            (r > 0 && item.joined ? rows[0].lead() + r * a.used_bytes
+                                  : r * shape::SLOT + ((int)W::blocks > 0 ? rows[r].lead() : 0)) +
+            lane * W::bytes;
+    float sums[W::rows][1] = {};
+    const typename input::value *y = input::first(a, x, lane);
+    for (int slice = first; slice < end; slice++) {
+        if (slice > first)
             chain_arrived<W>(*own.all, own.ring);
-            if (chain_fetches(*own.all) && slice >= come)
-                chain_read<W>(a, rows, slice, own.ring.at, lane);
-#pragma unroll
-            for (int u = 0; u < shape::UNITS; u++) {
-                if (unit < units) {
-                    const uint8_t *at[W::rows];
-#pragma unroll
-                    for (int r = 0; r < W::rows; r++)
-                        at[r] = own.ring.at + place[r] + u * shape::PART;
-                    input::add(sums, at, y);
-                }
-                unit += WARP;
-                y += input::PASS;
-            }
-            chain_took<W>(*own.all, own.near, last, own.warp, lane, own.ring);
-        }
-        gemv_put<W, 1>(a, out, sums, lane);
+        if (chain_fetches(*own.all) && slice >= item.bulk)
+            chain_read<W>(a, rows, slice, own.ring.at, lane);
+        const typename input::value *of = y + slice * shape::UNITS * input::PASS;
+        const int left = units - slice * TOGETHER; /* of all lanes */
+        if (left >= TOGETHER)
+            chain_add_all<W>(sums, own.ring.at, place, of);
+        else
+            chain_add_some<W>(sums, own.ring.at, place, of, (left - lane + WARP - 1) / WARP);
+        chain_took<W>(*own.all, *own.head, last, own.warp, lane, own.ring);
     }
+    const int line = item.line & (d.group_lines - 1); /* of the group */
+#pragma unroll
+    for (int r = 0; r < W::rows; r++) {
+        const float z = warp_sum(sums[r][0]);
+        if (lane == r) {
+            results.sums[(item.group * d.group_lines + line + r) * d.pieces + item.piece] = z;
+            if (item.piece == 0 && line == 0)
+                results.residual[item.group * W::rows + r] = residual;
+        }
+    }
+    if (lane == 0 && item.piece == 0 && line == 0)
+        results.line[item.group] = item.line;
+}
+
+static __device__ __forceinline__ float chain_sum(const float *of_pieces, int pieces) {
+    float z = of_pieces[0];
+    for (int i = 1; i < pieces; i++)
+        z += of_pieces[i];
+    return z;
+}
+
+/* The rows of a step, a thread each, behind a barrier. */
+template <class W>
+static __device__ __forceinline__ void chain_put(const chain_step &s, int groups,
+                                                 const chain_results &results) {
+    const gemv_arguments &a = s.project;
+    const chain_division &d = s.division;
+    for (int i = (int)threadIdx.x; i < groups * W::rows; i += block_threads()) {
+        const int group = i / W::rows, r = i % W::rows;
+        const int row = chain_place_of<W>(a, results.line[group] + r).row;
+        if (row >= a.rows)
+            continue;
+        const gemv_part &part = gemv_part_of(a, row);
+        const float *sums = results.sums + (group * d.group_lines + r) * d.pieces;
+        gemv_output out = {};
+        out.bias = gemv_bias(part.matrix, row - part.first);
+        out.residual = results.residual[i];
+        out.soft_cap = part.soft_cap;
+        float y = gemv_end(a, out, chain_sum(sums, d.pieces) + out.bias);
+        if (a.ending == GEMV_GATED)
+            y *= chain_sum(sums + W::rows * d.pieces, d.pieces) + gemv_bias(part.up, row);
+        ((float *)part.out)[row - part.first] = y;
+    }
+}
+
+/* A warp's items of a step. */
+template <class W>
+static __device__ __forceinline__ void chain_stream(chain_warp<W> &own, int step, int last,
+                                                    const float *x, const chain_results &results) {
+    const chain_step &s = own.head->near[step % CHAIN_NEAR];
+    for (;;) {
+        chain_arrived<W>(*own.all, own.ring);
+        const chain_item item = own.ring.item[own.ring.stage];
+        if (item.line < 0) {
+            if (own.warp == 0 && own.lane == 0)
+                own.head->groups = item.group;
+            break;
+        }
+        chain_take<W>(own, s, last, item, x, results);
+    }
+    chain_took<W>(*own.all, *own.head, last, own.warp, own.lane, own.ring);
 }
 
 /* ---- The mLSTM: one token, slices of a head's C as in mlstm.h ---- */
@@ -253,13 +362,16 @@ static __device__ __forceinline__ void chain_load(const chain_arguments &a, int 
     warp_arrive(&h.step_there[step % CHAIN_NEAR]);
 }
 
-/* All threads of the block come here. */
-static __device__ __forceinline__ void chain_make_barriers(const chain_arguments &a,
-                                                           chain_head &h) {
+/* What the kernel begins with. All threads of the block come here. */
+static __device__ __forceinline__ void chain_begin(const chain_arguments &a, chain_head &h) {
     if (threadIdx.x == 0) {
         for (int i = 0; i < CHAIN_NEAR; i++) {
             barrier_make(&h.step_there[i], WARP_ARRIVALS);
-            barrier_make(&h.step_done[i], CHAIN_WARPS);
+            barrier_make(&h.step_done[i], CHAIN_WARPS + WARP_ARRIVALS);
+        }
+        for (int i = 0; i < CHAIN_CLAIMS; i++) {
+            barrier_make(&h.claimed[i], WARP_ARRIVALS);
+            barrier_make(&h.released[i], CHAIN_WARPS);
         }
         for (int i = 0; i < CHAIN_WARPS * CHAIN_DEPTH; i++) {
             barrier_make(&h.arrived[0][0] + i, 1);
@@ -268,6 +380,8 @@ static __device__ __forceinline__ void chain_make_barriers(const chain_arguments
         if (chain_fetches(a))
             barrier_made();
     }
+    for (int i = (int)threadIdx.x; blockIdx.x == 0 && i < CHAIN_STEPS; i += (int)blockDim.x)
+        a.clear[i] = 0;
     __syncthreads();
 }
 
@@ -276,19 +390,22 @@ template <class W>
 static __device__ __forceinline__ void chain_run_project(const chain_arguments &a, chain_head &h,
                                                          float *x, int step, int last,
                                                          chain_warp<W> &own) {
-    const gemv_arguments &p = h.near[step % CHAIN_NEAR].project;
+    const chain_step &s = h.near[step % CHAIN_NEAR];
+    const gemv_arguments &p = s.project;
     const bool streams = own.warp < CHAIN_WARPS;
     input_begin(p.input, x);
     if (!streams)
         gemv_few_prefetch(p, own.lane);
     chain_await(a, step);
-    input_lay(p.input, 0, x, h.parts);
-    chain_input<W>::lay(p, x);
+    chain_input<W>::lay(p, x, h.parts);
     block_meet();
+    const chain_results results = chain_results_of<W>(s.division, x);
     if (streams)
-        chain_stream<W>(own, step, last, x);
+        chain_stream<W>(own, step, last, x, results);
     else
         gemv_few<1>(p, x, 0, own.lane);
+    block_meet();
+    chain_put<W>(s, h.groups, results);
 }
 
 template <class W>
@@ -297,22 +414,26 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
     extern __shared__ float4 chain_shared[];
     enum { AHEAD = CHAIN_NEAR - 2 };
     chain_head &h = *(chain_head *)chain_shared;
-    float *x = (float *)(&h + 1);
+    chain_item *chunks = (chain_item *)(&h + 1);
+    float *x = (float *)(chunks + CHAIN_CLAIMS * a.chunk_items);
     uint8_t *rings = (uint8_t *)(x + a.x_floats);
     const int ring_bytes = a.depth * chain_shape<W>::STAGE;
     chain_warp<W> own = {};
     own.all = &a;
-    own.near = h.near;
+    own.head = &h;
     own.warp = (int)threadIdx.x / WARP;
     own.lane = (int)threadIdx.x % WARP;
-    chain_make_barriers(a, h);
+    chain_begin(a, h);
     if (own.warp == CHAIN_WARPS)
         for (int i = 0; i <= AHEAD; i++)
             chain_load(a, i, own.lane, h);
     __syncthreads();
     if (own.warp > CHAIN_WARPS) {
-        if (chain_fetches(a))
-            chain_fetch<W>(a, h, rings, own.lane);
+        const int fetcher = own.warp - CHAIN_WARPS - 1;
+        if (chain_fetches(a) && fetcher < CHAIN_FETCHERS)
+            chain_fetch<W>(a, h, chunks, rings, fetcher * (CHAIN_WARPS / CHAIN_FETCHERS), own.lane);
+        else if (chain_fetches(a))
+            chain_claim<W>(a, h, chunks, own.lane);
         return;
     }
     own.ring.begin = own.ring.to = own.ring.at = rings + own.warp * ring_bytes;
@@ -321,11 +442,12 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
     own.ring.next.step = -1;
     own.ring.arrived = h.arrived[own.warp < CHAIN_WARPS ? own.warp : 0];
     own.ring.freed = h.taken[own.warp < CHAIN_WARPS ? own.warp : 0];
+    own.ring.item = h.item[own.warp < CHAIN_WARPS ? own.warp : 0];
     for (int i = 0; i < a.count; i++) {
         const chain_step &s = h.near[i % CHAIN_NEAR];
         const int last = min(i + AHEAD, a.count - 1);
         if (own.warp < CHAIN_WARPS && !chain_fetches(a))
-            chain_fill<W>(h.near, last, own.warp, own.lane, own.ring);
+            chain_fill<W>(a, h, last, own.warp, own.lane, own.ring);
         if (s.kind == CHAIN_PROJECT)
             chain_run_project<W>(a, h, x, i, last, own);
         else if (s.mlstm.c.type == DTYPE_F32)

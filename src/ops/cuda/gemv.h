@@ -151,21 +151,27 @@ template <class W, int tokens, bool blocks = (W::blocks > 0)> struct gemv_unit {
     static __device__ __forceinline__ void add(float (&sums)[W::rows][tokens],
                                                const uint8_t *(&unit)[W::rows], const float *x,
                                                int row_floats) {
+        /* Four of eight lanes begin with the second half, so that together they meet all banks. */
+        const bool swapped = threadIdx.x & 4;
+        const int first = swapped ? 4 : 0;
         float y[tokens][UNIT_VALUES];
 #pragma unroll
         for (int t = 0; t < tokens; t++) {
-            *(float4 *)&y[t][0] = *(const float4 *)(x + t * row_floats);
-            *(float4 *)&y[t][4] = *(const float4 *)(x + t * row_floats + 4);
+            *(float4 *)&y[t][0] = *(const float4 *)(x + t * row_floats + first);
+            *(float4 *)&y[t][4] = *(const float4 *)(x + t * row_floats + 4 - first);
         }
 #pragma unroll
         for (int r = 0; r < W::rows; r++) {
             float v[UNIT_VALUES];
-            W::values(unit[r], v);
+            W::values(unit[r], v, swapped);
 #pragma unroll
-            for (int t = 0; t < tokens; t++)
+            for (int t = 0; t < tokens; t++) {
+                float z = v[0] * y[t][0]; /* of the unit alone, beside those of other units */
 #pragma unroll
-                for (int j = 0; j < UNIT_VALUES; j++)
-                    sums[r][t] = fmaf(v[j], y[t][j], sums[r][t]);
+                for (int j = 1; j < UNIT_VALUES; j++)
+                    z = fmaf(v[j], y[t][j], z);
+                sums[r][t] += z;
+            }
         }
     }
 };

@@ -199,6 +199,23 @@ static __device__ __forceinline__ float4 input_four(const input_arguments &a, co
     return make_float4(v[0], v[1], v[2], v[3]);
 }
 
+/* The same of most rows, which take few instructions: four values that are there, without biases and skips, the gate a
+ * sigmoid. */
+static __device__ __forceinline__ float4 input_plain(const input_arguments &a, const float *row,
+                                                     int i, float4 x, float4 gate, float mean,
+                                                     float scale) {
+    float4 v = x;
+    if (a.kind != OPS_NORM_NONE) {
+        const float4 w = get_four<true>(row, i, 4);
+        v = make_float4((v.x - mean) * scale * w.x, (v.y - mean) * scale * w.y,
+                        (v.z - mean) * scale * w.z, (v.w - mean) * scale * w.w);
+    }
+    if (a.gate)
+        v = make_float4(v.x * sigmoid(gate.x), v.y * sigmoid(gate.y), v.z * sigmoid(gate.z),
+                        v.w * sigmoid(gate.w));
+    return v;
+}
+
 /* INPUT_HELD fours of a group, from value `at` of it on, and their gates: memory is asked for all of them before any is
  * needed. */
 template <bool halves, bool fours>
@@ -216,7 +233,7 @@ static __device__ __forceinline__ void input_take(const input_arguments &a, cons
 
 /* A group of the row: the first INPUT_HELD fours of a thread are held in registers, so that memory is asked for all
  * of them at once. */
-template <bool halves, bool fours>
+template <bool halves, bool fours, bool plain>
 static __device__ __forceinline__ void input_group(const input_arguments &a, const input_row &r,
                                                    const input_team &team, int first, int size,
                                                    float *row, float *parts) {
@@ -249,27 +266,49 @@ static __device__ __forceinline__ void input_group(const input_arguments &a, con
 #pragma unroll
         for (int k = 0; k < INPUT_HELD; k++) {
             const int i = at + k * step;
-            if (i < size)
-                put_four<fours>(
-                    row, first + i, size - i,
-                    input_four<fours>(a, r, row, first + i, size - i, x[k], gate[k], mean, scale));
+            if (i >= size)
+                continue;
+            const float4 v = plain ? input_plain(a, row, first + i, x[k], gate[k], mean, scale)
+                                   : input_four<fours>(a, r, row, first + i, size - i, x[k],
+                                                       gate[k], mean, scale);
+            put_four<fours>(row, first + i, size - i, v);
         }
     }
 }
 
 /* The groups of the calling thread. */
-template <bool halves, bool fours>
+template <bool halves, bool fours, bool plain>
 static __device__ __forceinline__ void input_groups(const input_arguments &a, const input_row &r,
                                                     float *row, float *parts) {
     const int size = a.width / a.groups;
     input_team team = input_team_of(a);
     if (threadIdx.x >= INPUT_THREADS) { /* there for the barriers within sums alone */
         if (team.block)
-            input_group<halves, fours>(a, r, {0, INPUT_THREADS, 0, 1, true}, 0, 0, row, parts);
+            input_group<halves, fours, plain>(a, r, {0, INPUT_THREADS, 0, 1, true}, 0, 0, row,
+                                              parts);
         return;
     }
     for (int g = team.first; g < a.groups; g += team.step)
-        input_group<halves, fours>(a, r, team, g * size, size, row, parts);
+        input_group<halves, fours, plain>(a, r, team, g * size, size, row, parts);
+}
+
+template <bool halves>
+static __device__ __forceinline__ input_row input_row_of(const input_arguments &a, int64_t token) {
+    return {input_values_of<halves>(a.x, a.x_halves, token * a.x_stride),
+            input_values_of<halves>(a.gate, a.gate_halves, token * a.gate_stride),
+            a.skip_input + token * a.skip_input_stride};
+}
+
+/* Rows that are not plain. */
+template <bool halves>
+static __device__ __forceinline__ void input_lay_rarely(const input_arguments &given, int64_t token,
+                                                        float *row, float *parts) {
+    const input_arguments a = given;
+    const input_row r = input_row_of<halves>(a, token);
+    if (a.fours)
+        input_groups<halves, true, false>(a, r, row, parts);
+    else
+        input_groups<halves, false, false>(a, r, row, parts);
 }
 
 /* After cuda_wait(): token t's row. All threads of the block come here; the row is whole after a barrier. `parts`
@@ -277,14 +316,13 @@ static __device__ __forceinline__ void input_groups(const input_arguments &a, co
 template <bool halves = false>
 static __device__ __forceinline__ void input_lay(const input_arguments &given, int64_t token,
                                                  float *row, float *parts) {
+    if (!given.fours || given.bias || given.skip ||
+        (given.gate && given.activation != OPS_SIGMOID)) {
+        input_lay_rarely<halves>(given, token, row, parts);
+        return;
+    }
     const input_arguments a = given; /* which may lie in shared memory */
-    const input_row r = {input_values_of<halves>(a.x, a.x_halves, token * a.x_stride),
-                         input_values_of<halves>(a.gate, a.gate_halves, token * a.gate_stride),
-                         a.skip_input + token * a.skip_input_stride};
-    if (a.fours)
-        input_groups<halves, true>(a, r, row, parts);
-    else
-        input_groups<halves, false>(a, r, row, parts);
+    input_groups<halves, true, true>(a, input_row_of<halves>(a, token), row, parts);
 }
 
 #endif

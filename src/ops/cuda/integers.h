@@ -78,35 +78,48 @@ static __host__ __device__ __forceinline__ int integer_unit_bytes(int blocks) {
     return blocks * (GROUP_VALUES + 8) + (blocks % 2 ? 8 : 0);
 }
 
-/* The row that input_lay has left in shared memory, as integers. Eight threads have a group; `padded` is whole units.
+/* Four of them, as the bytes of a word. */
+static __device__ __forceinline__ uint32_t integers_word(float4 x, float inverse, int &sum) {
+    const int v[4] = {__float2int_rn(x.x * inverse), __float2int_rn(x.y * inverse),
+                      __float2int_rn(x.z * inverse), __float2int_rn(x.w * inverse)};
+    sum += (v[0] + v[1]) + (v[2] + v[3]);
+    return ((uint32_t)v[0] & 255u) | ((uint32_t)v[1] & 255u) << 8 | ((uint32_t)v[2] & 255u) << 16 |
+           (uint32_t)v[3] << 24;
+}
+
+/* The row that input_lay has left in shared memory, as integers. Two threads have a group; `padded` is whole units.
  * Whole warps come here; the row is whole after a barrier. */
 template <int blocks>
 static __device__ __forceinline__ void integers_lay(const float *row, int padded, uint8_t *to) {
-    enum { UNIT = blocks * GROUP_VALUES };
-    const int most = (padded / 4 + WARP - 1) / WARP * WARP;
-    for (int four = (int)threadIdx.x; four < most; four += block_threads()) {
-        const int i = 4 * four;
-        float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (i < padded)
-            x = *(const float4 *)(row + input_place(i));
-        /* As bits, so that a NaN is the largest. */
-        unsigned largest = max(max(__float_as_uint(fabsf(x.x)), __float_as_uint(fabsf(x.y))),
-                               max(__float_as_uint(fabsf(x.z)), __float_as_uint(fabsf(x.w))));
-        for (int step = 1; step < 8; step *= 2)
-            largest = max(largest, __shfl_xor_sync(ALL_LANES, largest, step));
+    enum { UNIT = blocks * GROUP_VALUES, HALF = GROUP_VALUES / 2, FOURS = HALF / 4 };
+    const int most = (padded / HALF + WARP - 1) / WARP * WARP;
+    for (int half = (int)threadIdx.x; half < most; half += block_threads()) {
+        const int i = HALF * half;
+        float4 x[FOURS] = {};
+        unsigned largest = 0; /* as bits, so that a NaN is the largest */
+#pragma unroll
+        for (int k = 0; k < FOURS; k++) {
+            if (i < padded)
+                x[k] = *(const float4 *)(row + input_place(i + 4 * k));
+            largest = max(largest,
+                          max(max(__float_as_uint(fabsf(x[k].x)), __float_as_uint(fabsf(x[k].y))),
+                              max(__float_as_uint(fabsf(x[k].z)), __float_as_uint(fabsf(x[k].w)))));
+        }
+        largest = max(largest, __shfl_xor_sync(ALL_LANES, largest, 1));
         const float bound = __uint_as_float(largest), d = bound / 127.0f;
         const float inverse = bound > 1e-30f && bound < INFINITY ? 1.0f / d : 0.0f;
-        const int v[4] = {__float2int_rn(x.x * inverse), __float2int_rn(x.y * inverse),
-                          __float2int_rn(x.z * inverse), __float2int_rn(x.w * inverse)};
-        int sum = (v[0] + v[1]) + (v[2] + v[3]);
-        for (int step = 1; step < 8; step *= 2)
-            sum += __shfl_xor_sync(ALL_LANES, sum, step);
+        int sum = 0;
+        uint4 words;
+        words.x = integers_word(x[0], inverse, sum);
+        words.y = integers_word(x[1], inverse, sum);
+        words.z = integers_word(x[2], inverse, sum);
+        words.w = integers_word(x[3], inverse, sum);
+        sum += __shfl_xor_sync(ALL_LANES, sum, 1);
         if (i >= padded)
             continue;
         uint8_t *unit = to + i / UNIT * integer_unit_bytes(blocks);
-        *(uint32_t *)(unit + i % UNIT) = ((uint32_t)v[0] & 255u) | ((uint32_t)v[1] & 255u) << 8 |
-                                         ((uint32_t)v[2] & 255u) << 16 | (uint32_t)v[3] << 24;
-        if (four % 8 == 0)
+        *(uint4 *)(unit + i % UNIT) = words;
+        if (half % 2 == 0)
             *(float2 *)(unit + UNIT + i % UNIT / GROUP_VALUES * 8) =
                 make_float2(bound < INFINITY ? d : NAN, d * (float)sum);
     }

@@ -53,8 +53,8 @@ typedef struct cuda_scratch {
     ops_tensor unpacked;      /* bf16: a matrix of quantised weights, for tensor cores */
     ops_tensor bytes, scales; /* e4m3 [tokens][width], f32 [tokens]: rows as fp8.h has them */
     ops_tensor mlstm, sample; /* each family's own, bytes */
-    ops_tensor chain, chain_counter; /* steps of chains; of the barrier of their blocks (chain.h) */
-    ops_tensor chunkwise;            /* bytes, of the mLSTM of prompts (mlstm_chunkwise.h) */
+    ops_tensor chain, chain_counters; /* steps of chains; of their barrier and claims (chain.h) */
+    ops_tensor chunkwise;             /* bytes, of the mLSTM of prompts (mlstm_chunkwise.h) */
 } cuda_scratch;
 
 /* Spans that are to become 0 before anything else is enqueued (transfer.cu). */

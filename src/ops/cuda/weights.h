@@ -14,13 +14,15 @@
 
 enum { UNIT_VALUES = 8, STEPS = 4 };
 
-/* ---- Values one after the other: `values` gives eight of them ---- */
+/* ---- Values one after the other: `values` gives eight of them, `swapped` the last four first ---- */
 
 struct f32_weights {
     enum { type = DTYPE_F32, blocks = 0, elements = 8, bytes = 32, aligned = 16 };
     enum { rows = 4, depth = 3, integers = 0 };
-    static __device__ __forceinline__ void values(const uint8_t *unit, float v[UNIT_VALUES]) {
-        float4 low = *(const float4 *)unit, high = *((const float4 *)unit + 1);
+    static __device__ __forceinline__ void values(const uint8_t *unit, float v[UNIT_VALUES],
+                                                  bool swapped = false) {
+        float4 low = *((const float4 *)unit + (swapped ? 1 : 0)),
+               high = *((const float4 *)unit + (swapped ? 0 : 1));
         v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
         v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
     }
@@ -29,9 +31,11 @@ struct f32_weights {
 struct bf16_weights {
     enum { type = DTYPE_BF16, blocks = 0, elements = 8, bytes = 16, aligned = 16 };
     enum { rows = 4, depth = 5, integers = 0 };
-    static __device__ __forceinline__ void values(const uint8_t *unit, float v[UNIT_VALUES]) {
-        uint4 u = *(const uint4 *)unit;
-        const uint32_t word[4] = {u.x, u.y, u.z, u.w};
+    static __device__ __forceinline__ void values(const uint8_t *unit, float v[UNIT_VALUES],
+                                                  bool swapped = false) {
+        const uint4 u = *(const uint4 *)unit;
+        const uint32_t word[4] = {swapped ? u.z : u.x, swapped ? u.w : u.y, swapped ? u.x : u.z,
+                                  swapped ? u.y : u.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             v[2 * i] = float_of_bits(word[i] << 16);
@@ -43,9 +47,11 @@ struct bf16_weights {
 struct f16_weights {
     enum { type = DTYPE_F16, blocks = 0, elements = 8, bytes = 16, aligned = 16 };
     enum { rows = 4, depth = 5, integers = 0 };
-    static __device__ __forceinline__ void values(const uint8_t *unit, float v[UNIT_VALUES]) {
-        uint4 u = *(const uint4 *)unit;
-        const uint32_t word[4] = {u.x, u.y, u.z, u.w};
+    static __device__ __forceinline__ void values(const uint8_t *unit, float v[UNIT_VALUES],
+                                                  bool swapped = false) {
+        const uint4 u = *(const uint4 *)unit;
+        const uint32_t word[4] = {swapped ? u.z : u.x, swapped ? u.w : u.y, swapped ? u.x : u.z,
+                                  swapped ? u.y : u.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             v[2 * i] = from_f16((uint16_t)word[i]);
