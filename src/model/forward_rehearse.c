@@ -48,8 +48,10 @@ static xlstm_status rehearse_run(forward *f, const int32_t *ids, int64_t tokens,
     int64_t rows = tokens < FORWARD_LOGIT_ROWS ? tokens : FORWARD_LOGIT_ROWS;
     forward_run(f, &sequence, 1);
     xlstm_status status = rehearse_logits(f, rows, row);
+    if (status != XLSTM_OK)
+        return status;
     rehearse_choices(f, tokens);
-    return status == XLSTM_OK ? forward_sample(f, 0, &greedy, NULL, &id) : status;
+    return forward_sample(f, 0, &greedy, NULL, &id);
 }
 
 xlstm_status forward_rehearse(forward *f) {

@@ -33,10 +33,10 @@ struct mlstm_rows {
 
 struct mlstm_arguments {
     int heads, d_qk, d_v;
-    int ring;       /* R; 0: none */
-    int interval;   /* absolute positions between foldings */
-    bool wide;      /* vectors of C lie at multiples of 16 bytes */
-    bool hints;     /* C is fetched to level 2 early */
+    int ring;     /* R; 0: none */
+    int interval; /* absolute positions between foldings */
+    bool wide;    /* vectors of C lie at multiples of 16 bytes */
+    bool hints;   /* C is fetched to level 2 early */
     float eps, scale;
     struct mlstm_rows q, k, v, h, i, f;
     struct mlstm_rows c, n, m, ring_k, ring_v, ring_i, ring_f;
