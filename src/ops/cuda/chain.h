@@ -16,17 +16,15 @@
 
 enum chain_kind { CHAIN_PROJECT, CHAIN_MLSTM };
 enum {
-    CHAIN_WARPS = 8,    /* of a block that stream rows */
-    CHAIN_FETCHERS = 2, /* warps that fetch, each for as many of those */
+    CHAIN_WARPS = 8,    /* of a block that stream rows, each through a ring */
+    CHAIN_FETCHERS = 2, /* warps that fetch, each for half of those */
     /* One more warp takes the few, and one claims. */
     CHAIN_THREADS = (CHAIN_WARPS + CHAIN_FETCHERS + 2) * WARP,
     CHAIN_STEPS = 256, /* at most */
-    CHAIN_NEAR =
-        4, /* steps whose arguments are in shared memory: that which runs, two ahead, one that is loaded */
+    /* Steps whose arguments are in shared memory: that which runs, two ahead, one that is loaded. */
+    CHAIN_NEAR = 4,
     CHAIN_DEPTH = 16, /* most stages of a ring */
-    CHAIN_CLAIMS =
-        2, /* chunks that a block has claimed at most before all of its warps ask for them */
-    CHAIN_SLOTS = 256 /* most groups whose pieces are summed at once */
+    CHAIN_CLAIMS = 2  /* chunks whose items are there for the warps that fetch */
 };
 
 /* How the rows of a projection are dealt out. A line is a row of a matrix. An item, the work of one warp, is a piece of as
@@ -54,14 +52,14 @@ struct __attribute__((aligned(16))) chain_step {
 struct __attribute__((aligned(16))) chain_item {
     const uint8_t *at[2]; /* its lines; NULL: none */
     int line;             /* the first; -1: no item, but the end of the block's part of the step */
-    int piece,
-        group; /* of the line; of all that the block has taken in this step (line -1: their number) */
-    int16_t bulk;  /* the slice behind those that bulk copies take */
-    int8_t wide;   /* a bit for each line that copies of 16 bytes can take */
-    int8_t joined; /* its lines come by one copy, one behind the other */
+    int piece;            /* of the line */
+    int group;            /* of all that the block has taken in this step; line -1: their number */
+    int16_t bulk;         /* the slice behind those that bulk copies take */
+    int8_t wide;          /* a bit for each line that copies of 16 bytes can take */
+    int8_t joined;        /* its lines come by one copy, one behind the other */
 };
 
-/* What a block's shared memory begins with; items of chunks, a step's input, sums of pieces and the rings follow. */
+/* What a block's shared memory begins with; items of chunks, a step's input, the results of its groups and the rings follow. */
 struct chain_head {
     struct chain_step near[CHAIN_NEAR];
     /* Barriers: a step's arguments are there; nothing of it is left to claim or to fetch. */
@@ -69,7 +67,7 @@ struct chain_head {
     /* Chunks: claimed; all warps are past it. Its items, or, behind the last of the step, less than 0. */
     uint64_t claimed[CHAIN_CLAIMS], released[CHAIN_CLAIMS];
     int items[CHAIN_CLAIMS];
-    /* Those of the rings: a stage has arrived; it was taken. */
+    /* Those of the rings: a stage has arrived; it was taken. And the item of each. */
     uint64_t arrived[CHAIN_WARPS][CHAIN_DEPTH], taken[CHAIN_WARPS][CHAIN_DEPTH];
     chain_item item[CHAIN_WARPS][CHAIN_DEPTH];
     int groups;        /* that the block has taken in this step */
@@ -81,11 +79,11 @@ struct chain_arguments {
     int count;
     int depth;               /* stages of a warp's ring */
     int chunk_items;         /* at most */
-    int x_floats;            /* of shared memory for a step's input and sums */
+    int x_floats;            /* of shared memory for a step's input and results */
     unsigned *counter, base; /* of the grid's barrier; where it stands before the kernel */
-    unsigned *claims,
-        *clear;   /* of each step, 0 before the kernel; those of the next, to be set to 0 */
-    bool fetches; /* a warp fetches for all (compute capability 9.0) */
+    unsigned *claims;        /* of each step, 0 before the kernel */
+    unsigned *clear;         /* those of the next kernel, which this one sets to 0 */
+    bool fetches;            /* a warp fetches for all (compute capability 9.0) */
 };
 
 typedef void chain_kernel(struct chain_arguments);

@@ -3,7 +3,11 @@
  *
  * Blocks claim chunks of rows one after the other, so that at any time all of them read about the same place of a matrix,
  * which memory likes best, and all end at the same time, though some multiprocessors are served a sixth faster than
- * others. */
+ * others: without arithmetic, a layer of the 7B shape in bf16 whose blocks meet four times for 4.7 us took 129 us, and 154
+ * with rows dealt out before; pauses alone are 19.
+ *
+ * Warps that stream do not ask: they would wait for room among the requests under way before they took what has arrived,
+ * and rings would be full before the step's end, and memory idle behind it. */
 #ifndef OPS_CUDA_CHAIN_FETCH_H
 #define OPS_CUDA_CHAIN_FETCH_H
 
@@ -359,8 +363,8 @@ static __device__ __forceinline__ void chain_come(chain_head &h, int warp, chain
         barrier_arrive(&h.step_done[place]);
 }
 
-/* A warp that fetches for others, lane by lane for warps `first` and following: each a stage at a time as there is room, until the last
- * step. Lanes copy one after the other, and a copy takes some 90 clocks, so few large ones are best. */
+/* A warp that fetches for others, lane by lane for warps `first` and following: each a stage at a time as there is room,
+ * until the last step. Lanes copy one after the other, and a copy takes some 90 clocks, so few large ones are best. */
 template <class W>
 static __device__ __forceinline__ void chain_fetch(const chain_arguments &all, chain_head &h,
                                                    const chain_item *chunks, uint8_t *rings,

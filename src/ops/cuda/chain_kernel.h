@@ -1,23 +1,19 @@
 /* The kernel of a chain (chain.h): a block on every multiprocessor, which stays.
  *
- * A block has its rows of each projection, and eight warps stream them through rings of their own in shared memory, as
- * gemv.h does; but the rings do not end with the step. In the profile exact a row is one warp's, with the same sums in
- * the same order as there. In fast the warps take pieces of rows by turns, so that all of them end at the same time,
- * and the sums of a row's pieces are added in their order.
+ * Blocks claim rows of each projection, and eight warps of each stream them through rings of their own in shared memory.
+ * Weights are constants, so the rings do not end with the step: those of the next steps are asked for as soon as there is
+ * room, and memory stays busy while blocks wait for each other and lay their input. Warps of their own claim and ask
+ * (chain_fetch.h). GPUs without bulk copies (before compute capability 9.0) deal rows out and let each warp ask for itself.
  *
- * Weights are constants, so those of the next two steps are asked for as soon as there is room, and memory stays busy
- * while blocks wait for each other and lay their input.
- *
- * A warp of its own asks (chain_fetch.h), by bulk copies: a warp that streams would wait for room among the requests
- * under way before it took what has arrived, and rings would be full before the step's end, and memory idle behind it
- * (without the arithmetic 144 instead of 157 us were measured for a layer of the 7B shape in bf16, where blocks meet four
- * times for 4.7 us). GPUs without bulk copies (before compute capability 9.0) let each warp ask for itself.
+ * In the profile exact a row is one warp's, with the same sums in the same order as in gemv.h. In fast warps take pieces of
+ * rows, and the sums of a row's pieces are added in their order. Results of rows wait in shared memory for the step's end,
+ * where a thread each puts them out.
  *
  * The slices of the mLSTM's C come early, too: what a block takes first into registers. */
 #ifndef OPS_CUDA_CHAIN_KERNEL_H
 #define OPS_CUDA_CHAIN_KERNEL_H
 
-#define FETCHING_WARPS 3 /* the last of a block: device.h */
+#define FETCHING_WARPS 3 /* those that fetch and claim, the last of a block: device.h */
 
 #include "ops/cuda/chain.h"
 #include "ops/cuda/chain_fetch.h"
