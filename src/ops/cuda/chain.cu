@@ -190,7 +190,8 @@ static int result_floats(const chain_variant *v, const chain_division *d) {
 }
 
 /* How rows are dealt out. In the profile exact a row is one warp's; in fast a piece is a slice, or as many as let results
- * fit. A block takes twice its share of chunks at most: all blocks together can take all. */
+ * fit. A block takes twice its share of chunks at most, where chunks are claimed: all blocks together can take all. Where
+ * that many results take too much room, rows that are one warp's are put out at once, and gated ones are shared out evenly. */
 static chain_division divide(const cuda_stream *s, const chain_variant *v, const gemv_arguments *a,
                              int input) {
     enum { CHUNK_BYTES = 32 << 10, CHUNKS_A_BLOCK = 8, RESULT_FLOATS = 6144 };
@@ -203,13 +204,16 @@ static chain_division divide(const cuda_stream *s, const chain_variant *v, const
               by_blocks = d.groups / (blocks * CHUNKS_A_BLOCK);
     d.chunk_groups = larger(by_bytes < by_blocks ? by_bytes : by_blocks, 1);
     d.chunks = (d.groups + d.chunk_groups - 1) / d.chunk_groups;
-    d.most = 2 * ((d.chunks + blocks - 1) / blocks);
+    const int share = (d.chunks + blocks - 1) / blocks;
+    d.most = (s->gpu->major == 9 ? 2 : 1) * share;
     d.piece_slices = fast ? 1 : slices;
     do {
         d.pieces = (slices + d.piece_slices - 1) / d.piece_slices;
         d.piece_slices *= 2;
     } while (d.pieces > 1 && result_floats(v, &d) > RESULT_FLOATS);
     d.piece_slices /= 2;
+    if (result_floats(v, &d) > RESULT_FLOATS)
+        d.most = gated ? share : 0;
     d.group_items = d.group_lines / v->rows * d.pieces;
     d.sums = input;
     return d;
@@ -266,7 +270,9 @@ void chain_mlstm(cuda_stream *s, const mlstm_arguments *a) {
         return;
     const chain_variant v = variant_of(s, chain->type);
     const int floats = mlstm_floats(a);
-    if (chain->count == CHAIN_STEPS ||
+    /* Steps of the mLSTM read states early: not behind one that may write them. */
+    const bool follows = chain->count > 0 && chain->steps[chain->count - 1].kind == CHAIN_MLSTM;
+    if (follows || chain->count == CHAIN_STEPS ||
         depth_of(s, &v, chain->chunk_items, larger(chain->x_floats, floats)) < 1)
         cuda_flush(s);
     chain_step *step = append(s, floats);

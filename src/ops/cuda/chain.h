@@ -34,7 +34,7 @@ struct chain_division {
     int groups, chunks;
     int group_lines, group_items, chunk_groups;
     int pieces, piece_slices; /* of a line; of a piece, in slices of a stage */
-    int most;                 /* chunks that a block takes */
+    int most; /* chunks that a block takes; 0: any number, and their rows are put out at once */
     int sums; /* behind the input, in floats: the results of the block's groups (chain_results) */
 };
 

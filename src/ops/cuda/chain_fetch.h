@@ -418,14 +418,15 @@ static __device__ __forceinline__ void chain_claim(const chain_arguments &all, c
         const chain_step &s = h.near[place];
         const int last = s.kind == CHAIN_PROJECT ? s.division.chunks : 0;
         const chain_division &d = s.division;
+        const int most = d.most > 0 ? d.most : INT_MAX;
         int claimed = chain_claimed(all, step, last > 0, lane);
-        int next = chain_claimed(all, step, last > 0 && d.most > 1, lane);
+        int next = chain_claimed(all, step, last > 0 && most > 1, lane);
         int groups = 0;
         for (int taken = 0, items = 1; last > 0 && items > 0; taken++, number++) {
             const unsigned at = number % CHAIN_CLAIMS, round = number / CHAIN_CLAIMS;
             const int chunk = __shfl_sync(ALL_LANES, claimed, 0);
             claimed = next;
-            next = chain_claimed(all, step, chunk < last && taken + 2 < d.most, lane);
+            next = chain_claimed(all, step, chunk < last && taken < most - 2, lane);
             if (round > 0)
                 barrier_wait(&h.released[at], (round - 1) & 1u);
             items = chunk < last ? chain_items(d, chunk) : -1 - groups;

@@ -121,6 +121,27 @@ chain_add_some(float (&sums)[W::rows][1], const uint8_t *stage, const int (&plac
     }
 }
 
+static __device__ __forceinline__ float chain_sum(const float *of_pieces, int pieces) {
+    float z = of_pieces[0];
+    for (int i = 1; i < pieces; i++)
+        z += of_pieces[i];
+    return z;
+}
+
+/* A row, if it is one: the sum z, what is added, and what a gated one is multiplied by. */
+static __device__ __forceinline__ void chain_put_row(const gemv_arguments &a, int row, float z,
+                                                     float residual, float up) {
+    if (row >= a.rows)
+        return;
+    const gemv_part &part = gemv_part_of(a, row);
+    gemv_output out = {};
+    out.bias = gemv_bias(part.matrix, row - part.first);
+    out.residual = residual;
+    out.soft_cap = part.soft_cap;
+    const float y = gemv_end(a, out, z + out.bias);
+    ((float *)part.out)[row - part.first] = a.ending == GEMV_GATED ? y * up : y;
+}
+
 /* An item, whose first stage has arrived. */
 template <class W>
 static __device__ __forceinline__ void chain_take(chain_warp<W> &own, const chain_step &s, int last,
@@ -159,25 +180,26 @@ static __device__ __forceinline__ void chain_take(chain_warp<W> &own, const chai
             chain_add_some<W>(sums, own.ring.at, place, of, (left - lane + WARP - 1) / WARP);
         chain_took<W>(*own.all, *own.head, last, own.warp, lane, own.ring);
     }
-    const int line = item.line & (d.group_lines - 1); /* of the group */
+    float z = 0.0f; /* of the lane's line */
 #pragma unroll
     for (int r = 0; r < W::rows; r++) {
-        const float z = warp_sum(sums[r][0]);
-        if (lane == r) {
-            results.sums[(item.group * d.group_lines + line + r) * d.pieces + item.piece] = z;
-            if (item.piece == 0 && line == 0)
-                results.residual[item.group * W::rows + r] = residual;
-        }
+        const float sum = warp_sum(sums[r][0]);
+        if (lane == r)
+            z = sum;
     }
-    if (lane == 0 && item.piece == 0 && line == 0)
+    if (lane >= W::rows)
+        return;
+    if (d.most == 0) {
+        chain_put_row(a, item.line + lane, z, residual, 1.0f);
+        return;
+    }
+    const int line = item.line & (d.group_lines - 1); /* of the group */
+    results.sums[(item.group * d.group_lines + line + lane) * d.pieces + item.piece] = z;
+    if (item.piece > 0 || line > 0)
+        return;
+    results.residual[item.group * W::rows + lane] = residual;
+    if (lane == 0)
         results.line[item.group] = item.line;
-}
-
-static __device__ __forceinline__ float chain_sum(const float *of_pieces, int pieces) {
-    float z = of_pieces[0];
-    for (int i = 1; i < pieces; i++)
-        z += of_pieces[i];
-    return z;
 }
 
 /* The rows of a step, a thread each, behind a barrier. */
@@ -189,18 +211,11 @@ static __device__ __forceinline__ void chain_put(const chain_step &s, int groups
     for (int i = (int)threadIdx.x; i < groups * W::rows; i += block_threads()) {
         const int group = i / W::rows, r = i % W::rows;
         const int row = chain_place_of<W>(a, results.line[group] + r).row;
-        if (row >= a.rows)
-            continue;
-        const gemv_part &part = gemv_part_of(a, row);
         const float *sums = results.sums + (group * d.group_lines + r) * d.pieces;
-        gemv_output out = {};
-        out.bias = gemv_bias(part.matrix, row - part.first);
-        out.residual = results.residual[i];
-        out.soft_cap = part.soft_cap;
-        float y = gemv_end(a, out, chain_sum(sums, d.pieces) + out.bias);
-        if (a.ending == GEMV_GATED)
-            y *= chain_sum(sums + W::rows * d.pieces, d.pieces) + gemv_bias(part.up, row);
-        ((float *)part.out)[row - part.first] = y;
+        float up = 1.0f;
+        if (a.ending == GEMV_GATED && row < a.rows)
+            up = chain_sum(sums + W::rows * d.pieces, d.pieces) + gemv_bias(a.part[0].up, row);
+        chain_put_row(a, row, chain_sum(sums, d.pieces), results.residual[i], up);
     }
 }
 
@@ -401,7 +416,7 @@ static __device__ __forceinline__ void chain_run_project(const chain_arguments &
     else
         gemv_few<1>(p, x, 0, own.lane);
     block_meet();
-    chain_put<W>(s, h.groups, results);
+    chain_put<W>(s, s.division.most > 0 ? h.groups : 0, results);
 }
 
 template <class W>
