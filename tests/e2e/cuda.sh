@@ -66,6 +66,19 @@ run generate -m "$work/wide" --ids "$prompt" -n 4 --ignore-eos --print-ids --dev
 same 'a prompt in chunks: status' 0 "$status"
 same 'a prompt in chunks' "$wanted" "$(cat "$work/out")"
 
+# Rows so wide that they are summed in pieces.
+cat >"$work/rows.json" <<'C'
+{"architectures": ["xLSTMForCausalLM"], "model_type": "xlstm", "embedding_dim": 2304, "num_heads": 4, "num_blocks": 1,
+ "vocab_size": 512, "ffn_proj_factor": 2.0, "bos_token_id": 0, "eos_token_id": 0}
+C
+run init --config "$work/rows.json" -o "$work/rows" --dtype bf16 --seed 3
+same 'a model of wide rows' 0 "$status"
+run generate -m "$work/rows" --ids '5 77 300' -n 4 --ignore-eos --print-ids --profile exact
+wanted=$(cat "$work/out")
+run generate -m "$work/rows" --ids '5 77 300' -n 4 --ignore-eos --print-ids --device cuda
+same 'rows in pieces' "$wanted" "$(cat "$work/out")"
+rm -r "$work/rows"
+
 # Speeds beside the limits of the GPU; the test device has so little memory then that limits are measured soon.
 run info -m "$work/wide" --device cuda --json
 XLSTM_CUDA_TEST_MEMORY=$(($(sed -n 's/.*"needed": *\([0-9]*\).*/\1/p' "$work/out") + 3000000))
