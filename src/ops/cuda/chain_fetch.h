@@ -459,11 +459,7 @@ template <class W>
 static __device__ __forceinline__ void chain_read(const gemv_arguments &a,
                                                   const gemv_row (&rows)[W::rows], int slice,
                                                   uint8_t *to, int lane) {
-#pragma unroll
-    for (int r = 0; r < W::rows; r++)
-        if (rows[r].at)
-            gemv_fetch<W, chain_shape<W>::SPAN>(a, rows[r], slice, to + r * chain_shape<W>::SLOT,
-                                                lane);
+    chain_copy_any<W>(a, rows, slice, to, lane);
     copy_close();
     copy_wait<0>();
     fence_async(); /* bulk copies come here again */
