@@ -30,6 +30,12 @@ template <int groups, int rows> struct few_sizes {
     enum { SUMS = GROUP_TOKENS * rows / WARPGROUP, THREADS = groups * WARPGROUP + WARP };
 };
 
+/* Bytes for the sums that a block is sent: pairs, [half of the outputs of a thread][threads], and of a gate as many of what it
+ * gates. */
+static size_t few_sent_bytes(int groups, int rows) {
+    return (size_t)(rows / 8 * groups * WARPGROUP) * sizeof(float2);
+}
+
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
 struct few_tile {
@@ -179,12 +185,6 @@ static __device__ __forceinline__ void few_end(const few_arguments &a, const few
         few_end_as<kind, rows, DTYPE_F32>(a, t, sums);
     else
         few_end_as<kind, rows, DTYPE_BF16>(a, t, sums);
-}
-
-/* Bytes for the sums that a block is sent: pairs, [half of the outputs of a thread][threads], and of a gate as many of what it
- * gates. */
-static size_t few_sent_bytes(int groups, int rows) {
-    return (size_t)(rows / 8 * groups * WARPGROUP) * sizeof(float2);
 }
 
 /* Block `rank` of two: sends the sums that the other one ends, those of every second eight rows, and ends its own. Pair i of
