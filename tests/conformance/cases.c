@@ -41,10 +41,12 @@ static const struct sizes {
     {150, 1, 192, 264}, /* more tokens than a tile, and rows than two */
     {1, 4, 257, 300},   /* rows of f32 that end between multiples of 32 bytes, in both layouts */
     {1, 4, 257, 300},
+    {1, 130, 64, 12}, /* rows of several pieces in every type, in both layouts */
+    {1, 130, 64, 12},
 };
 enum {
     SIZES = sizeof all_sizes / sizeof *all_sizes,
-    BATCH_SIZES = 6,
+    BATCH_SIZES = 8,
     QUICK_SIZES = 9,
     MOST_TOKENS = 150
 };
@@ -280,7 +282,7 @@ const conformance_case conformance_cases[] = {
     {"sum", CASE_ROWS, WEIGHT_NONE, SIZES, QUICK_SIZES, rows_limit, size_limits, run_sum, 5e-7,
      "f32 sums of up to 8 terms", false},
     {"normalize", CASE_ROWS, WEIGHT_FLOATS, SIZES, QUICK_SIZES, rows_limit, size_limits,
-     run_normalize, 2e-6, "f32 sums of up to 4192 terms, in any order", false},
+     run_normalize, 2e-6, "f32 sums of up to 8320 terms, in any order", false},
     {"norm_project", CASE_ROWS, WEIGHT_MATRICES, SIZES, QUICK_SIZES, rows_limit, size_limits,
      run_norm_project, 2e-6, ROUNDED, true},
     {"norm_project_gated", CASE_ROWS, WEIGHT_MATRICES, SIZES, QUICK_SIZES, rows_limit, size_limits,

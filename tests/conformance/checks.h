@@ -19,12 +19,13 @@ void check_prompts(ops_device *device);
 void check_state_rounding(ops_device *device);
 void check_deferral(ops_device *device);
 
-/* Memory, streams, rows that are not there, sampling errors (device_checks.c). */
+/* Memory, streams, rows that are not there, sampling errors, soft caps (device_checks.c). */
 void check_memory(ops_device *device);
 void check_order(ops_device *device);
 void check_row_ids(ops_device *device);
 void check_sample_errors(ops_device *device);
 void check_sample_sums(ops_device *device);
+void check_caps(ops_device *device);
 
 /* Calls that are wrong (wrong_calls.c). */
 void check_wrong_batches(ops_device *device);

@@ -1,5 +1,5 @@
 /* What must hold for the memory and the streams of every device, for rows that are not there, and for
- * sampling from broken logits. */
+ * sampling from broken logits; and soft caps more closely than products of rounded factors show them. */
 #include "conformance/checks.h"
 #include "conformance/side.h"
 #include "ops/gather.h"
@@ -250,4 +250,52 @@ void check_sample_sums(ops_device *device) {
     }
     device->buffer_free(&buffer);
     device->stream_free(stream);
+}
+
+/* Capped products of so many tokens in fast. The weights are an identity and x has few bits: what is capped has no error. */
+static void cap_rows(ops_device *device, int tokens) {
+    enum { WIDTH = 64, MOST = 150, VALUES = MOST * WIDTH };
+    static const double cap = 1.5, allowed = 2e-6;
+    ops_stream_options options = {.threads = 2, .profile = OPS_FAST, .limits = limits};
+    options.limits.tokens = MOST;
+    options.limits.width = options.limits.vocab = WIDTH;
+    float *values = must_allocate(2 * VALUES * sizeof *values), *out = values + VALUES;
+    uint16_t weight[WIDTH * WIDTH] = {0};
+    for (int i = 0; i < VALUES; i++)
+        values[i] = (float)draw_integer(7, (uint64_t)i, 129) / 16 - 4;
+    for (int i = 0; i < WIDTH; i++)
+        weight[i * WIDTH + i] = float_to_bf16(1);
+    ops_stream *stream;
+    ops_buffer buffer;
+    const size_t size = VALUES * sizeof *values;
+    assert_int_equal(device->stream_create(device, &options, &stream), XLSTM_OK);
+    assert_int_equal(device->buffer_create(device, 2 * size + sizeof weight, &buffer), XLSTM_OK);
+    device->write(stream, &buffer, 0, values, size);
+    device->write(stream, &buffer, 2 * size, weight, sizeof weight);
+    const int64_t shape[] = {tokens, WIDTH};
+    struct ops_norm_project op = {.x = ops_tensor_make(&buffer, 0, DTYPE_F32, 2, shape),
+                                  .count = 1};
+    op.projection[0] = (ops_projection){
+        .weight = ops_tensor_make(&buffer, 2 * size, DTYPE_BF16, 2, (int64_t[]){WIDTH, WIDTH}),
+        .soft_cap = cap,
+        .out = ops_tensor_make(&buffer, size, DTYPE_F32, 2, shape)};
+    device->ops.norm_project(stream, &op);
+    assert_int_equal(device->wait(stream), XLSTM_OK);
+    assert_int_equal(
+        device->read(stream, &buffer, size, out, (size_t)(tokens * WIDTH) * sizeof *out), XLSTM_OK);
+    for (int i = 0; i < tokens * WIDTH; i++) {
+        double exact = cap * tanh((double)values[i] / cap);
+        if (!(fabs((double)out[i] - exact) <= allowed))
+            fail_msg("%s: %d tokens, %g capped is %.9g, not %.9g", device->name, tokens,
+                     (double)values[i], (double)out[i], exact);
+    }
+    device->buffer_free(&buffer);
+    device->stream_free(stream);
+    free(values);
+}
+
+void check_caps(ops_device *device) {
+    static const int tokens[] = {1, 3, 40, 150}; /* each has kernels of its own on some device */
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
+        cap_rows(device, tokens[i]);
 }
