@@ -41,12 +41,13 @@ static const struct sizes {
     {150, 1, 192, 264}, /* more tokens than a tile, and rows than two */
     {1, 4, 257, 300},   /* rows of f32 that end between multiples of 32 bytes, in both layouts */
     {1, 4, 257, 300},
+    {1, 1, 32, 2601}, /* more rows than a GPU of two multiprocessors keeps results of */
     {1, 130, 64, 12}, /* rows of several pieces in every type, in both layouts */
     {1, 130, 64, 12},
 };
 enum {
     SIZES = sizeof all_sizes / sizeof *all_sizes,
-    BATCH_SIZES = 8,
+    BATCH_SIZES = 9,
     QUICK_SIZES = 9,
     MOST_TOKENS = 150
 };

@@ -95,7 +95,7 @@ CUDA_DEVICE_OTHERS := $(patsubst %,test_%,memory order row_ids chunk_sizes split
   recurrent_limits recurrent_wrong_calls sample_errors sample_sums caps prompts)
 # Every op in three orders of threads, half of the shapes in each.
 $(eval $(call cuda_device_run,forward,TEST_VARIANTS=odd,conformance/test_conformance test_table))
-$(eval $(call cuda_device_run,reverse,CUDA_TEST_SCHEDULE=reverse TEST_BRIEF=1 TEST_VARIANTS=even,conformance/test_conformance test_table))
+$(eval $(call cuda_device_run,reverse,CUDA_TEST_SCHEDULE=reverse CUDA_TEST_PROCESSORS=2 TEST_BRIEF=1 TEST_VARIANTS=even,conformance/test_conformance test_table))
 $(eval $(call cuda_device_run,random,CUDA_TEST_SCHEDULE=random:7 CUDA_TEST_LATE=1 TEST_QUICK=1,conformance/test_conformance test_table))
 $(eval $(call cuda_device_run,others,CUDA_TEST_SCHEDULE=random:3 CUDA_TEST_LATE=1 TEST_QUICK=1 TEST_BRIEF=1,conformance/test_conformance \
   $(CUDA_DEVICE_OTHERS)))
