@@ -315,9 +315,10 @@ static bool all_nan(const double *values, int64_t count) {
     return true;
 }
 
+/* Of two sequences, the second of `other` tokens. */
 static void check_poison(ops_device *device, bool halves, double poison, int64_t where,
-                         int chunk_size) {
-    mlstm_shape shape = {2, {100, 80}, {0, 20}, 3, halves ? 128 : 10, halves ? 128 : 12};
+                         int64_t other, int chunk_size) {
+    mlstm_shape shape = {2, {100, other}, {0, 20}, 3, halves ? 128 : 10, halves ? 128 : 12};
     mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 61);
     p.halves = halves;
     mlstm_result clean = run_whole(device, &p, chunk_size);
@@ -348,15 +349,16 @@ void check_poisoned_gates(ops_device *device) {
     static const int64_t places[] = {0, 31, 64, 99};
     for (int c = -1; c < chunk_count(); c++)
         for (int i = 0; i < 4; i += test_is_brief() ? 2 : 1) {
-            check_poison(device, false, (double)NAN, places[i], c < 0 ? 0 : chunk_sizes[c]);
-            check_poison(device, false, INFINITY, places[i], c < 0 ? 0 : chunk_sizes[c]);
+            check_poison(device, false, (double)NAN, places[i], 80, c < 0 ? 0 : chunk_sizes[c]);
+            check_poison(device, false, INFINITY, places[i], 80, c < 0 ? 0 : chunk_sizes[c]);
         }
 }
 
 /* ---- Nothing stored ---- */
 
-static void check_empty(ops_device *device, bool halves, double m, gate_rule rule, int chunk_size) {
-    mlstm_shape shape = {1, {140}, {0}, 2, halves ? 128 : 6, halves ? 128 : 9};
+static void check_empty(ops_device *device, bool halves, int64_t tokens, double m, gate_rule rule,
+                        int chunk_size) {
+    mlstm_shape shape = {1, {tokens}, {0}, 2, halves ? 128 : 6, halves ? 128 : 9};
     mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 71);
     int64_t states = p.slots * 2, d_qk = shape.d_qk, d_v = shape.d_v;
     p.halves = halves;
@@ -364,13 +366,13 @@ static void check_empty(ops_device *device, bool halves, double m, gate_rule rul
     memset(p.n, 0, (size_t)(states * d_qk) * sizeof(double));
     for (int64_t i = 0; i < states; i++)
         p.m[i] = m;
-    for (int64_t at = 0; at < 140 * 2; at++)
+    for (int64_t at = 0; at < tokens * 2; at++)
         p.i[at] = -INFINITY;
     if (rule)
         apply(&p, rule);
     mlstm_result r = run_whole(device, &p, chunk_size);
     bool zero = true;
-    for (int64_t i = 0; i < 140 * 2 * d_v; i++)
+    for (int64_t i = 0; i < tokens * 2 * d_v; i++)
         zero = zero && r.h[i] == 0;
     for (int64_t i = 0; i < states * d_qk * d_v; i++)
         zero = zero && r.c[i] == 0;
@@ -403,8 +405,8 @@ void check_nothing_stored(ops_device *device) {
     static const gate_rule rules[] = {no_rule, all_kept, sinking, wiping};
     for (int c = -1; c < chunk_count(); c++)
         for (int i = 0; i < 4; i++) {
-            check_empty(device, false, 0, rules[i], c < 0 ? 0 : chunk_sizes[c]);
-            check_empty(device, false, -INFINITY, rules[i], c < 0 ? 0 : chunk_sizes[c]);
+            check_empty(device, false, 140, 0, rules[i], c < 0 ? 0 : chunk_sizes[c]);
+            check_empty(device, false, 140, -INFINITY, rules[i], c < 0 ? 0 : chunk_sizes[c]);
         }
 }
 
@@ -478,8 +480,8 @@ void check_kept_weights(ops_device *device) {
 
 /* ---- Prompts in halves ---- */
 
-/* Sequences that begin anywhere in a chunk, are shorter than one or longer than several, beside single tokens; widths
- * that tensor cores take; the last is long enough for a device to divide it, and forgets nothing. */
+/* Sequences that begin anywhere in a chunk, are shorter than one or longer than several, beside single tokens, many tokens
+ * or few; widths that tensor cores take; the last is long enough for a device to divide it, and forgets nothing. */
 static const struct {
     mlstm_shape shape;
     gate_rule rule;
@@ -487,8 +489,13 @@ static const struct {
     {{3, {150, 1, 67}, {37, 5, 128}, 2, 128, 128}, no_rule},
     {{4, {64, 63, 130, 2}, {0, 63, 1000, 62}, 1, 128, 256}, no_rule},
     {{2, {131, 7}, {60, 3}, 1, 256, 512}, no_rule},
+    {{3, {70, 1, 57}, {37, 5, 128}, 2, 128, 128}, no_rule},
+    {{1, {128}, {63}, 1, 256, 512}, no_rule},
+    {{2, {64, 64}, {0, 64}, 2, 256, 128}, no_rule},
     {{1, {1600}, {17}, 1, 128, 128}, all_kept},
 };
+
+enum { FEW_PROMPTS = 3 }; /* the first of few tokens */
 
 static void check_prompt(ops_device *device, int which, dtype state, double *worst) {
     const mlstm_shape *shape = &prompts[which].shape;
@@ -515,8 +522,8 @@ static void spoil(double *values, int64_t first, int64_t count) {
 }
 
 /* What a sequence holds does not come into the others. */
-static void check_neighbours(ops_device *device) {
-    mlstm_problem p = mlstm_problem_make(&prompts[0].shape, DTYPE_F32, 29);
+static void check_neighbours(ops_device *device, int which) {
+    mlstm_problem p = mlstm_problem_make(&prompts[which].shape, DTYPE_F32, 29);
     p.halves = true;
     mlstm_result clean = run_whole(device, &p, 0);
     int64_t qk = p.shape.heads * p.shape.d_qk, v = p.shape.heads * p.shape.d_v;
@@ -535,7 +542,8 @@ static void check_neighbours(ops_device *device) {
 void check_prompts(ops_device *device) {
     static const dtype states[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     static const gate_rule rules[] = {no_rule, all_kept, sinking, wiping};
-    mlstm_shape extreme = {2, {150, 70}, {0, 9}, 3, 128, 128};
+    mlstm_shape extreme = {2, {150, 70}, {0, 9}, 3, 128, 128},
+                few = {2, {78, 50}, {0, 9}, 3, 128, 128};
     double worst = 0;
     if (device->narrow_from == 0)
         return;
@@ -543,15 +551,19 @@ void check_prompts(ops_device *device) {
         for (int t = 0; t < 3; t++)
             if (t == 0 || !test_is_brief())
                 check_prompt(device, (int)i, states[t], &worst);
-    check_neighbours(device);
+    check_neighbours(device, 0);
+    check_neighbours(device, FEW_PROMPTS);
     check_extremes(device, &extreme, true, 0);
-    for (int64_t where = 0; where < 100; where += 33) {
-        check_poison(device, true, (double)NAN, where, 0);
-        check_poison(device, true, INFINITY, where, 0);
-    }
-    for (int i = 0; i < 4; i++) {
-        check_empty(device, true, 0, rules[i], 0);
-        check_empty(device, true, -INFINITY, rules[i], 0);
-    }
+    check_extremes(device, &few, true, 0);
+    for (int64_t where = 0; where < 100; where += 33)
+        for (int64_t other = 20; other <= 80; other += 60) {
+            check_poison(device, true, (double)NAN, where, other, 0);
+            check_poison(device, true, INFINITY, where, other, 0);
+        }
+    for (int i = 0; i < 4; i++)
+        for (int64_t tokens = 70; tokens <= 140; tokens += 70) {
+            check_empty(device, true, tokens, 0, rules[i], 0);
+            check_empty(device, true, tokens, -INFINITY, rules[i], 0);
+        }
     printf("  %s: prompts in bf16: worst error %.1e\n", device->name, worst);
 }
