@@ -166,22 +166,21 @@ static void check_ways(ops_device *device, const mlstm_problem *p, const mlstm_r
     }
 }
 
-/* Against the reference in double, with the same ring; whose h is that of the plain step. */
-void check_deferral(ops_device *device) {
-    static const int rings[] = {2, 16, 64};
+/* Against the reference in double, with the same ring; whose h is that of the plain step. Heads of one shape are cut into
+ * pieces by devices that do so. */
+static void check_rings(ops_device *device, const mlstm_shape *shape, const int *rings, int count) {
     static const struct {
         dtype state;
         double tolerance; /* of f32; of storing in the type, whose roundings add up */
     } types[] = {{DTYPE_F64, MLSTM_TOLERANCE}, {DTYPE_F16, 5e-3}, {DTYPE_BF16, 4e-2}};
-    mlstm_shape shape = {4, {90, 1, 33, 67}, {10, 5, 64, 0}, 3, 23, 37};
     mlstm_plan steps = {.chunk_size = 64, .only = -1};
-    mlstm_problem p = mlstm_problem_make(&shape, DTYPE_F32, 23);
+    mlstm_problem p = mlstm_problem_make(shape, DTYPE_F32, 23);
     mlstm_result plain = run(device, true, 1, &p, &(mlstm_plan){.chunk_size = 1, .only = -1});
-    for (int r = 0; r < 3; r++) {
+    for (int r = 0; r < count; r++) {
         p.deferred = rings[r];
         mlstm_result exact = run(device, true, 1, &p, &steps);
-        int64_t count = tokens_of(&p) * shape.heads * shape.d_v;
-        double error = distance(exact.h, plain.h, count, 1e-30);
+        int64_t values = tokens_of(&p) * shape->heads * shape->d_v;
+        double error = distance(exact.h, plain.h, values, 1e-30);
         if (!(error < 1e-12))
             fail_msg("ring of %d, in double: h differs from the plain step by %.1e", rings[r],
                      error);
@@ -194,4 +193,12 @@ void check_deferral(ops_device *device) {
     }
     mlstm_result_free(&plain);
     mlstm_problem_free(&p);
+}
+
+void check_deferral(ops_device *device) {
+    static const int rings[] = {2, 16, 64}, short_rings[] = {3, 5};
+    static const mlstm_shape shape = {4, {90, 1, 33, 67}, {10, 5, 64, 0}, 3, 23, 37},
+                             wide = {3, {17, 1, 14}, {4, 2, 0}, 2, 33, 300};
+    check_rings(device, &shape, rings, 3);
+    check_rings(device, &wide, short_rings, 2);
 }
