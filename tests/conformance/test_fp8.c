@@ -306,6 +306,20 @@ static void test_cuda_narrow(void **state) {
                   e != CAPPED);
 }
 
+/* Rows of bf16 as they lie, which are quantised at once up to 12,288 values. */
+static void test_cuda_plain_rows(void **state) {
+    (void)state;
+    static const int64_t widths[] = {4104, 12288, 12296};
+    for (int w = 0; w < 3; w++)
+        check(&(problem){.tokens = 130,
+                         .rows = 40,
+                         .width = widths[w],
+                         .ending = ADDED,
+                         .weight = DTYPE_BF16,
+                         .narrow = true},
+              true);
+}
+
 /* More pairs of tiles than a band has, and than the test device has clusters. */
 static void test_cuda_bands(void **state) {
     (void)state;
@@ -525,7 +539,7 @@ static void test_cuda_several(void **state) {
 }
 
 /* Gates beside a matrix: of rows in bf16, which are made with those in e4m3. */
-static void check_gates(int64_t width) {
+static void check_gates(int64_t width, int64_t rows) {
     const problem p[2] = {{.tokens = 140,
                            .rows = 64,
                            .width = width,
@@ -533,7 +547,7 @@ static void check_gates(int64_t width) {
                            .weight = DTYPE_BF16,
                            .normed = true},
                           {.tokens = 140,
-                           .rows = 8,
+                           .rows = rows,
                            .width = width,
                            .ending = CAPPED,
                            .weight = DTYPE_BF16,
@@ -570,8 +584,9 @@ static void check_gates(int64_t width) {
 
 static void test_cuda_gates(void **state) {
     (void)state;
-    check_gates(80);
-    check_gates(4104); /* more than threads keep */
+    check_gates(80, 8);
+    check_gates(4104, 8); /* more than threads keep */
+    check_gates(1112, 27);
 }
 
 static void test_cuda_unrehearsed(void **state) {
@@ -589,12 +604,13 @@ static void test_cuda_unrehearsed(void **state) {
 
 int main(int argc, char **argv) {
     static struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),       cmocka_unit_test(test_cuda_rounding),
-        cmocka_unit_test(test_cuda_endings), cmocka_unit_test(test_cuda_narrow),
-        cmocka_unit_test(test_cuda_bands),   cmocka_unit_test(test_cuda_weights),
-        cmocka_unit_test(test_cuda_norms),   cmocka_unit_test(test_cuda_others),
-        cmocka_unit_test(test_cuda_layers),  cmocka_unit_test(test_cuda_several),
-        cmocka_unit_test(test_cuda_gates),   cmocka_unit_test(test_cuda_unrehearsed),
+        cmocka_unit_test(test_values),           cmocka_unit_test(test_cuda_rounding),
+        cmocka_unit_test(test_cuda_endings),     cmocka_unit_test(test_cuda_narrow),
+        cmocka_unit_test(test_cuda_plain_rows),  cmocka_unit_test(test_cuda_bands),
+        cmocka_unit_test(test_cuda_weights),     cmocka_unit_test(test_cuda_norms),
+        cmocka_unit_test(test_cuda_others),      cmocka_unit_test(test_cuda_layers),
+        cmocka_unit_test(test_cuda_several),     cmocka_unit_test(test_cuda_gates),
+        cmocka_unit_test(test_cuda_unrehearsed),
     };
     return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -14,7 +14,13 @@
 #include "ops/cuda/fp8.h"
 #include "ops/cuda/products.h"
 
-enum { THREADS = 256, WIDE = 4, KEPT = 4 /* times WIDE: values of a row that a thread keeps */ };
+enum {
+    THREADS = 256,
+    WIDE = 4,
+    KEPT = 4, /* times WIDE: values of a row that a thread keeps */
+    EIGHT = 8,
+    PLAIN = 6 /* times EIGHT: of a row to which nothing is done */
+};
 
 /* Rows of [tokens][width], or with a stride of 0 one for all tokens. NULL: absent. */
 struct row_source {
@@ -352,6 +358,43 @@ static __global__ void __launch_bounds__(THREADS)
         a.scale[blockIdx.x] = e4m3_scale(most);
 }
 
+/* Rows of bf16 as they are, eights of which begin at multiples of 16 bytes. */
+static __global__ void __launch_bounds__(THREADS)
+    lay_fp8_plain(const __grid_constant__ struct lay_arguments a) {
+    __shared__ float parts[WARP];
+    const int first = (int)threadIdx.x * EIGHT;
+    four<uint16_t> v[PLAIN][2];
+    float most = 0.0f;
+    cuda_wait();
+    cuda_release();
+    const uint16_t *x = (const uint16_t *)a.x.rows + blockIdx.x * a.x.stride;
+#pragma unroll
+    for (int j = 0; j < PLAIN; j++) {
+        const int at = first + j * THREADS * EIGHT;
+        const uint4 bits = at < a.width ? *(const uint4 *)(x + at) : make_uint4(0, 0, 0, 0);
+        v[j][0].bits = make_uint2(bits.x, bits.y);
+        v[j][1].bits = make_uint2(bits.z, bits.w);
+    }
+#pragma unroll
+    for (int j = 0; j < PLAIN; j++)
+        most = largest(largest(most, v[j][0].values()), v[j][1].values());
+    most = block_max(most, parts);
+    const float factor = e4m3_factor(most);
+    unsigned char *to = a.fp8 + blockIdx.x * a.fp8_stride;
+#pragma unroll
+    for (int j = 0; j < PLAIN; j++) {
+        const int at = first + j * THREADS * EIGHT;
+        const float4 low = v[j][0].values(), high = v[j][1].values();
+        const float y[EIGHT] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+        if (at < a.width)
+            *(uint2 *)(to + at) =
+                make_uint2(pack_e4m3_four(y, factor), pack_e4m3_four(y + WIDE, factor));
+    }
+    lay_zeros(a.fp8, a.fp8_stride, a.width);
+    if (threadIdx.x == 0)
+        a.scale[blockIdx.x] = e4m3_scale(most);
+}
+
 /* ---- The host's part ---- */
 
 static struct row_source source_of(const ops_tensor *t) {
@@ -418,6 +461,12 @@ static bool is_kept(const struct lay_arguments *a) {
            (!a->gate.rows || gates) && a->width / a->groups <= KEPT * WIDE * threads;
 }
 
+static bool is_plain(const struct lay_arguments *a) {
+    return a->norm == OPS_NORM_NONE && !a->gate.rows && !a->skip.rows && !a->halves &&
+           a->x.type == DTYPE_BF16 && a->width % EIGHT == 0 && a->x.stride % EIGHT == 0 &&
+           (uintptr_t)a->x.rows % 16 == 0 && a->width <= PLAIN * EIGHT * THREADS;
+}
+
 static void add_halves(struct lay_arguments *a, const ops_tensor *halves) {
     a->halves = (uint16_t *)cuda_at(halves);
     a->halves_stride = halves->stride[0];
@@ -439,6 +488,6 @@ void cuda_lay_fp8(cuda_stream *s, const cuda_input *in, unsigned char *out, int6
     if (halves)
         add_halves(&a, halves);
     const bool kept = is_kept(&a) && a.groups <= THREADS / (int)WARP;
-    cuda_run(s, "lay_fp8", kept ? kernels_for(&a).fp8 : lay_fp8, dim3((unsigned)in->x.shape[0]),
-             THREADS, 0, a);
+    lay_kernel *kernel = is_plain(&a) ? lay_fp8_plain : kept ? kernels_for(&a).fp8 : lay_fp8;
+    cuda_run(s, "lay_fp8", kernel, dim3((unsigned)in->x.shape[0]), THREADS, 0, a);
 }
