@@ -76,7 +76,7 @@ static __device__ __forceinline__ void wide_residual(const gemm &g, const gemm_p
 }
 
 /* Outputs of type O, 128 bytes of each token at a time, of a tile of `rows`; `out` maps them. Pieces go through the two
- * rooms of the warpgroup in turn. What a piece is added to is read while the one before is ended. */
+ * rooms of the warpgroup in turn. What a piece is added to is read while those before are ended. */
 template <int kind, class O, int rows>
 static __device__ __forceinline__ void wide_end(const gemm &g, const tile_map *out,
                                                 const wide_tile &t, int group, unsigned char *room,
@@ -84,22 +84,25 @@ static __device__ __forceinline__ void wide_end(const gemm &g, const tile_map *o
     enum {
         COLUMNS = TILE_ROW_BYTES / (int)sizeof(O),
         EIGHTS = COLUMNS / 8,
-        PIECES = (kind == END_SILU ? rows / 2 : rows) / COLUMNS
+        PIECES = (kind == END_SILU ? rows / 2 : rows) / COLUMNS,
+        AHEAD = kind != END_ADD ? 1 : 16 / EIGHTS - 1, /* pieces whose residual is on its way */
     };
     const gemm_part &p = g.part[t.part];
     const int thread = (int)threadIdx.x % WARPGROUP, column = thread % 4 * 2;
     const int line = thread / WARP * 16 + thread % WARP / 4;
     const int token = t.token + group * GROUP_TOKENS + line;
-    float2 residual[2][2 * EIGHTS] = {};
-    if (kind == END_ADD)
-        wide_residual<EIGHTS>(g, p, token, t.row + column, residual[0]);
+    float2 residual[AHEAD + 1][2 * EIGHTS] = {};
+#pragma unroll
+    for (int piece = 0; kind == END_ADD && piece < AHEAD && piece < PIECES; piece++)
+        wide_residual<EIGHTS>(g, p, token, t.row + piece * COLUMNS + column, residual[piece]);
 #pragma unroll
     for (int piece = 0; piece < PIECES; piece++) {
         const int row = t.row + piece * COLUMNS;
         unsigned char *to = room + *turn * OUT_BYTES;
         *turn ^= 1;
-        if (kind == END_ADD && piece + 1 < PIECES)
-            wide_residual<EIGHTS>(g, p, token, row + COLUMNS + column, residual[(piece + 1) % 2]);
+        if (kind == END_ADD && piece + AHEAD < PIECES)
+            wide_residual<EIGHTS>(g, p, token, row + AHEAD * COLUMNS + column,
+                                  residual[(piece + AHEAD) % (AHEAD + 1)]);
         if (thread == 0)
             tile_stores_wait<1>(); /* the one before the last has been read */
         threads_sync(1 + group, WARPGROUP);
@@ -108,7 +111,7 @@ static __device__ __forceinline__ void wide_end(const gemm &g, const tile_map *o
             const int half = i / EIGHTS, j = i % EIGHTS;
             const float *z = sums + (piece * EIGHTS + j) * 4 + half * 2;
             const float *up = kind == END_SILU ? z + rows / 4 : z;
-            const float2 add = residual[piece % 2][i];
+            const float2 add = residual[piece % (AHEAD + 1)][i];
             const float2 y = make_float2(gemm_end<kind>(p, z[0], up[0], add.x),
                                          gemm_end<kind>(p, z[1], up[1], add.y));
             unsigned char *at =
