@@ -47,6 +47,9 @@ void gemm_run_few(cuda_stream *s, const gemm *g, gemm_few_plan plan);
  * all 0, or none. */
 bool gemm_takes_wide(const cuda_stream *s, const gemm *g);
 void gemm_run_wide(cuda_stream *s, const gemm *g);
+/* Of narrow parts alone, on any GPU: for many tokens (gemm_narrow.cu). */
+bool gemm_takes_narrow(const gemm *g);
+void gemm_run_narrow(cuda_stream *s, const gemm *g);
 /* Warp by warp, on any GPU (gemm_plain.cu). */
 void gemm_run_plain(cuda_stream *s, const gemm *g);
 

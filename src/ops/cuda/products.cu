@@ -120,6 +120,8 @@ static int64_t rows_that_fit(const cuda_stream *s, int64_t width, int matrices) 
 static void run_gemm(cuda_stream *s, const gemm *g) {
     if (gemm_takes_few(s, g))
         gemm_run_few(s, g, gemm_plan_few(s->gpu, g));
+    else if (gemm_takes_narrow(g))
+        gemm_run_narrow(s, g);
     else if (gemm_takes_wide(s, g))
         gemm_run_wide(s, g);
     else
