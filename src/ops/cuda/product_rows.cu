@@ -334,7 +334,7 @@ static __global__ void __launch_bounds__(THREADS, 3)
 
 /* A thread has one span at most. */
 template <class X, class W, bool gated>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 4)
     lay_fp8_kept(const __grid_constant__ struct lay_arguments a) {
     __shared__ float parts[WARP];
     float4 y[KEPT];
