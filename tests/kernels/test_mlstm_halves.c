@@ -110,7 +110,7 @@ static double allowed(const char *name) {
     static const struct {
         const char *name;
         double error;
-    } known[] = {{"n", 1e-5}, {"h", 5e-3}, {"c", 4e-3}, {"df", 6e-2}, {"di", 2e-2}};
+    } known[] = {{"n", 1e-5}, {"h", 5e-3}, {"c", 4e-3}, {"df", 4e-2}, {"di", 2e-2}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(name, known[i].name) == 0)
             return known[i].error;
@@ -172,7 +172,38 @@ static void test_shapes(void **state) {
     printf("%d calls of chunkwise kernels on bf16\n", checked);
 }
 
+/* Gradients of forget gates are sums to the end of the sequence. Where states are soon forgotten they are small, and what
+ * rounding leaves of each term must cancel as the terms do. */
+static void test_forgotten(void **state) {
+    static const shape forgotten[] = {
+        {"B=1 NH=2 S=1024 DHQK=128 DHHV=128", 0, 0, false, false},
+        {"B=1 NH=2 S=1024 DHQK=128 DHHV=256", 0, 0, false, false},
+    };
+    (void)state;
+    const xlstm_kernel *kernel;
+    for (int k = 0; (kernel = kernel_to_test(k)); k++)
+        for (size_t i = 0; i < sizeof forgotten / sizeof *forgotten; i++) {
+            if (!mlstm_is_chunkwise(kernel) || strcmp(kernel->device, "cuda") != 0 ||
+                !kernel_is_tested(kernel, XLSTM_BF16) || test_is_brief())
+                continue;
+            mixture m;
+            kernel_case exact;
+            mix(&m, kernel, &forgotten[i], 5);
+            draw(&exact, kernel_of_device(kernel->family, "reference"), XLSTM_F64, &forgotten[i],
+                 5);
+            case_copy_inputs(&exact, &m.c);
+            for (int way = XLSTM_BACKWARD_EXACT; way <= XLSTM_BACKWARD_UPSTREAM; way++) {
+                case_run(&m.c, (xlstm_backward)way);
+                case_run(&exact, (xlstm_backward)way);
+                case_compare_sums(&m.c, &exact, "df", "df", 2e-2);
+            }
+            mixture_free(&m);
+            case_free(&exact);
+        }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes),
+                                       cmocka_unit_test(test_forgotten)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

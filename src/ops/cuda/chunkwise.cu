@@ -73,8 +73,9 @@ static size_t place_all(char *base, int64_t chunks, int64_t d_qk, int64_t d_v, i
     at->normalizers = (float *)place(base, &used, states / d_v, sizeof(float));
     if (!backward)
         return used;
-    at->delta = (float *)place(base, &used, 2 * chunks * CHUNK, sizeof(float));
-    at->key_dots = (float *)place(base, &used, 2 * chunks * CHUNK, sizeof(float));
+    at->delta = (float *)place(base, &used, chunks * CHUNK, sizeof(float));
+    at->query_dots = (float *)place(base, &used, chunks * d_qk, sizeof(float));
+    at->key_dots = (float *)place(base, &used, chunks * d_qk, sizeof(float));
     at->spans = (struct chunk_spans *)place(base, &used, chunks, sizeof(struct chunk_spans));
     at->dnormalizer = (float *)place(base, &used, chunks * d_qk, sizeof(float));
     at->dscores = (uint16_t *)place(base, &used, chunks * SCORES, sizeof(uint16_t));

@@ -1,9 +1,8 @@
 /* The chunkwise mLSTM: gradients of the gates, after those of q, k and v (chunkwise_parts.h).
  *
  *   di_l = k_l . dk_l,   dlogf_t = sum over tau >= t of (q . dq - k . dk)_tau + E,   E = <dc, C> + <dn, n> at the end
- * q_t . dq_t needs neither: it is rho_t dh_t . numerator_t + e_t d_t, so dh_t . h_t where e_t = 0, and that times
- * eps rho_t where the denominator was |d_t|. (Where the sweep makes dS it leaves q . dq of dq as it wrote it: what dS lost
- * when it was rounded then cancels in the sum.) In the exact form a gradient dm_t = -eps rho_t dh_t . h_t, at the last token
+ * Both products are made by the sweeps, of dq and dk before they are rounded: what dS lost when it was rounded is in both, and
+ * cancels in the sum. In the exact form a gradient dm_t = -eps rho_t dh_t . h_t, at the last token
  * with the given dm - E besides, goes to the input gate of the token that was the maximum, and to the forget gates
  * after it: walking back from the end, dm is gathered until a token is met whose own input gate became m. That one gets
  * what was gathered; what is left over at the first token is the initial state's.
@@ -14,7 +13,6 @@
 #include "ops/cuda/chunkwise_scores.h"
 
 enum {
-    DOT_THREADS = 128,
     SPAN_THREADS = 128,
     GATE_THREADS = 1024,
     GATE_WARPS = GATE_THREADS / WARP,
@@ -24,41 +22,11 @@ enum {
 
 struct gradient_arguments {
     struct chunk_shape shape;
-    chunkwise_array k, dk, input, forget, di, df;
+    chunkwise_array input, forget, di, df;
     int type, di_type, df_type;
     chunkwise_state first, last, dfirst, dlast;
-    bool delta_parts, key_parts; /* delta and key_dots are two parts each */
     int parts; /* of every sequence; more than one: the sums of chunks are in memory */
 };
-
-/* ---- k . dk ---- */
-
-/* A block has a chunk of a head, a warp every fourth token. */
-static __global__ __launch_bounds__(DOT_THREADS) void chunkwise_key_dots(
-    const __grid_constant__ gradient_arguments a) {
-    int head = (int)blockIdx.y, place = (int)blockIdx.x;
-    int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
-    cuda_wait();
-    struct chunk_sequence s = sequence_at(a.shape, sequence_of(a.shape, place));
-    if (place - s.place >= s.chunks)
-        return;
-    struct chunk c = chunk_at(s, place - s.place);
-    float *out = a.shape.at.key_dots + ((int64_t)place * a.shape.heads + head) * 2 * CHUNK;
-#pragma unroll 4
-    for (int t = warp; t < CHUNK; t += DOT_THREADS / WARP) {
-        float sum = 0.0f;
-        for (int d = lane; t < c.tokens && d < a.shape.d_qk / 8; d += WARP) {
-            const uint4 *k =
-                (const uint4 *)((const uint16_t *)a.k.data + element_of(a.k, s, c.first + t, head));
-            const uint4 *dk = (const uint4 *)((const uint16_t *)a.dk.data +
-                                              element_of(a.dk, s, c.first + t, head));
-            sum += dot_eight(k[d], dk[d]);
-        }
-        sum = warp_sum(sum);
-        if (lane == 0)
-            out[t] = sum;
-    }
-}
 
 /* ---- Products of whole states ---- */
 
@@ -119,10 +87,13 @@ struct lane_gradients {
     float dm[2], key[2], f[2];
 };
 
-static __device__ __forceinline__ float dot_of(const float *dots, int64_t at, int token,
-                                               bool parts) {
-    const float *dot = dots + 2 * at * CHUNK + token;
-    return parts ? dot[0] + dot[CHUNK] : dot[0];
+/* All parts of a token's dot. */
+static __device__ __forceinline__ float dot_of(const struct chunk_shape &a, const float *dots,
+                                               int64_t at, int token) {
+    float sum = 0.0f;
+    for (int part = 0; part < a.d_qk; part += CHUNK)
+        sum += dots[at * a.d_qk + part + token];
+    return sum;
 }
 
 static __device__ struct lane_gradients
@@ -131,7 +102,6 @@ load_gradients(const gradient_arguments &a, const struct chunk_sequence &s, int 
     struct chunk c = chunk_at(s, index);
     int64_t at = (int64_t)(s.place + index) * a.shape.heads + head;
     const struct chunk_gates *gates = a.shape.at.gates + at;
-    bool divides = !a.shape.sigmoid || a.shape.normalize;
     struct lane_gradients g;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
@@ -140,16 +110,15 @@ load_gradients(const gradient_arguments &a, const struct chunk_sequence &s, int 
         g.dm[j] = g.key[j] = g.f[j] = 0.0f;
         if (token >= c.tokens)
             continue;
-        float delta = dot_of(a.shape.at.delta, at, token, a.delta_parts);
-        float d = fabsf(a.shape.at.denominator[at * CHUNK + token]), least = expf(-gates->m[token]);
-        float part = divides ? a.shape.eps / (larger(d, least) + a.shape.eps) : 0.0f;
-        float query = a.shape.exact && divides && d > least ? delta * part : delta;
-        g.key[j] = dot_of(a.shape.at.key_dots, at, token, a.key_parts);
+        float query = dot_of(a.shape, a.shape.at.query_dots, at, token);
+        g.key[j] = dot_of(a.shape, a.shape.at.key_dots, at, token);
         g.f[j] = load_as(a.forget.data, a.type, element_of(a.forget, s, c.first + token, head));
         g.gate[j] = token_span(query - g.key[j], g.f[j] == -INFINITY);
         if (!a.shape.exact || a.shape.sigmoid)
             continue;
-        g.dm[j] = -delta * part;
+        float d = fabsf(a.shape.at.denominator[at * CHUNK + token]), least = expf(-gates->m[token]);
+        g.dm[j] =
+            -a.shape.at.delta[at * CHUNK + token] * a.shape.eps / (larger(d, least) + a.shape.eps);
         g.maximum[j] = token_span(g.dm[j], gates->highest[j] >> lane & 1);
     }
     return g;
@@ -285,8 +254,6 @@ static int parts_of(const cuda_chunkwise *c, const struct chunk_shape &s) {
 xlstm_status chunkwise_run_gate_gradients(const cuda_chunkwise *c) {
     struct gradient_arguments a = {};
     a.shape = chunkwise_shape(c);
-    a.k = c->k;
-    a.dk = c->dk;
     a.input = c->input_gate;
     a.forget = c->forget_gate;
     a.di = c->di;
@@ -298,18 +265,12 @@ xlstm_status chunkwise_run_gate_gradients(const cuda_chunkwise *c) {
     a.last = c->last;
     a.dfirst = c->dinitial;
     a.dlast = c->dlast;
-    a.key_parts = chunkwise_whole_heads(c);
-    a.delta_parts = a.key_parts && !c->exact;
     a.parts = parts_of(c, a.shape);
     const int chunks = SPAN_THREADS / WARP; /* of a block */
-    dim3 places((unsigned)a.shape.places, (unsigned)c->heads);
     dim3 spans((unsigned)((a.shape.places + chunks - 1) / chunks), (unsigned)c->heads);
     dim3 parts((unsigned)c->heads, (unsigned)c->sequences, (unsigned)a.parts);
     xlstm_status status = XLSTM_OK;
-    if (!a.key_parts)
-        status = chunkwise_launch(c, "chunkwise_key_dots", chunkwise_key_dots, places, DOT_THREADS,
-                                  0, a);
-    if (status == XLSTM_OK && a.parts > 1)
+    if (a.parts > 1)
         status = chunkwise_launch(c, "chunkwise_spans", chunkwise_spans, spans, SPAN_THREADS, 0, a);
     return status == XLSTM_OK
                ? chunkwise_launch(c, "chunkwise_gate_gradients", chunkwise_gate_gradients, parts,

@@ -66,11 +66,12 @@ struct chunk_places {
     float *states;      /* [segment][sequence][head][d_qk][d_v]: C at the borders of segments */
     float *normalizers; /* [segment][sequence][head][d_qk]: n there, where whole heads are swept */
     /* The backward's: */
-    float *delta;       /* [2][CHUNK]: dh_j . h_j; or, the same unless exact, parts of q_j . dq_j */
+    float *delta;       /* [CHUNK]: dh_j . h_j, of the exact form alone */
+    float *query_dots;  /* [d_qk / 64][CHUNK]: parts of q_j . dq_j */
+    float *key_dots;    /* the same of k_l . dk_l */
     float *dnormalizer; /* [d_qk]: dn after the chunk */
     uint16_t *dscores;  /* dS as a tile */
     float *dstates;     /* as states */
-    float *key_dots;    /* [2][CHUNK]: k_l . dk_l, or parts of it */
     struct chunk_spans *spans;
 };
 

@@ -1,16 +1,17 @@
 /* The chunkwise mLSTM: the scores of every chunk, all chunks side by side (chunkwise_parts.h).
  *
  * A block is a warpgroup and has a chunk of a head. Forward: A = q, B = k, and besides q . n; P and the denominators
- * come out. Backward: A = dh, B = v, and besides dh . h; dS and e come out. The operands come in tiles of 64 columns,
- * four pairs of tiles on their way at a time. */
+ * come out. Backward: A = dh, B = v, and in the exact form dh . h besides; dS and e come out. The operands come in tiles of
+ * 64 columns, four pairs of tiles on their way at a time. */
 #include "ops/cuda/chunkwise_scores.h"
 
 enum { SCORE_STAGES = 4, TILE_BYTES = CHUNK * TILE_ROW_BYTES };
 
 struct scores_arguments {
-    tile_map a, b, other; /* other: h, backward alone */
+    tile_map a, b, other; /* other: h, where dh . h is wanted */
     struct chunk_shape shape;
     int stages; /* as many as there are steps, up to SCORE_STAGES */
+    int tiles;  /* of a stage: 2, with other's 3 */
 };
 
 struct scores_shared {
@@ -21,15 +22,13 @@ struct scores_shared {
 
 #if CUDA_WGMMA
 /* The tiles of one step of the contraction come to the stage. */
-template <bool BACKWARD>
 static __device__ __forceinline__ void fetch(const scores_arguments &a, unsigned char *stage,
                                              uint64_t *full, int step, int token, int head,
                                              int batch) {
-    bool other = BACKWARD;
-    barrier_arrive_for(full, (other ? 3 : 2) * TILE_BYTES);
+    barrier_arrive_for(full, (unsigned)a.tiles * TILE_BYTES);
     tile_load(stage, &a.a, step * TILE_COLUMNS, token, head, batch, full);
     tile_load(stage + TILE_BYTES, &a.b, step * TILE_COLUMNS, token, head, batch, full);
-    if (other)
+    if (a.tiles > 2)
         tile_load(stage + 2 * TILE_BYTES, &a.other, step * TILE_COLUMNS, token, head, batch, full);
 }
 
@@ -70,7 +69,7 @@ static __device__ __forceinline__ void end_scores(const scores_arguments &a,
     }
 }
 
-/* dS of a row from dh . v and dh . h. */
+/* dS of a row from dh . v and, in the exact form, dh . h. */
 static __device__ __forceinline__ void end_dscores(const scores_arguments &a,
                                                    const struct scores_shared *shared,
                                                    float (&x)[CHUNK / 2], int half, int row,
@@ -83,18 +82,18 @@ static __device__ __forceinline__ void end_dscores(const scores_arguments &a,
     float share = there && !held && fabsf(d) > expf(-m) ? (d > 0.0f ? -delta : delta) : 0.0f;
     weigh(x, half, row, there, gates->row[row], gates->column, a.shape.scale * reciprocal,
           a.shape.scale * reciprocal * share);
-    if (threadIdx.x % 4 == 0) {
-        a.shape.at.delta[2 * at * CHUNK + row] = delta;
+    if (a.shape.exact && threadIdx.x % 4 == 0) {
+        a.shape.at.delta[at * CHUNK + row] = delta;
         a.shape.at.factors[at].share[row] = share;
     }
 }
 
-/* Sums of all steps in `sums`; of each row q . n or dh . h in shared->vector. */
+/* Sums of all steps in `sums`; of each row q . n or dh . h (or 0) in shared->vector. */
 template <bool BACKWARD>
 static __device__ __forceinline__ void multiply(const scores_arguments &a, float (&sums)[CHUNK / 2],
                                                 unsigned char *stages, struct scores_shared *shared,
                                                 int steps, int token, int head, int batch) {
-    const unsigned stage_bytes = (BACKWARD ? 3 : 2) * TILE_BYTES;
+    const unsigned stage_bytes = (unsigned)a.tiles * TILE_BYTES;
     float dot = 0.0f;
     for (int step = 0; step < steps; step++) {
         unsigned char *stage = stages + step % SCORE_STAGES * stage_bytes;
@@ -107,13 +106,15 @@ static __device__ __forceinline__ void multiply(const scores_arguments &a, float
             wgmma_shared<0, 0>(sums, tile_advance(rows, 32 * i), tile_advance(columns, 32 * i),
                                step || i);
         wgmma_commit();
-        dot += BACKWARD ? dot_tiles(stage, stage + 2 * TILE_BYTES)
-                        : dot_vector(stage, shared->normalizer + step * TILE_COLUMNS);
+        if (!BACKWARD)
+            dot += dot_vector(stage, shared->normalizer + step * TILE_COLUMNS);
+        else if (a.tiles > 2)
+            dot += dot_tiles(stage, stage + 2 * TILE_BYTES);
         wgmma_wait<0>();
         wgmma_settle(sums);
         __syncthreads();
         if (threadIdx.x == 0 && step + SCORE_STAGES < steps)
-            fetch<BACKWARD>(a, stage, full, step + SCORE_STAGES, token, head, batch);
+            fetch(a, stage, full, step + SCORE_STAGES, token, head, batch);
     }
     dot += __shfl_xor_sync(ALL_LANES, dot, 1);
     if (threadIdx.x % 2 == 0)
@@ -128,7 +129,7 @@ static __global__
 __launch_bounds__(WARPGROUP) void chunkwise_scores(const __grid_constant__ scores_arguments a) {
 #if CUDA_WGMMA
     extern __shared__ __align__(1024) unsigned char stages[];
-    const unsigned stage_bytes = (BACKWARD ? 3 : 2) * TILE_BYTES;
+    const unsigned stage_bytes = (unsigned)a.tiles * TILE_BYTES;
     struct scores_shared *shared = (struct scores_shared *)(stages + a.stages * stage_bytes);
     int head = (int)blockIdx.y, place = (int)blockIdx.x, thread = (int)threadIdx.x;
     int steps = (BACKWARD ? a.shape.d_v : a.shape.d_qk) / TILE_COLUMNS;
@@ -146,8 +147,8 @@ __launch_bounds__(WARPGROUP) void chunkwise_scores(const __grid_constant__ score
     int64_t at = (int64_t)place * a.shape.heads + head;
     if (thread == 0)
         for (int i = 0; i < SCORE_STAGES && i < steps; i++)
-            fetch<BACKWARD>(a, stages + i * stage_bytes, shared->full + i, i, s.first + c.first,
-                            head, s.batch);
+            fetch(a, stages + i * stage_bytes, shared->full + i, i, s.first + c.first, head,
+                  s.batch);
     for (int d = thread; d < a.shape.d_qk && !BACKWARD; d += WARPGROUP)
         shared->normalizer[d] = a.shape.at.normalizer[at * a.shape.d_qk + d];
     __syncthreads();
@@ -179,14 +180,14 @@ static xlstm_status run(const cuda_chunkwise *c, bool backward) {
         chunkwise_map(&a.a, c, backward ? &c->dh : &c->q, backward ? c->d_v : c->d_qk);
     if (status == XLSTM_OK)
         status = chunkwise_map(&a.b, c, backward ? &c->v : &c->k, backward ? c->d_v : c->d_qk);
-    if (status == XLSTM_OK && backward)
+    a.tiles = backward && c->exact ? 3 : 2;
+    if (status == XLSTM_OK && a.tiles > 2)
         status = chunkwise_map(&a.other, c, &c->h, c->d_v);
     if (status != XLSTM_OK)
         return status;
     int steps = (backward ? c->d_v : c->d_qk) / TILE_COLUMNS, most = SCORE_STAGES;
     a.stages = steps < most ? steps : most;
-    size_t shared =
-        (size_t)a.stages * (backward ? 3 : 2) * TILE_BYTES + sizeof(struct scores_shared);
+    size_t shared = (size_t)(a.stages * a.tiles) * TILE_BYTES + sizeof(struct scores_shared);
     return chunkwise_launch(c, backward ? "chunkwise_dscores" : "chunkwise_scores",
                             backward ? chunkwise_scores<true> : chunkwise_scores<false>,
                             dim3((unsigned)a.shape.places, (unsigned)c->heads), WARPGROUP, shared,

@@ -260,6 +260,11 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
                 continue;
             wgmma_wait<1>();
             wgmma_settle(o);
+            unsigned char *other =
+                z_tiles + form::other_at + (SPLIT ? 0 : group * ROWS + r) * TILE_BYTES;
+            float *dots = a.dots + (at * (a.values / TILE_COLUMNS) + t.first_value / TILE_COLUMNS +
+                                    (SPLIT ? 0 : group * ROWS + r)) *
+                                       CHUNK;
             uint16_t *out = (uint16_t *)a.out.data +
                             element_of(a.out, t.sequence, c.first, t.head) + t.first_value;
             if (SPLIT) {
@@ -267,17 +272,22 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
                 unsigned char *give = group ? z_tile : scores, *get = group ? scores : z_tile;
                 exchange(o, kept, group, (float *)give, (const float *)get);
                 lay_out<CHUNK / 2>(kept, get);
+                if (form::dots)
+                    multiply_rows<CHUNK / 2>(kept, other, (unsigned)group * (CHUNK / 2));
                 threads_sync(1 + group, WARPGROUP);
+                if (form::dots)
+                    add_dots<CHUNK / 2>(other, (unsigned)group * (CHUNK / 2), dots);
                 store_rows(get, out + group * (CHUNK / 2) * a.out.token, a.out.token,
                            c.tokens - group * (CHUNK / 2), CHUNK / 2);
             } else {
                 lay_out<CHUNK>(o, z_tile);
+                if (form::dots)
+                    multiply_rows<CHUNK>(o, other, 0);
                 if (by_engine)
                     fence_async();
                 threads_sync(1 + group, WARPGROUP);
                 if (form::dots)
-                    dot_rows(z_tile, z_tiles + form::other_at + (group * ROWS + r) * TILE_BYTES,
-                             a.dots + (2 * at + group) * CHUNK);
+                    add_dots<CHUNK>(other, 0, dots);
                 if (!by_engine) {
                     store_rows(z_tile, out + (group * ROWS + r) * 64, a.out.token, c.tokens, CHUNK);
                 } else if (threadIdx.x % WARPGROUP == 0) {
@@ -423,6 +433,9 @@ template <int KEYS, int ROWS, bool SPLIT>
 static struct sweep_choice choose(enum sweep_kind kind, bool transposed) {
     if (kind == SWEEP_PASSES)
         return choice<KEYS, ROWS, SPLIT, SWEEP_PASSES, false>();
+    if (kind == SWEEP_DOTS)
+        return transposed ? choice<KEYS, 1, SPLIT, SWEEP_DOTS, true>()
+                          : choice<KEYS, 1, SPLIT, SWEEP_DOTS, false>();
     return transposed ? choice<KEYS, ROWS, SPLIT, SWEEP_READS, true>()
                       : choice<KEYS, ROWS, SPLIT, SWEEP_READS, false>();
 }
@@ -434,11 +447,9 @@ static struct sweep_choice form_of(int keys, int values, enum sweep_kind kind, b
         return choice<128, 2, false, SWEEP_H, false>();
     if (kind == SWEEP_DQ)
         return choice<256, 1, false, SWEEP_DQ, false>();
-    if (kind == SWEEP_DK)
-        return choice<256, 1, false, SWEEP_DK, true>();
     if (keys == 512)
         return choose<512, 1, true>(kind, transposed);
-    if (keys == 128 && values % 256 == 0)
+    if (keys == 128 && values % 256 == 0 && kind != SWEEP_DOTS)
         return choose<128, 2, false>(kind, transposed);
     if (keys == 128)
         return choose<128, 1, false>(kind, transposed);
@@ -511,13 +522,11 @@ xlstm_status chunkwise_run_borders(const cuda_chunkwise *c, bool backward) {
 }
 
 static enum sweep_kind kind_of(const cuda_chunkwise *c, enum chunkwise_target target) {
-    if (!chunkwise_whole_heads(c) || target == CHUNKWISE_DV)
+    if (target == CHUNKWISE_DV)
         return SWEEP_READS;
     if (target == CHUNKWISE_H)
-        return SWEEP_H;
-    if (target == CHUNKWISE_DK)
-        return SWEEP_DK;
-    return c->exact ? SWEEP_READS : SWEEP_DQ;
+        return chunkwise_whole_heads(c) ? SWEEP_H : SWEEP_READS;
+    return target == CHUNKWISE_DQ && chunkwise_whole_heads(c) && !c->exact ? SWEEP_DQ : SWEEP_DOTS;
 }
 
 xlstm_status chunkwise_run_sweep(const cuda_chunkwise *c, enum chunkwise_target target) {
@@ -547,9 +556,10 @@ xlstm_status chunkwise_run_sweep(const cuda_chunkwise *c, enum chunkwise_target 
         status = chunkwise_map(&a.z, c, z[target], a.values);
     if (status == XLSTM_OK && kind != SWEEP_READS)
         status = chunkwise_map(&a.o, c, out[target], a.values);
-    if (status == XLSTM_OK && (kind == SWEEP_DQ || kind == SWEEP_DK)) {
-        status = chunkwise_map(&a.other, c, kind == SWEEP_DQ ? &c->q : &c->k, a.values);
-        a.dots = kind == SWEEP_DQ ? a.shape.at.delta : a.shape.at.key_dots;
+    if (status == XLSTM_OK && transposed) {
+        bool query = target == CHUNKWISE_DQ;
+        status = chunkwise_map(&a.other, c, query ? &c->q : &c->k, a.values);
+        a.dots = query ? a.shape.at.query_dots : a.shape.at.key_dots;
     }
     return status == XLSTM_OK ? launch(c, names[target], &a, keys, a.segments, kind) : status;
 }

@@ -30,8 +30,8 @@ enum sweep_kind {
     SWEEP_PASSES,  /* no O: the state is passed on */
     SWEEP_CARRIES, /* the same, and the normalizer with it */
     SWEEP_H,       /* makes P, and carries the normalizer along */
-    SWEEP_DQ, /* makes dS, leaves it in memory, and multiplies the rows of O with those of another array, q */
-    SWEEP_DK /* multiplies the rows of O with those of k */
+    SWEEP_DOTS, /* scores that were made before; multiplies the rows of O with those of another array */
+    SWEEP_DQ /* the same, and makes dS, which it leaves in memory */
 };
 
 /* What a block that makes the scores needs of a chunk; the first three come by a bulk copy. */
@@ -47,10 +47,10 @@ template <int KEYS, int ROWS, bool SPLIT, int KIND> struct sweep_form {
     static constexpr bool scores = KIND == SWEEP_H || KIND == SWEEP_DQ; /* are made here */
     static constexpr bool late =
         KIND == SWEEP_H; /* weighs values behind P Z: fewer registers at a time */
-    static constexpr bool dots = KIND == SWEEP_DQ || KIND == SWEEP_DK;
+    static constexpr bool dots = KIND == SWEEP_DOTS || KIND == SWEEP_DQ;
     static constexpr bool carries = KIND == SWEEP_H || KIND == SWEEP_CARRIES; /* the normalizer */
-    static constexpr bool bulk = scores || dots;          /* the copy engine takes O away */
-    static constexpr int width = SPLIT ? KEYS / 2 : KEYS; /* keys of a warpgroup */
+    static constexpr bool bulk = scores || (dots && !SPLIT); /* the copy engine takes O away */
+    static constexpr int width = SPLIT ? KEYS / 2 : KEYS;    /* keys of a warpgroup */
     static constexpr int value_tiles = SPLIT ? 1 : 2 * ROWS;
     static constexpr int values = 64 * value_tiles; /* of a block */
     static constexpr int slot_bytes = KEYS / TILE_COLUMNS * TILE_BYTES;
@@ -80,7 +80,7 @@ struct sweep_arguments {
     chunkwise_array out;
     uint16_t *scores;
     bool keeps;  /* scores that are made here go to memory, with the denominators */
-    float *dots; /* [place][head][2][CHUNK]: a part of each warpgroup's values */
+    float *dots; /* [place][head][values / 64][CHUNK]: of 64 values each */
     const void *first_normalizer;
     void *last_normalizer;
     int64_t first_normalizer_slot, first_normalizer_head;
@@ -333,20 +333,55 @@ static __device__ __forceinline__ void store_rows(const unsigned char *tile, uin
     }
 }
 
-/* The rows of a tile times those of another one, the warpgroup's part of the dots. */
-static __device__ __forceinline__ void dot_rows(const unsigned char *tile,
-                                                const unsigned char *other, float *out) {
-    int thread = (int)threadIdx.x % WARPGROUP;
+/* Sums over the warp's 16 values of o times those of `other`, a tile of the same tokens (from `first` on) and values: one of
+ * each token. They take the place of what the warp has read there. */
+template <int TOKENS>
+static __device__ __forceinline__ void multiply_rows(const float (&o)[TOKENS / 2],
+                                                     unsigned char *other, unsigned first) {
+    unsigned lane = threadIdx.x % WARP, warp = threadIdx.x % WARPGROUP / WARP;
+    float sums[TOKENS / 4]; /* of tokens 2 (lane % 4) and the next of each eight */
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int row = i * (WARPGROUP / 8) + thread / 8;
-        unsigned at = tile_offset((unsigned)row, (unsigned)(thread % 8) * 8);
-        float sum = dot_eight(*(const uint4 *)(tile + at), *(const uint4 *)(other + at));
-        for (int step = 1; step < 8; step *= 2)
-            sum += __shfl_xor_sync(ALL_LANES, sum, step);
-        if (thread % 8 == 0)
-            out[row] = sum;
+    for (unsigned step = 0; step < TOKENS / 16; step++) {
+        uint32_t x[4];
+        load_values(x, other, first / 16 + step);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float *own = o + 8 * step + 4 * half;
+            uint32_t low = x[2 * half], high = x[2 * half + 1]; /* of both values */
+            sums[4 * step + 2 * half] =
+                own[0] * from_bf16((uint16_t)low) + own[2] * from_bf16((uint16_t)high);
+            sums[4 * step + 2 * half + 1] = own[1] * from_bf16((uint16_t)(low >> 16)) +
+                                            own[3] * from_bf16((uint16_t)(high >> 16));
+        }
     }
+    /* Over the 8 lanes of the same tokens, each of which keeps an eighth. */
+#pragma unroll
+    for (int width = TOKENS / 8, bit = WARP / 2; bit >= 4; width /= 2, bit /= 2)
+#pragma unroll
+        for (int i = 0; i < width; i++) {
+            bool upper = lane & (unsigned)bit;
+            float give = upper ? sums[i] : sums[i + width];
+            sums[i] = (upper ? sums[i + width] : sums[i]) + __shfl_xor_sync(ALL_LANES, give, bit);
+        }
+#pragma unroll
+    for (unsigned i = 0; i < TOKENS / 32; i++) {
+        unsigned kept = lane / 4 * (TOKENS / 32) + i;
+        unsigned token = first + kept / 2 * 8 + 2 * (lane % 4) + kept % 2;
+        *(float *)(other + tile_offset(token, 16 * warp + token / 8 * 2)) = sums[i];
+    }
+}
+/* The sums of the warps, added: one warpgroup, behind a barrier of it. */
+template <int TOKENS>
+static __device__ __forceinline__ void add_dots(const unsigned char *other, unsigned first,
+                                                float *out) {
+    unsigned thread = threadIdx.x % WARPGROUP, token = first + thread;
+    if (thread >= TOKENS)
+        return;
+    float sum = 0.0f;
+#pragma unroll
+    for (unsigned warp = 0; warp < WARPGROUP / WARP; warp++)
+        sum += *(const float *)(other + tile_offset(token, 16 * warp + token / 8 * 2));
+    out[token] = sum;
 }
 
 /* Both warpgroups have a part of all of o: each gives one half of the tokens away and gets the other's part of the
