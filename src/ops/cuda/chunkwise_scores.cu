@@ -12,6 +12,8 @@ struct scores_arguments {
     struct chunk_shape shape;
     int stages; /* as many as there are steps, up to SCORE_STAGES */
     int tiles;  /* of a stage: 2, with other's 3 */
+    uint16_t *out;
+    bool keeps; /* P goes to memory, besides what h takes */
 };
 
 struct scores_shared {
@@ -53,27 +55,33 @@ static __device__ __forceinline__ float dot_vector(const unsigned char *x, const
     return sum;
 }
 
-/* P of a row from q . k and q . n: its denominator is the sum before rho. */
+/* P of a row from q . k and q . n, for h into one tile and as it is into the next: its denominator is the sum before rho. */
 static __device__ __forceinline__ void end_scores(const scores_arguments &a,
                                                   const struct scores_shared *shared,
                                                   float (&x)[CHUNK / 2], int half, int row,
-                                                  bool there, int64_t at) {
+                                                  bool there, int64_t at, unsigned char *tiles) {
     const struct chunk_gates *gates = a.shape.at.gates + at;
-    float d, read = a.shape.at.factors[at].read[row];
-    float reciprocal = finish_scores(a.shape, x, half, row, there, gates->row[row], gates->column,
-                                     gates->m[row], read * shared->vector[row], &d);
+    struct chunk_factors *factors = a.shape.at.factors + at;
+    float read = factors->read[row];
+    struct score_row r = finish_scores(a.shape, x, half, row, there, gates->row[row], gates->column,
+                                       gates->m[row], read * shared->vector[row]);
     __syncwarp(); /* all of the row have read */
     if (threadIdx.x % 4 == 0) {
-        a.shape.at.denominator[at * CHUNK + row] = d;
-        a.shape.at.factors[at].read[row] = read * reciprocal;
+        a.shape.at.denominator[at * CHUNK + row] = r.denominator;
+        factors->read[row] = read * r.reciprocal;
+        factors->before[row] = read / r.top;
+        factors->after[row] = r.reciprocal * r.top;
     }
+    lay_scores(x, 1.0f / r.top, half, row, 0, CHUNK / 8, tiles);
+    if (a.keeps)
+        lay_scores(x, r.reciprocal, half, row, 0, CHUNK / 8, tiles + TILE_BYTES);
 }
 
-/* dS of a row from dh . v and, in the exact form, dh . h. */
+/* dS of a row from dh . v and, in the exact form, dh . h, into a tile. */
 static __device__ __forceinline__ void end_dscores(const scores_arguments &a,
                                                    const struct scores_shared *shared,
                                                    float (&x)[CHUNK / 2], int half, int row,
-                                                   bool there, int64_t at) {
+                                                   bool there, int64_t at, unsigned char *tile) {
     const struct chunk_gates *gates = a.shape.at.gates + at;
     float d = a.shape.at.denominator[at * CHUNK + row], m = gates->m[row],
           delta = shared->vector[row];
@@ -86,6 +94,14 @@ static __device__ __forceinline__ void end_dscores(const scores_arguments &a,
         a.shape.at.delta[at * CHUNK + row] = delta;
         a.shape.at.factors[at].share[row] = share;
     }
+    lay_scores(x, 1.0f, half, row, 0, CHUNK / 8, tile);
+}
+
+static __device__ __forceinline__ void copy_tile(uint16_t *to, const unsigned char *tile) {
+#pragma unroll
+    for (int i = 0; i < TILE_BYTES / 16 / WARPGROUP; i++)
+        ((uint4 *)to)[i * WARPGROUP + threadIdx.x] =
+            ((const uint4 *)tile)[i * WARPGROUP + threadIdx.x];
 }
 
 /* Sums of all steps in `sums`; of each row q . n or dh . h (or 0) in shared->vector. */
@@ -160,16 +176,14 @@ __launch_bounds__(WARPGROUP) void chunkwise_scores(const __grid_constant__ score
     for (int half = 0; half < 2; half++) {
         int row = thread / WARP * 16 + lane / 4 + 8 * half;
         if (BACKWARD)
-            end_dscores(a, shared, sums, half, row, row < c.tokens, at);
+            end_dscores(a, shared, sums, half, row, row < c.tokens, at, stages);
         else
-            end_scores(a, shared, sums, half, row, row < c.tokens, at);
-        lay_scores(sums, half, row, 0, CHUNK / 8, stages);
+            end_scores(a, shared, sums, half, row, row < c.tokens, at, stages);
     }
     __syncthreads();
-    uint4 *to = (uint4 *)((BACKWARD ? a.shape.at.dscores : a.shape.at.scores) + at * SCORES);
-#pragma unroll
-    for (int i = 0; i < TILE_BYTES / 16 / WARPGROUP; i++)
-        to[i * WARPGROUP + thread] = ((const uint4 *)stages)[i * WARPGROUP + thread];
+    copy_tile(a.out + at * SCORES, stages);
+    if (a.keeps)
+        copy_tile(a.shape.at.scores + at * SCORES, stages + TILE_BYTES);
 #endif
 }
 
@@ -181,6 +195,8 @@ static xlstm_status run(const cuda_chunkwise *c, bool backward) {
     if (status == XLSTM_OK)
         status = chunkwise_map(&a.b, c, backward ? &c->v : &c->k, backward ? c->d_v : c->d_qk);
     a.tiles = backward && c->exact ? 3 : 2;
+    a.out = backward ? a.shape.at.dscores : chunkwise_h_scores(c, &a.shape.at);
+    a.keeps = !backward && c->dh.data;
     if (status == XLSTM_OK && a.tiles > 2)
         status = chunkwise_map(&a.other, c, &c->h, c->d_v);
     if (status != XLSTM_OK)

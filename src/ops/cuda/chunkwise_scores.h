@@ -49,36 +49,48 @@ static __device__ __forceinline__ void weigh(float (&x)[CHUNK / 2], int half, in
         }
 }
 
-/* P of a row from q . k: `before` is the row's part of n, `*d` its denominator. Returns rho. */
-static __device__ __forceinline__ float
+/* A row whose scores are done but for rho. */
+struct score_row {
+    float denominator, reciprocal; /* rho */
+    float top;                     /* the largest of |P| / rho; at least LEAST_TOP */
+};
+
+#define LEAST_TOP 0x1p-40f /* so that quotients by it are finite */
+
+/* P / rho of a row from q . k: `before` is the row's part of n. */
+static __device__ __forceinline__ struct score_row
 finish_scores(const struct chunk_shape &a, float (&x)[CHUNK / 2], int half, int row, bool there,
-              float of_row, const float *columns, float m, float before, float *d) {
+              float of_row, const float *columns, float m, float before) {
     weigh(x, half, row, there, of_row, columns, a.scale, 0.0f);
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < CHUNK / 8; i++)
-        sum += x[4 * i + 2 * half] + x[4 * i + 2 * half + 1];
-    sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-    sum += __shfl_xor_sync(ALL_LANES, sum, 2);
-    *d = there ? sum + before : 0.0f;
-    float reciprocal = reciprocal_of(a, *d, m);
+    float sum = 0.0f, top = LEAST_TOP;
 #pragma unroll
     for (int i = 0; i < CHUNK / 8; i++) {
-        x[4 * i + 2 * half] *= reciprocal;
-        x[4 * i + 2 * half + 1] *= reciprocal;
+        float one = x[4 * i + 2 * half], other = x[4 * i + 2 * half + 1];
+        sum += one + other;
+        top = fmaxf(top, fmaxf(fabsf(one), fabsf(other)));
     }
-    return reciprocal;
+#pragma unroll
+    for (int lanes = 1; lanes <= 2; lanes *= 2) {
+        sum += __shfl_xor_sync(ALL_LANES, sum, lanes);
+        top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, lanes));
+    }
+    struct score_row r;
+    r.denominator = there ? sum + before : 0.0f;
+    r.reciprocal = reciprocal_of(a, r.denominator, m);
+    r.top = top;
+    return r;
 }
 
-/* A row's two columns of each eight, as bf16 into a tile: of the eights `from` to `to`. */
-static __device__ __forceinline__ void lay_scores(const float (&x)[CHUNK / 2], int half, int row,
-                                                  int from, int to, unsigned char *tile) {
+/* A row's two columns of each eight, times `factor`, as bf16 into a tile: of the eights `from` to `to`. */
+static __device__ __forceinline__ void lay_scores(const float (&x)[CHUNK / 2], float factor,
+                                                  int half, int row, int from, int to,
+                                                  unsigned char *tile) {
 #pragma unroll
     for (int i = 0; i < CHUNK / 8; i++)
         if (i >= from && i < to)
             *(uint32_t *)(tile +
                           tile_offset((unsigned)row, (unsigned)(8 * i + 2 * (threadIdx.x % 4)))) =
-                pack_bf16(x[4 * i + 2 * half], x[4 * i + 2 * half + 1]);
+                pack_bf16(factor * x[4 * i + 2 * half], factor * x[4 * i + 2 * half + 1]);
 }
 #endif
 

@@ -9,7 +9,7 @@ enum {
     COMPUTING = 2 * WARPGROUP,
     SWEEP_THREADS = COMPUTING + WARPGROUP,
     TILE_BYTES = CHUNK * TILE_ROW_BYTES,
-    FACTOR_BYTES = 832, /* struct chunk_factors, up to a multiple of 64 */
+    FACTOR_BYTES = 1344, /* struct chunk_factors, up to a multiple of 64 */
     SHARED_MOST = 227 << 10,
     BARRIER_BYTES = 256,
     MOST_SLOTS = 8,
@@ -38,7 +38,7 @@ enum sweep_kind {
 struct sweep_scores {
     float row[CHUNK], column[CHUNK], m[CHUNK]; /* of struct chunk_gates */
     float vector[CHUNK];                       /* q . n; in dQ the denominators */
-    float read[CHUNK];                         /* factors.read times rho */
+    float before[CHUNK], after[CHUNK];         /* of struct chunk_factors */
 };
 
 /* A form of the kernel: KEYS of the state; ROWS times 64 values a warpgroup; SPLIT: the keys are; KIND: enum sweep_kind. */
@@ -79,7 +79,7 @@ struct sweep_arguments {
     struct chunk_shape shape;
     chunkwise_array out;
     uint16_t *scores;
-    bool keeps;  /* scores that are made here go to memory, with the denominators */
+    bool keeps;  /* P that is made here goes to memory, with the denominators */
     float *dots; /* [place][head][values / 64][CHUNK]: of 64 values each */
     const void *first_normalizer;
     void *last_normalizer;
@@ -296,6 +296,18 @@ static __device__ __forceinline__ void weigh_tokens(float (&o)[CHUNK / 2], const
         o[4 * i + 1] = w.y * (o[4 * i + 1] + s.y * vector.x);
         o[4 * i + 2] = w.x * (o[4 * i + 2] + s.x * vector.y);
         o[4 * i + 3] = w.y * (o[4 * i + 3] + s.y * vector.y);
+    }
+}
+
+/* o's columns times the weights of the tokens. */
+static __device__ __forceinline__ void multiply_tokens(float (&o)[CHUNK / 2],
+                                                       const float *weights) {
+#pragma unroll
+    for (int i = 0; i < CHUNK / 8; i++) {
+        float2 w = *(const float2 *)(weights + 8 * i + 2 * (threadIdx.x % 4));
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            o[4 * i + j] *= j % 2 ? w.y : w.x;
     }
 }
 
