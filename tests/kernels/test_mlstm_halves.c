@@ -179,6 +179,8 @@ static void test_forgotten(void **state) {
     static const shape forgotten[] = {
         {"B=1 NH=2 S=1024 DHQK=128 DHHV=128", 0, 0, false, false},
         {"B=1 NH=2 S=1024 DHQK=128 DHHV=256", 0, 0, false, false},
+        {"B=1 NH=1 S=1100 DHQK=128 DHHV=256", 0, 0, true, false},
+        {"B=1 NH=1 S=1100 DHQK=128 DHHV=128", 1, 0, true, false},
     };
     (void)state;
     const xlstm_kernel *kernel;
@@ -197,7 +199,9 @@ static void test_forgotten(void **state) {
                 case_run(&m.c, (xlstm_backward)way);
                 case_run(&exact, (xlstm_backward)way);
                 case_compare_sums(&m.c, &exact, "h", "h", 2e-3);
-                case_compare_sums(&m.c, &exact, "df", "df", 2e-2);
+                /* with gradients of states exact sums begin with E, which cancels, too */
+                if (!forgotten[i].states || way == XLSTM_BACKWARD_UPSTREAM)
+                    case_compare_sums(&m.c, &exact, "df", "df", 2e-2);
             }
             mixture_free(&m);
             case_free(&exact);

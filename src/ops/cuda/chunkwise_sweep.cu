@@ -355,6 +355,8 @@ __launch_bounds__(SWEEP_THREADS,
     else
         __syncthreads();
     struct sweep_task t = task_of<form::values>(a);
+    if (!form::reads)
+        skip_forgotten(a, &t);
     if (threadIdx.x >= COMPUTING) {
         registers_fewer<room ? REGISTERS_CARRYING : REGISTERS_FETCHING>();
         int warp = ((int)threadIdx.x - COMPUTING) / WARP;

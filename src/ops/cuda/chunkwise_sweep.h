@@ -131,6 +131,32 @@ static __device__ __forceinline__ int chunk_of(const sweep_task &t, int i) {
     return t.backward ? t.sequence.chunks - 1 - i : i;
 }
 
+/* Where states are soon forgotten, the state behind a segment hangs on its last chunks alone: the sweep that makes it goes
+ * through as many as it takes until what was before them is multiplied by less than FORGOTTEN. A warp, together. */
+#define FORGOTTEN 0x1p-100f
+static __device__ __forceinline__ void skip_forgotten(const sweep_arguments &a,
+                                                      struct sweep_task *t) {
+    int lane = (int)threadIdx.x % WARP;
+    float kept = 1.0f;
+    for (int to = t->to; to > t->from; to -= WARP) {
+        int i = to - 1 - lane; /* the lane's chunk; its product is that of all from it on */
+        int64_t place = t->sequence.place + chunk_of(*t, i);
+        float product =
+            i >= t->from ? a.shape.at.factors[place * a.shape.heads + t->head].keep : 1.0f;
+        for (int step = 1; step < WARP; step *= 2) {
+            float later = __shfl_up_sync(ALL_LANES, product, step);
+            product *= lane >= step ? later : 1.0f;
+        }
+        product *= kept;
+        unsigned lanes = __ballot_sync(ALL_LANES, product < FORGOTTEN);
+        if (lanes) {
+            t->from = to - __ffs((int)lanes);
+            return;
+        }
+        kept = __shfl_sync(ALL_LANES, product, WARP - 1);
+    }
+}
+
 /* ---- The state in memory ---- */
 
 /* Element of this thread's accumulators of S^T. */
