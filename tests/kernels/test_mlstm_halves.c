@@ -174,13 +174,13 @@ static void test_shapes(void **state) {
 
 /* Gradients of forget gates are sums to the end of the sequence. Where states are soon forgotten they are small, and what
  * rounding leaves of each term must cancel as the terms do. And h hangs on few scores then, the largest of which are
- * exact (1.7e-3 is the rounding of h itself; 2.4e-3 where all scores are rounded). */
+ * exact but in heads of 128/256 (1.7e-3 is the rounding of h itself; 2.4e-3 where all scores are rounded). */
 static void test_forgotten(void **state) {
     static const shape forgotten[] = {
         {"B=1 NH=2 S=1024 DHQK=128 DHHV=128", 0, 0, false, false},
         {"B=1 NH=2 S=1024 DHQK=128 DHHV=256", 0, 0, false, false},
-        {"B=1 NH=1 S=1100 DHQK=128 DHHV=256", 0, 0, true, false},
         {"B=1 NH=1 S=1100 DHQK=128 DHHV=128", 1, 0, true, false},
+        {"B=1 NH=1 S=1100 DHQK=128 DHHV=256", 0, 0, true, false},
     };
     (void)state;
     const xlstm_kernel *kernel;
@@ -198,7 +198,7 @@ static void test_forgotten(void **state) {
             for (int way = XLSTM_BACKWARD_EXACT; way <= XLSTM_BACKWARD_UPSTREAM; way++) {
                 case_run(&m.c, (xlstm_backward)way);
                 case_run(&exact, (xlstm_backward)way);
-                case_compare_sums(&m.c, &exact, "h", "h", 2e-3);
+                case_compare_sums(&m.c, &exact, "h", "h", i % 2 ? 2.6e-3 : 2e-3);
                 /* with gradients of states exact sums begin with E, which cancels, too */
                 if (!forgotten[i].states || way == XLSTM_BACKWARD_UPSTREAM)
                     case_compare_sums(&m.c, &exact, "df", "df", 2e-2);

@@ -18,7 +18,8 @@
  *       dV   k   q   dh  backward  P^T      abar_l           s bbar_j rho_j
  *   with dS_jl = s (rho_j dh_j . v_l + e_j) D_jl.
  * For h the scores of a row, and read_j, are divided by its largest score, top_j, and O_j is multiplied by it in the end: that
- * score is 1 then and loses nothing when it is rounded, which makes h a fifth more accurate. */
+ * score is 1 then and loses nothing when it is rounded, which makes h a fifth more accurate. (Not where the sweep makes P
+ * itself: it would be 130 us of 840 slower, a second P to write for dV.) */
 #ifndef OPS_CUDA_CHUNKWISE_PARTS_H
 #define OPS_CUDA_CHUNKWISE_PARTS_H
 

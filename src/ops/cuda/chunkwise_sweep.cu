@@ -135,18 +135,13 @@ make_scores(const sweep_arguments &a, int group, int tokens, int64_t at, const u
         if (FORM::carries) {
             struct score_row r = finish_scores(a.shape, sums, half, row, there, s->row[row],
                                                s->column, s->m[row], read[row] * s->vector[row]);
-            if (thread % 4 == 0) {
-                s->before[row] = read[row] / r.top;
-                s->after[row] = r.reciprocal * r.top;
-            }
+            if (thread % 4 == 0)
+                s->read[row] = read[row] * r.reciprocal;
             if (a.keeps && group == 0 && thread % 4 == 0) {
                 a.shape.at.denominator[at * CHUNK + row] = r.denominator;
                 a.shape.at.factors[at].read[row] = read[row] * r.reciprocal;
             }
-            lay_scores(sums, 1.0f / r.top, half, row, 4 * group, 4 * group + 4, tile);
-            if (a.keeps)
-                lay_scores(sums, r.reciprocal, half, row, 4 * group, 4 * group + 4,
-                           (unsigned char *)(a.scores + at * SCORES));
+            lay_scores(sums, r.reciprocal, half, row, 4 * group, 4 * group + 4, tile);
         } else {
             float factor = a.shape.scale * reciprocal_of(a.shape, s->vector[row], s->m[row]);
             weigh(sums, half, row, there, s->row[row], s->column, factor, 0.0f);
@@ -155,7 +150,7 @@ make_scores(const sweep_arguments &a, int group, int tokens, int64_t at, const u
     }
     fence_async();
     threads_sync(3, COMPUTING);
-    if (threadIdx.x == 0 && !FORM::carries) {
+    if (threadIdx.x == 0 && (!FORM::carries || a.keeps)) {
         copy_bulk_out(a.scores + at * SCORES, tile, TILE_BYTES);
         tile_stores_commit();
         if (tokens < CHUNK)
@@ -163,7 +158,7 @@ make_scores(const sweep_arguments &a, int group, int tokens, int64_t at, const u
     }
 }
 
-/* P is as it is or TRANSPOSED: without other things to do it is h's as it is, dV's transposed. */
+/* P is as it is or TRANSPOSED: without other things to do it is what h takes, or dV's. */
 template <int KEYS, int ROWS, bool SPLIT, int KIND, bool TRANSPOSED>
 static __device__ void compute(const sweep_arguments &a, const sweep_task &t, unsigned char *slots,
                                unsigned char *stages, const float *all_factors,
@@ -182,9 +177,8 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
         const struct chunk_factors *factors =
             (const struct chunk_factors *)(all_factors + stage * (form::factor_bytes / 4));
         struct sweep_scores *own = (struct sweep_scores *)((char *)factors + FACTOR_BYTES);
-        constexpr bool h = KIND == SWEEP_H || (KIND == SWEEP_READS && !TRANSPOSED);
+        constexpr bool divided = KIND == SWEEP_READS && !TRANSPOSED; /* h by its largest scores */
         const float *read = a.backward ? factors->write : factors->read;
-        const float *after = form::scores ? own->after : factors->after;
         const float *write = a.backward ? factors->read : factors->write;
         int x_item = item, y_item = item + (form::reads ? 1 : 0);
         item = y_item + 1;
@@ -212,9 +206,10 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
             barrier_wait(b->slot_full + y_item % form::slots, (unsigned)(y_item / form::slots & 1));
             make_scores<form>(a, group, c.tokens, at, x, y, read, own, scores,
                               b->vector_full + stage, (unsigned)((i - t.from) / form::stages & 1));
+            read = form::carries ? own->read : read;
         }
-        if (h)
-            read = form::scores ? own->before : factors->before;
+        if (divided)
+            read = factors->before;
         bool by_engine = form::bulk && c.tokens == CHUNK;
         float keep = factors->keep;
 #pragma unroll
@@ -268,8 +263,8 @@ static __device__ void compute(const sweep_arguments &a, const sweep_task &t, un
                 continue;
             wgmma_wait<1>();
             wgmma_settle(o);
-            if (h)
-                multiply_tokens(o, after);
+            if (divided)
+                multiply_tokens(o, factors->after);
             unsigned char *other =
                 z_tiles + form::other_at + (SPLIT ? 0 : group * ROWS + r) * TILE_BYTES;
             float *dots = a.dots + (at * (a.values / TILE_COLUMNS) + t.first_value / TILE_COLUMNS +

@@ -38,7 +38,7 @@ enum sweep_kind {
 struct sweep_scores {
     float row[CHUNK], column[CHUNK], m[CHUNK]; /* of struct chunk_gates */
     float vector[CHUNK];                       /* q . n; in dQ the denominators */
-    float before[CHUNK], after[CHUNK];         /* of struct chunk_factors */
+    float read[CHUNK];                         /* factors.read times rho */
 };
 
 /* A form of the kernel: KEYS of the state; ROWS times 64 values a warpgroup; SPLIT: the keys are; KIND: enum sweep_kind. */
@@ -79,7 +79,7 @@ struct sweep_arguments {
     struct chunk_shape shape;
     chunkwise_array out;
     uint16_t *scores;
-    bool keeps;  /* P that is made here goes to memory, with the denominators */
+    bool keeps;  /* scores that are made here go to memory, with the denominators */
     float *dots; /* [place][head][values / 64][CHUNK]: of 64 values each */
     const void *first_normalizer;
     void *last_normalizer;
