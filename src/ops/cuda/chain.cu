@@ -25,6 +25,7 @@ struct cuda_chain {
     int x_floats;    /* of the step that needs most */
     int chunk_items; /* the same */
     unsigned base;   /* of the counter of the grid */
+    bool lost;       /* a launch failed: whether its blocks have counted is not known */
     int claims;      /* which counters of claims the next launch takes, of two by turns */
     unsigned launches;
     struct kept_chain kept[KEPT];
@@ -124,6 +125,17 @@ static const chain_step *steps_in_memory(cuda_stream *s) {
     return memory + oldest * CHAIN_STEPS;
 }
 
+/* Counters as they were at first. */
+static void clear_counters(cuda_stream *s) {
+    cuda_chain *chain = s->chain;
+    const size_t size = (1 + 2 * CHAIN_STEPS) * sizeof(unsigned);
+    cuda_check(s, cudaMemsetAsync(cuda_at(&s->scratch.chain_counters), 0, size, s->stream),
+               "cudaMemsetAsync");
+    chain->base = 0;
+    chain->claims = 0;
+    chain->lost = false;
+}
+
 static void launch_chain(cuda_stream *s, const struct chain_arguments *a, const chain_variant *v) {
     cuda_launch launch = {};
     launch.kernel = (const void *)v->kernel;
@@ -145,6 +157,8 @@ extern "C" void cuda_flush(cuda_stream *s) {
     struct chain_arguments a = {};
     if (cuda_enter(s->gpu) != XLSTM_OK)
         ops_fail(&s->check, XLSTM_DEVICE_ERROR, "%s", xlstm_last_error());
+    if (chain->lost && !ops_failed(&s->check))
+        clear_counters(s);
     if (!ops_failed(&s->check)) {
         chain->launches++;
         a.steps = steps_in_memory(s);
@@ -163,8 +177,10 @@ extern "C" void cuda_flush(cuda_stream *s) {
     if (ops_failed(&s->check))
         return;
     launch_chain(s, &a, &v);
-    if (ops_failed(&s->check)) /* no block has come to the barrier */
+    if (ops_failed(&s->check)) {
+        chain->lost = true;
         return;
+    }
     chain->base += (unsigned)(a.count - 1) * (unsigned)s->gpu->processors;
     chain->claims = 1 - chain->claims;
 }
