@@ -13,35 +13,21 @@
 #include <cmocka.h>
 #include <math.h>
 
+#include "conformance/fp8_problem.h"
 #include "conformance/plain_e4m3.h"
 #include "conformance/side.h"
 #include "support/support.h"
 
 /* ---- A problem ---- */
 
-enum ending { PLAIN, CAPPED, ADDED, GATED, ENDINGS };
 static const char *const endings[] = {"plain", "capped", "added", "gated"};
-static const double cap = 3;
-
-typedef struct problem {
-    int64_t tokens, rows, width;
-    enum ending ending;
-    dtype weight;
-    bool normed, biased;
-    bool
-        narrow; /* between ops: what is added to the residual stream comes in bf16, all else goes out so */
-} problem;
-
-typedef struct operands {
-    ops_tensor x, norm, weight[2], bias[2], residual, out;
-} operands;
 
 static setting on_cuda(dtype weight) {
     return (setting){ops_device_find("cuda"), DTYPE_F32, weight, OPS_FAST, 1};
 }
 
 /* A side whose stream has the option, or not. */
-static void open_side(side *s, const problem *p, bool fp8) {
+static void open_side(side *s, const fp8_problem *p, bool fp8) {
     const setting as = on_cuda(p->weight);
     const ops_limits limits = {.tokens = p->tokens,
                                .sequences = 1,
@@ -58,10 +44,10 @@ static void open_side(side *s, const problem *p, bool fp8) {
         fail_msg("%s", xlstm_last_error());
 }
 
-static operands draw(side *s, const problem *p) {
+static fp8_operands draw(side *s, const fp8_problem *p) {
     const int64_t x[] = {p->tokens, p->width}, w[] = {p->rows, p->width},
                   out[] = {p->tokens, p->rows};
-    operands o = {0};
+    fp8_operands o = {0};
     if (p->narrow && p->ending == ADDED) {
         double *values = must_allocate(sizeof *values * (size_t)(p->tokens * p->width));
         draw_normal(s->seed, 9, 0, p->tokens * p->width, 0, 1, values);
@@ -89,7 +75,7 @@ static operands draw(side *s, const problem *p) {
     return o;
 }
 
-static void run_once(side *s, const problem *p, const operands *o) {
+static void run_once(side *s, const fp8_problem *p, const fp8_operands *o) {
     const ops_table *ops = &s->as.device->ops;
     const ops_norm norm = {.kind = p->normed ? OPS_NORM_RMS : OPS_NORM_NONE,
                            .groups = 1,
@@ -113,106 +99,24 @@ static void run_once(side *s, const problem *p, const operands *o) {
                                                                  .up_bias = o->bias[1],
                                                                  .out = o->out});
     else
-        ops->norm_project(s->stream, &(struct ops_norm_project){
-                                         .x = o->x,
-                                         .norm = norm,
-                                         .count = 1,
-                                         .projection = {{o->weight[0], o->bias[0],
-                                                         p->ending == CAPPED ? cap : 0, o->out}}});
+        ops->norm_project(s->stream,
+                          &(struct ops_norm_project){
+                              .x = o->x,
+                              .norm = norm,
+                              .count = 1,
+                              .projection = {{o->weight[0], o->bias[0],
+                                              p->ending == CAPPED ? FP8_CAP : 0, o->out}}});
 }
 
 static void rehearse(side *s, bool on) {
     s->as.device->rehearse(s->stream, on);
 }
 
-static void run_rehearsed(side *s, const problem *p, const operands *o) {
+static void run_rehearsed(side *s, const fp8_problem *p, const fp8_operands *o) {
     rehearse(s, true);
     run_once(s, p, o);
     rehearse(s, false);
     run_once(s, p, o);
-}
-
-/* ---- What is expected ---- */
-
-static void norm_rows(double *x, const problem *p, const double *weight) {
-    for (int64_t t = 0; t < p->tokens; t++) {
-        double squares = 0, *row = x + t * p->width;
-        for (int64_t i = 0; i < p->width; i++)
-            squares += row[i] * row[i];
-        const double factor = 1 / sqrt(squares / (double)p->width + 1e-6);
-        for (int64_t i = 0; i < p->width; i++)
-            row[i] *= factor * weight[i];
-    }
-}
-
-/* A product of one matrix with its bias, and the sum of the magnitudes of what was added. */
-typedef struct product {
-    double *z, *size; /* [tokens][rows] */
-} product;
-
-static product multiply(side *s, const problem *p, const operands *o, int which, const double *x,
-                        const float *x_scale, bool fp8) {
-    double *w = side_read(s, &o->weight[which]);
-    double *bias = p->biased ? side_read(s, &o->bias[which]) : NULL;
-    float *scale = fp8 ? e4m3_quantise(w, p->rows, p->width) : NULL;
-    const size_t size = (size_t)(p->tokens * p->rows) * sizeof(double);
-    product out = {must_allocate(size), must_allocate(size)};
-    for (int64_t t = 0; t < p->tokens; t++)
-        for (int64_t r = 0; r < p->rows; r++) {
-            double sum = 0, sizes = 0;
-            for (int64_t i = 0; i < p->width; i++) {
-                const double term = x[t * p->width + i] * w[r * p->width + i];
-                sum += term;
-                sizes += fabs(term);
-            }
-            const double by = fp8 ? (double)x_scale[t] * (double)scale[r] : 1;
-            out.z[t * p->rows + r] = sum * by + (bias ? bias[r] : 0);
-            out.size[t * p->rows + r] = sizes * by + (bias ? fabs(bias[r]) : 0);
-        }
-    free(w);
-    free(bias);
-    free(scale);
-    return out;
-}
-
-/* The outputs, and how far errors of the sums of `part` of their sizes may take them. */
-static double *expected(side *s, const problem *p, const operands *o, bool fp8, double part,
-                        double *room) {
-    double *x = side_read(s, &o->x);
-    double *norm = side_read(s, &o->norm);
-    double *residual = p->ending == ADDED ? side_read(s, &o->residual) : NULL;
-    if (p->normed)
-        norm_rows(x, p, norm);
-    float *scale = fp8 ? e4m3_quantise(x, p->tokens, p->width) : NULL;
-    product a = multiply(s, p, o, 0, x, scale, fp8), b = {NULL, NULL};
-    if (p->ending == GATED)
-        b = multiply(s, p, o, 1, x, scale, fp8);
-    for (int64_t i = 0; i < p->tokens * p->rows; i++) {
-        const double z = a.z[i], e = part * a.size[i];
-        if (p->ending == CAPPED)
-            a.z[i] = cap * tanh(z / cap);
-        if (p->ending == ADDED)
-            a.z[i] = residual[i] - z;
-        if (p->ending == GATED) {
-            const double gate = z / (1 + exp(-z));
-            a.z[i] = gate * b.z[i];
-            /* the slope of silu is 1.1 at most */
-            room[i] = 1.1 * e * fabs(b.z[i]) + fabs(gate) * part * b.size[i];
-        } else {
-            room[i] = e;
-        }
-        const bool rounds =
-            p->narrow && p->ending != ADDED; /* to 8 bits: half a unit of the last */
-        room[i] += (rounds ? 0x1.01p-8 : 1e-6) * fabs(a.z[i]) + 1e-7;
-    }
-    free(a.size);
-    free(b.z);
-    free(b.size);
-    free(x);
-    free(norm);
-    free(residual);
-    free(scale);
-    return a.z;
 }
 
 static bool on_test_device(void) {
@@ -224,20 +128,20 @@ static bool on_test_device(void) {
 
 /* Every output near the product of the rounded factors; with a norm, whose last bit may round another way, nearly
  * every. The outputs are far enough from what is not rounded, so that a product of bf16 would be seen. */
-static void check(const problem *p, bool is_fp8) {
+static void check(const fp8_problem *p, bool is_fp8) {
     side s;
     char what[160];
     snprintf(what, sizeof what, "%s, %lld x %lld x %lld, %s%s%s%s", endings[p->ending],
              (long long)p->tokens, (long long)p->rows, (long long)p->width, dtype_name(p->weight),
              p->normed ? ", normed" : "", p->biased ? ", biased" : "", p->narrow ? ", narrow" : "");
     open_side(&s, p, true);
-    const operands o = draw(&s, p);
+    const fp8_operands o = draw(&s, p);
     run_rehearsed(&s, p, &o);
     side_finish(&s, what);
     const int64_t count = p->tokens * p->rows;
     double *room = must_allocate((size_t)count * sizeof *room);
-    double *plain = expected(&s, p, &o, false, 0, room);
-    double *fp8 = expected(&s, p, &o, true, on_test_device() ? 1e-5 : 0x1p-10, room);
+    double *plain = fp8_expected(&s, p, &o, false, 0, room);
+    double *fp8 = fp8_expected(&s, p, &o, true, on_test_device() ? 1e-5 : 0x1p-10, room);
     const double *y = s.outputs[0].values;
     int64_t outside = 0;
     for (int64_t i = 0; i < count; i++)
@@ -281,12 +185,12 @@ static void test_cuda_endings(void **state) {
         for (int t = 0; t < 3; t++)
             for (int r = 0; r < 3; r++)
                 for (int biased = 0; biased < 2; biased++)
-                    check(&(problem){.tokens = tokens[t],
-                                     .rows = rows[r],
-                                     .width = widths[drawn++ % 4],
-                                     .ending = (enum ending)e,
-                                     .weight = DTYPE_BF16,
-                                     .biased = biased},
+                    check(&(fp8_problem){.tokens = tokens[t],
+                                         .rows = rows[r],
+                                         .width = widths[drawn++ % 4],
+                                         .ending = (enum ending)e,
+                                         .weight = DTYPE_BF16,
+                                         .biased = biased},
                           e != CAPPED);
 }
 
@@ -296,13 +200,13 @@ static void test_cuda_narrow(void **state) {
     static const int64_t widths[] = {64, 104, 384};
     for (int e = 0; e < ENDINGS; e++)
         for (int w = 0; w < 3; w++)
-            check(&(problem){.tokens = 150,
-                             .rows = 264,
-                             .width = widths[w],
-                             .ending = (enum ending)e,
-                             .weight = DTYPE_BF16,
-                             .biased = w == 1,
-                             .narrow = true},
+            check(&(fp8_problem){.tokens = 150,
+                                 .rows = 264,
+                                 .width = widths[w],
+                                 .ending = (enum ending)e,
+                                 .weight = DTYPE_BF16,
+                                 .biased = w == 1,
+                                 .narrow = true},
                   e != CAPPED);
 }
 
@@ -311,12 +215,12 @@ static void test_cuda_plain_rows(void **state) {
     (void)state;
     static const int64_t widths[] = {4104, 12288, 12296};
     for (int w = 0; w < 3; w++)
-        check(&(problem){.tokens = 130,
-                         .rows = 40,
-                         .width = widths[w],
-                         .ending = ADDED,
-                         .weight = DTYPE_BF16,
-                         .narrow = true},
+        check(&(fp8_problem){.tokens = 130,
+                             .rows = 40,
+                             .width = widths[w],
+                             .ending = ADDED,
+                             .weight = DTYPE_BF16,
+                             .narrow = true},
               true);
 }
 
@@ -324,7 +228,8 @@ static void test_cuda_plain_rows(void **state) {
 static void test_cuda_bands(void **state) {
     (void)state;
     check(
-        &(problem){.tokens = 2180, .rows = 520, .width = 48, .ending = PLAIN, .weight = DTYPE_BF16},
+        &(fp8_problem){
+            .tokens = 2180, .rows = 520, .width = 48, .ending = PLAIN, .weight = DTYPE_BF16},
         true);
 }
 
@@ -334,7 +239,8 @@ static void test_cuda_weights(void **state) {
                                   DTYPE_Q5_1, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_IQ4_NL};
     for (int i = 0; i < 8; i++)
         check(
-            &(problem){.tokens = 131, .rows = 64, .width = 96, .ending = GATED, .weight = types[i]},
+            &(fp8_problem){
+                .tokens = 131, .rows = 64, .width = 96, .ending = GATED, .weight = types[i]},
             true);
 }
 
@@ -343,20 +249,20 @@ static void test_cuda_norms(void **state) {
     (void)state;
     static const int64_t widths[] = {72, 333, 4100};
     for (int i = 0; i < 3; i++)
-        check(&(problem){.tokens = 130,
-                         .rows = 40,
-                         .width = widths[i],
-                         .ending = i == 1 ? GATED : PLAIN,
-                         .weight = DTYPE_BF16,
-                         .normed = true},
+        check(&(fp8_problem){.tokens = 130,
+                             .rows = 40,
+                             .width = widths[i],
+                             .ending = i == 1 ? GATED : PLAIN,
+                             .weight = DTYPE_BF16,
+                             .normed = true},
               true);
 }
 
 /* Few tokens, and outputs that the copy engine cannot write, go the way of the profile; soft caps do, too. */
 static void test_cuda_others(void **state) {
     (void)state;
-    check(&(problem){.tokens = 128, .rows = 64, .width = 96, .weight = DTYPE_BF16}, false);
-    check(&(problem){.tokens = 150, .rows = 33, .width = 96, .weight = DTYPE_BF16}, false);
+    check(&(fp8_problem){.tokens = 128, .rows = 64, .width = 96, .weight = DTYPE_BF16}, false);
+    check(&(fp8_problem){.tokens = 150, .rows = 33, .width = 96, .weight = DTYPE_BF16}, false);
 }
 
 /* ---- The end of an mLSTM layer: rows are normed by head, and gated ---- */
@@ -396,7 +302,8 @@ static double *layer_rows(side *s, const layer *l, const struct ops_mlstm_output
 
 static void check_layer(const layer *l) {
     const int64_t width = l->heads * l->size;
-    const problem p = {.tokens = l->tokens, .rows = l->rows, .width = width, .weight = DTYPE_BF16};
+    const fp8_problem p = {
+        .tokens = l->tokens, .rows = l->rows, .width = width, .weight = DTYPE_BF16};
     const int64_t split[] = {l->tokens, l->heads, l->size}, flat[] = {l->tokens, width},
                   w[] = {l->rows, width}, out[] = {l->tokens, l->rows};
     side s;
@@ -427,8 +334,8 @@ static void check_layer(const layer *l) {
     side_finish(&s, "mlstm_output");
     double *x = layer_rows(&s, l, &op);
     float *scale = e4m3_quantise(x, l->tokens, width);
-    const operands o = {.weight = {op.weight}};
-    product want = multiply(&s, &p, &o, 0, x, scale, true);
+    const fp8_operands o = {.weight = {op.weight}};
+    fp8_product want = fp8_multiply(&s, &p, &o, 0, x, scale, true);
     double *residual = side_read(&s, &op.residual);
     for (int64_t i = 0; i < l->tokens * l->rows; i++)
         want.z[i] += residual[i];
@@ -461,7 +368,7 @@ static void test_cuda_layers(void **state) {
 static void test_cuda_rounding(void **state) {
     (void)state;
     enum { TOKENS = 160, WIDTH = 256 };
-    const problem p = {.tokens = TOKENS, .rows = WIDTH, .width = WIDTH, .weight = DTYPE_F32};
+    const fp8_problem p = {.tokens = TOKENS, .rows = WIDTH, .width = WIDTH, .weight = DTYPE_F32};
     const int64_t shape[] = {TOKENS, WIDTH}, square[] = {WIDTH, WIDTH};
     double *x = must_allocate(sizeof *x * TOKENS * WIDTH),
            *w = must_allocate(sizeof *w * WIDTH * WIDTH);
@@ -488,9 +395,9 @@ static void test_cuda_rounding(void **state) {
     x[7 * WIDTH + 9] = NAN;   /* and nothing else of the other rows */
     side s;
     open_side(&s, &p, true);
-    operands o = {.x = side_place(&s, DTYPE_F32, 2, shape, x),
-                  .weight = {side_place(&s, DTYPE_F32, 2, square, w)},
-                  .out = side_poison(&s, 2, shape)};
+    fp8_operands o = {.x = side_place(&s, DTYPE_F32, 2, shape, x),
+                      .weight = {side_place(&s, DTYPE_F32, 2, square, w)},
+                      .out = side_poison(&s, 2, shape)};
     side_output(&s, "out", &o.out);
     run_rehearsed(&s, &p, &o);
     side_finish(&s, "rounding");
@@ -507,11 +414,11 @@ static void test_cuda_rounding(void **state) {
 /* Five matrices of the same rows of tokens are more than one kernel takes; and a weight that comes again. */
 static void test_cuda_several(void **state) {
     (void)state;
-    const problem p = {.tokens = 140, .rows = 64, .width = 80, .weight = DTYPE_BF16};
+    const fp8_problem p = {.tokens = 140, .rows = 64, .width = 80, .weight = DTYPE_BF16};
     enum { MATRICES = 6 };
     side s;
     open_side(&s, &p, true);
-    operands o[MATRICES];
+    fp8_operands o[MATRICES];
     for (int i = 0; i < MATRICES; i++) {
         o[i] = draw(&s, &p);
         o[i].x = o[0].x;
@@ -530,7 +437,7 @@ static void test_cuda_several(void **state) {
     const int64_t count = p.tokens * p.rows;
     double *room = must_allocate((size_t)count * sizeof *room);
     for (int i = 0; i < MATRICES; i++) {
-        double *want = expected(&s, &p, &o[i], true, 0, room);
+        double *want = fp8_expected(&s, &p, &o[i], true, 0, room);
         assert_true(distance(s.outputs[i].values, want, count, 1e-3) < 1e-3);
         free(want);
     }
@@ -540,21 +447,21 @@ static void test_cuda_several(void **state) {
 
 /* Gates beside a matrix: of rows in bf16, which are made with those in e4m3. */
 static void check_gates(int64_t width, int64_t rows) {
-    const problem p[2] = {{.tokens = 140,
-                           .rows = 64,
-                           .width = width,
-                           .ending = PLAIN,
-                           .weight = DTYPE_BF16,
-                           .normed = true},
-                          {.tokens = 140,
-                           .rows = rows,
-                           .width = width,
-                           .ending = CAPPED,
-                           .weight = DTYPE_BF16,
-                           .normed = true}};
+    const fp8_problem p[2] = {{.tokens = 140,
+                               .rows = 64,
+                               .width = width,
+                               .ending = PLAIN,
+                               .weight = DTYPE_BF16,
+                               .normed = true},
+                              {.tokens = 140,
+                               .rows = rows,
+                               .width = width,
+                               .ending = CAPPED,
+                               .weight = DTYPE_BF16,
+                               .normed = true}};
     side s;
     open_side(&s, &p[0], true);
-    operands o[2] = {draw(&s, &p[0]), draw(&s, &p[1])};
+    fp8_operands o[2] = {draw(&s, &p[0]), draw(&s, &p[1])};
     o[1].x = o[0].x;
     o[1].norm = o[0].norm;
     const struct ops_norm_project op = {
@@ -562,7 +469,7 @@ static void check_gates(int64_t width, int64_t rows) {
         .norm = {.kind = OPS_NORM_RMS, .groups = 1, .eps = 1e-6, .weight = o[0].norm},
         .count = 2,
         .projection = {{o[0].weight[0], o[0].bias[0], 0, o[0].out},
-                       {o[1].weight[0], o[1].bias[0], cap, o[1].out}}};
+                       {o[1].weight[0], o[1].bias[0], FP8_CAP, o[1].out}}};
     rehearse(&s, true);
     s.as.device->ops.norm_project(s.stream, &op);
     rehearse(&s, false);
@@ -571,7 +478,7 @@ static void check_gates(int64_t width, int64_t rows) {
     for (int i = 0; i < 2; i++) {
         const int64_t count = p[i].tokens * p[i].rows;
         double *room = must_allocate((size_t)count * sizeof *room);
-        double *plain = expected(&s, &p[i], &o[i], false, 0, room);
+        double *plain = fp8_expected(&s, &p[i], &o[i], false, 0, room);
         const double from_plain = distance(s.outputs[i].values, plain, count, 1e-3);
         if (i == 0 ? from_plain < 0.005 || from_plain > 0.08 : !(from_plain < 0.005))
             fail_msg("gates, %lld wide: output %d is %.2e from what is not rounded",
@@ -591,10 +498,10 @@ static void test_cuda_gates(void **state) {
 
 static void test_cuda_unrehearsed(void **state) {
     (void)state;
-    const problem p = {.tokens = 140, .rows = 64, .width = 80, .weight = DTYPE_BF16};
+    const fp8_problem p = {.tokens = 140, .rows = 64, .width = 80, .weight = DTYPE_BF16};
     side s;
     open_side(&s, &p, true);
-    const operands o = draw(&s, &p);
+    const fp8_operands o = draw(&s, &p);
     run_once(&s, &p, &o);
     test_expect_error(s.as.device->wait(s.stream), XLSTM_INVALID_ARGUMENT,
                       "a matrix of 64 x 80 is multiplied that the stream's rehearsal did not have");
