@@ -21,7 +21,7 @@ enum {
     /* One more warp takes the few, and one claims. */
     CHAIN_THREADS = (CHAIN_WARPS + CHAIN_FETCHERS + 2) * WARP,
     CHAIN_STEPS = 256, /* at most */
-    /* Steps whose arguments are in shared memory: that which runs, two ahead, one that is loaded. */
+    /* Steps whose arguments are in shared memory: that which runs, and up to three ahead. */
     CHAIN_NEAR = 4,
     CHAIN_DEPTH = 16, /* most stages of a ring */
     CHAIN_CLAIMS = 2  /* chunks whose items are there for the warps that fetch */
@@ -70,6 +70,7 @@ struct chain_head {
     /* Those of the rings: a stage has arrived; it was taken. And the item of each. */
     uint64_t arrived[CHAIN_WARPS][CHAIN_DEPTH], taken[CHAIN_WARPS][CHAIN_DEPTH];
     chain_item item[CHAIN_WARPS][CHAIN_DEPTH];
+    int loaded;        /* steps that have come here: known to the warp that loads them */
     int groups;        /* that the block has taken in this step */
     float parts[WARP]; /* of sums over the block */
 };

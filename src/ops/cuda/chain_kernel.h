@@ -358,24 +358,29 @@ static __device__ __noinline__ void chain_mlstm_run(const chain_arguments &all,
 
 /* ---- All of it ---- */
 
-/* A step's arguments come into shared memory, by one warp. */
-static __device__ __forceinline__ void chain_load(const chain_arguments &a, int step, int lane,
+/* Arguments of steps come into shared memory, by one warp: of those that are not there yet, up to `last`. */
+static __device__ __forceinline__ void chain_load(const chain_arguments &a, int last, int lane,
                                                   chain_head &h) {
     enum { WORDS = sizeof(chain_step) / sizeof(uint4) };
-    if (step >= a.count)
-        return;
-    const uint4 *from = (const uint4 *)(a.steps + step);
-    uint4 *to = (uint4 *)(h.near + step % CHAIN_NEAR);
-    if (step >= CHAIN_NEAR && chain_fetches(a))
-        barrier_wait(&h.step_done[step % CHAIN_NEAR], (unsigned)(step / CHAIN_NEAR - 1) & 1u);
-    for (int i = lane; i < WORDS; i += WARP)
-        to[i] = from[i];
-    warp_arrive(&h.step_there[step % CHAIN_NEAR]);
+    for (int step = h.loaded; step <= min(last, a.count - 1); step++) {
+        const uint4 *from = (const uint4 *)(a.steps + step);
+        uint4 *to = (uint4 *)(h.near + step % CHAIN_NEAR);
+        if (step >= CHAIN_NEAR && chain_fetches(a))
+            barrier_wait(&h.step_done[step % CHAIN_NEAR], (unsigned)(step / CHAIN_NEAR - 1) & 1u);
+        for (int i = lane; i < WORDS; i += WARP)
+            to[i] = from[i];
+        warp_arrive(&h.step_there[step % CHAIN_NEAR]);
+    }
+    __syncwarp();
+    if (lane == 0)
+        h.loaded = last + 1;
+    __syncwarp();
 }
 
 /* What the kernel begins with. All threads of the block come here. */
 static __device__ __forceinline__ void chain_begin(const chain_arguments &a, chain_head &h) {
     if (threadIdx.x == 0) {
+        h.loaded = 0;
         for (int i = 0; i < CHAIN_NEAR; i++) {
             barrier_make(&h.step_there[i], WARP_ARRIVALS);
             barrier_make(&h.step_done[i], CHAIN_WARPS + WARP_ARRIVALS);
@@ -415,6 +420,8 @@ static __device__ __forceinline__ void chain_run_project(const chain_arguments &
         chain_stream<W>(own, step, last, x, results);
     else
         gemv_few<1>(p, x, 0, own.lane);
+    if (!streams) /* while the others are busy; nobody is at the step in front any more */
+        chain_load(a, step + CHAIN_NEAR - 1, own.lane, h);
     block_meet();
     chain_put<W>(s, s.division.most > 0 ? h.groups : 0, results);
 }
@@ -423,7 +430,7 @@ template <class W>
 static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
     chain(const __grid_constant__ chain_arguments a) {
     extern __shared__ float4 chain_shared[];
-    enum { AHEAD = CHAIN_NEAR - 2 };
+    enum { AHEAD = CHAIN_NEAR - 3 }; /* steps that are there in any case: the mLSTM loads none */
     chain_head &h = *(chain_head *)chain_shared;
     chain_item *chunks = (chain_item *)(&h + 1);
     float *x = (float *)(chunks + CHAIN_CLAIMS * a.chunk_items);
@@ -436,8 +443,7 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
     own.lane = (int)threadIdx.x % WARP;
     chain_begin(a, h);
     if (own.warp == CHAIN_WARPS)
-        for (int i = 0; i <= AHEAD; i++)
-            chain_load(a, i, own.lane, h);
+        chain_load(a, CHAIN_NEAR - 1, own.lane, h);
     __syncthreads();
     if (own.warp > CHAIN_WARPS) {
         const int fetcher = own.warp - CHAIN_WARPS - 1;
@@ -465,8 +471,6 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
             chain_mlstm_run<DTYPE_F32>(a, s.mlstm, i, x);
         else
             chain_mlstm_run<DTYPE_BF16>(a, s.mlstm, i, x);
-        if (own.warp == CHAIN_WARPS)
-            chain_load(a, i + AHEAD + 1, own.lane, h);
         block_meet();
         if (i + 1 < a.count && threadIdx.x == CHAIN_WARPS * WARP)
             grid_arrive(a.counter);
