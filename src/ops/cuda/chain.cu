@@ -129,8 +129,9 @@ static const chain_step *steps_in_memory(cuda_stream *s) {
 static void clear_counters(cuda_stream *s) {
     cuda_chain *chain = s->chain;
     const size_t size = (1 + 2 * CHAIN_STEPS) * sizeof(unsigned);
-    cuda_check(s, cudaMemsetAsync(cuda_at(&s->scratch.chain_counters), 0, size, s->stream),
-               "cudaMemsetAsync");
+    if (!cuda_check(s, cudaMemsetAsync(cuda_at(&s->scratch.chain_counters), 0, size, s->stream),
+                    "cudaMemsetAsync"))
+        return;
     chain->base = 0;
     chain->claims = 0;
     chain->lost = false;
