@@ -40,7 +40,8 @@ struct chunk_gates {
     uint32_t highest[2]; /* bit l / 2 of l % 2: at token l, i_l became m_l */
 };
 
-/* As the sweep reads them, by a bulk copy. Of tokens that the chunk lacks: 0. */
+/* As the sweep reads them, by a bulk copy. Of tokens that the chunk lacks: 0, but for `after`, whose outputs nobody takes.
+ * `before` and `after` are written for heads of 256/512 alone. */
 struct chunk_factors {
     float read[CHUNK];   /* s bbar_j rho_j; s bbar_j until scores are made */
     float write[CHUNK];  /* abar_l */
