@@ -272,13 +272,22 @@ void case_compare(const kernel_case *a, const kernel_case *b, const char *name, 
     require(a, b, name, case_error(a, name, b, name), tolerance);
 }
 
+double case_squares(const kernel_case *c, const char *name) {
+    const xlstm_array *x = &c->array[must_find(c, name)];
+    double sum = 0;
+    for (int64_t i = 0; i < elements_of(x); i++)
+        sum += element(x, i) * element(x, i);
+    return sum;
+}
+
+void case_compare_usual(const kernel_case *a, const kernel_case *b, const char *name, double usual,
+                        double tolerance) {
+    require(a, b, name, compare_arrays(a, name, b, name, usual), tolerance);
+}
+
 void case_compare_sums(const kernel_case *a, const kernel_case *b, const char *name,
                        const char *terms, double tolerance) {
-    const xlstm_array *x = &b->array[must_find(b, terms)];
-    double norm = 0;
-    for (int64_t i = 0; i < elements_of(x); i++)
-        norm += element(x, i) * element(x, i);
-    require(a, b, name, compare_arrays(a, name, b, name, sqrt(norm)), tolerance);
+    case_compare_usual(a, b, name, sqrt(case_squares(b, terms)), tolerance);
 }
 
 /* ---- Finite differences ---- */

@@ -55,6 +55,8 @@ void case_copy_inputs(kernel_case *to, const kernel_case *from);
 xlstm_status case_try(kernel_case *c, xlstm_backward backward);
 void case_run(kernel_case *c, xlstm_backward backward); /* must succeed */
 
+/* The sum of the squares of the array's elements. */
+double case_squares(const kernel_case *c, const char *name);
 /* ||a - b|| / ||b|| of two arrays with equally many elements; ||a - b|| where b is 0; infinite where
  * one is NaN and the other is not, or they are not the same infinity. */
 double case_error(const kernel_case *a, const char *name, const kernel_case *b,
@@ -63,6 +65,9 @@ double case_error(const kernel_case *a, const char *name, const kernel_case *b,
 double case_error_file(const kernel_case *a, const char *name, const char *path);
 /* Fails unless case_error of the array, which has the same name in both, is at most `tolerance`. */
 void case_compare(const kernel_case *a, const kernel_case *b, const char *name, double tolerance);
+/* The same, where the norm of b's counts as `usual` at least. */
+void case_compare_usual(const kernel_case *a, const kernel_case *b, const char *name, double usual,
+                        double tolerance);
 /* The same where the elements of `name` are sums of those of `terms`, each of which is in one: rounding follows what sums of
  * terms of any sign usually are, which has the norm of `terms`, and not what is left of one that cancels. */
 void case_compare_sums(const kernel_case *a, const kernel_case *b, const char *name,

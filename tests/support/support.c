@@ -115,7 +115,10 @@ bool test_is_large(void) {
 static bool is_usable(ops_device *device) {
     ops_buffer buffer;
     if (device->buffer_create(device, 16, &buffer) != XLSTM_OK) {
-        fprintf(stderr, "# device %s is not tested: %s\n", device->name, xlstm_last_error());
+        static const void *told; /* the last device of which this was said */
+        if (told != device)
+            fprintf(stderr, "# device %s is not tested: %s\n", device->name, xlstm_last_error());
+        told = device;
         return false;
     }
     device->buffer_free(&buffer);
