@@ -136,8 +136,10 @@ static void find_usual(const xlstm_kernel *kernel, uint64_t seed, double *usual)
             if (few[p])
                 usual[p] += case_squares(&c, kernel->parameters[p].name) / DRAWS;
     }
-    for (int p = 0; p < kernel->parameter_count; p++)
+    for (int p = 0; p < kernel->parameter_count; p++) {
+        assert_true(isfinite(usual[p])); /* or every error would be small */
         usual[p] = sqrt(usual[p]);
+    }
     case_free(&c);
 }
 
