@@ -34,6 +34,9 @@ void check_layers(ops_device *device);
 void check_wrong_batches(ops_device *device);
 void check_projection_counts(ops_device *device);
 
+/* False where no launch fails (failed_launch.c). */
+bool check_failed_launch(ops_device *device);
+
 /* The causal convolution, the sLSTM and the LSTM (recurrent_checks.c). */
 void check_recurrent_batches(ops_device *device);
 void check_recurrent_limits(ops_device *device);

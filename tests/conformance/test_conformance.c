@@ -361,6 +361,18 @@ TEST(recurrent_batches)
 TEST(recurrent_limits)
 TEST(recurrent_wrong_calls)
 
+static void test_failed_launch(void **state) {
+    bool failed = false;
+    (void)state;
+    for (int d = 0; ops_device_at(d); d++)
+        if (strcmp(ops_device_at(d)->name, "cuda") == 0 && test_uses_device("cuda"))
+            failed = check_failed_launch(ops_device_at(d));
+    if (!failed) {
+        printf("skipped: only the CUDA test device fails launches\n");
+        skip();
+    }
+}
+
 int main(int argc, char **argv) {
     const char *perf = getenv("XLSTM_PERF");
     if ((argc > 1 && strcmp(argv[1], "--perf") == 0) || (perf && strcmp(perf, "1") == 0)) {
@@ -392,6 +404,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_layers),
         cmocka_unit_test(test_wrong_batches),
         cmocka_unit_test(test_projection_counts),
+        cmocka_unit_test(test_failed_launch),
         cmocka_unit_test(test_recurrent_batches),
         cmocka_unit_test(test_recurrent_limits),
         cmocka_unit_test(test_recurrent_wrong_calls),

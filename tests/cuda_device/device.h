@@ -27,6 +27,7 @@
  *   XLSTM_CUDA_TEST_LATE=1          work runs when it is waited for
  *   XLSTM_CUDA_TEST_MEMORY=bytes    of the device
  *   XLSTM_CUDA_TEST_PROCESSORS=number   that it says it has (8), by which work is divided
+ *   XLSTM_CUDA_TEST_FAIL=name       launches of kernels with this in their names say that they failed, though the kernels run
  *   XLSTM_CUDA_TEST_TRACE=1         every launch on standard error
  * What is not seen: races that no order of threads shows, missing fences, the time anything takes.
  */
