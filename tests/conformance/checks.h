@@ -34,7 +34,7 @@ void check_layers(ops_device *device);
 void check_wrong_batches(ops_device *device);
 void check_projection_counts(ops_device *device);
 
-/* False where no launch fails (failed_launch.c). */
+/* False on any but the CUDA test device (failed_launch.c). */
 bool check_failed_launch(ops_device *device);
 
 /* The causal convolution, the sLSTM and the LSTM (recurrent_checks.c). */
