@@ -88,8 +88,10 @@ static int input_floats(const chain_variant *v, const gemv_arguments *a) {
 
 /* Shared memory of a block but for the rings. */
 static size_t fixed_bytes(int chunk_items, int x_floats) {
-    return sizeof(chain_head) + (size_t)(CHAIN_CLAIMS * chunk_items) * sizeof(chain_item) +
-           (size_t)x_floats * sizeof(float);
+    const size_t bytes = sizeof(chain_head) +
+                         (size_t)(CHAIN_CLAIMS * chunk_items) * sizeof(chain_item) +
+                         (size_t)x_floats * sizeof(float);
+    return (bytes + CHAIN_LINE - 1) / CHAIN_LINE * CHAIN_LINE;
 }
 
 /* Stages that fit beside the input; less than 1: the input itself is too long. */
@@ -144,8 +146,7 @@ static void launch_chain(cuda_stream *s, const struct chain_arguments *a, const 
     launch.arguments = a;
     launch.grid[0] = (unsigned)s->gpu->processors;
     launch.threads = CHAIN_THREADS;
-    launch.shared = fixed_bytes(a->chunk_items, a->x_floats) +
-                    (size_t)(a->depth * CHAIN_WARPS * v->stage_bytes);
+    launch.shared = (size_t)(a->rings + a->depth * CHAIN_WARPS * v->stage_bytes);
     launch.together = true;
     cuda_run_launch(s, &launch);
 }
@@ -165,8 +166,8 @@ extern "C" void cuda_flush(cuda_stream *s) {
         a.steps = steps_in_memory(s);
         a.count = chain->count;
         a.chunk_items = chain->chunk_items;
-        a.x_floats = chain->x_floats;
-        a.depth = depth_of(s, &v, a.chunk_items, a.x_floats);
+        a.rings = (int)fixed_bytes(a.chunk_items, chain->x_floats);
+        a.depth = depth_of(s, &v, a.chunk_items, chain->x_floats);
         a.counter = (unsigned *)cuda_at(&s->scratch.chain_counters);
         a.claims = a.counter + 1 + chain->claims * CHAIN_STEPS;
         a.clear = a.counter + 1 + (1 - chain->claims) * CHAIN_STEPS;
@@ -252,9 +253,9 @@ void chain_project(cuda_stream *s, const char *name, int type, const gemv_argume
     }
     if (s->rehearsing) {
         struct chain_arguments loaded = {};
-        loaded.x_floats = round_up(floats, 4);
         loaded.chunk_items = items;
-        loaded.depth = depth_of(s, &v, items, loaded.x_floats);
+        loaded.rings = (int)fixed_bytes(items, floats);
+        loaded.depth = depth_of(s, &v, items, floats);
         launch_chain(s, &loaded, &v);
         return;
     }

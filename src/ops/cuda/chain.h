@@ -24,6 +24,7 @@ enum {
     /* Steps whose arguments are in shared memory: that which runs, and up to three ahead. */
     CHAIN_NEAR = 4,
     CHAIN_DEPTH = 16, /* most stages of a ring */
+    CHAIN_LINE = 128, /* bytes: what bulk copies move at once */
     CHAIN_CLAIMS = 2  /* chunks whose items are there for the warps that fetch */
 };
 
@@ -80,7 +81,7 @@ struct chain_arguments {
     int count;
     int depth;               /* stages of a warp's ring */
     int chunk_items;         /* at most */
-    int x_floats;            /* of shared memory for a step's input and results */
+    int rings;               /* where they begin in shared memory */
     unsigned *counter, base; /* of the grid's barrier; where it stands before the kernel */
     unsigned *claims;        /* of each step, 0 before the kernel */
     unsigned *clear;         /* those of the next kernel, which this one sets to 0 */

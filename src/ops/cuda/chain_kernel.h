@@ -161,10 +161,9 @@ static __device__ __forceinline__ void chain_take(chain_warp<W> &own, const chai
     int place[W::rows]; /* the lane's first unit of each line, in a stage */
 #pragma unroll
     for (int r = 0; r < W::rows; r++)
-        place[r] =
-            (r > 0 && item.joined ? rows[0].lead() + r * a.used_bytes
-                                  : r * shape::SLOT + ((int)W::blocks > 0 ? rows[r].lead() : 0)) +
-            lane * W::bytes;
+        place[r] = (r > 0 && item.joined ? chain_lead<W>(rows[0]) + r * a.used_bytes
+                                         : r * shape::SLOT + chain_lead<W>(rows[r])) +
+                   lane * W::bytes;
     float sums[W::rows][1] = {};
     const typename input::value *y = input::first(a, x, lane);
     for (int slice = first; slice < end; slice++) {
@@ -434,7 +433,7 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
     chain_head &h = *(chain_head *)chain_shared;
     chain_item *chunks = (chain_item *)(&h + 1);
     float *x = (float *)(chunks + CHAIN_CLAIMS * a.chunk_items);
-    uint8_t *rings = (uint8_t *)(x + a.x_floats);
+    uint8_t *rings = (uint8_t *)chain_shared + a.rings;
     const int ring_bytes = a.depth * chain_shape<W>::STAGE;
     chain_warp<W> own = {};
     own.all = &a;
