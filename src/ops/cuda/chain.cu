@@ -86,7 +86,7 @@ static int input_floats(const chain_variant *v, const gemv_arguments *a) {
     return a->row_floats + a->input.padded / v->elements * v->unit_bytes / (int)sizeof(float);
 }
 
-/* Shared memory of a block but for the rings. */
+/* Shared memory of a block but for the rings, which begin behind it. */
 static size_t fixed_bytes(int chunk_items, int x_floats) {
     const size_t bytes = sizeof(chain_head) +
                          (size_t)(CHAIN_CLAIMS * chunk_items) * sizeof(chain_item) +

@@ -24,7 +24,7 @@ enum {
     /* Steps whose arguments are in shared memory: that which runs, and up to three ahead. */
     CHAIN_NEAR = 4,
     CHAIN_DEPTH = 16, /* most stages of a ring */
-    CHAIN_LINE = 128, /* bytes: what bulk copies move at once */
+    CHAIN_LINE = 128, /* bytes of memory that bulk copies move together */
     CHAIN_CLAIMS = 2  /* chunks whose items are there for the warps that fetch */
 };
 

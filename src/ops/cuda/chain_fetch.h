@@ -52,8 +52,8 @@ static __device__ __forceinline__ bool chain_fetches(const chain_arguments &a) {
 
 /* ---- Lines, items and slices ---- */
 
-/* Where a line begins in its slot: at the same place of 128 bytes as in memory, since bulk copies are a tenth slower where
- * the two differ. */
+/* Where a line begins in its slot: at the same place of 128 bytes as in memory. Where the two differ bulk copies are slower, and
+ * a token took up to a tenth longer (docs/SPEED.md); so rings begin at such a place, too (chain.cu). */
 template <class W> static __device__ __forceinline__ int chain_lead(const gemv_row &row) {
     return (int)W::blocks > 0 && row.wide ? (int)((uintptr_t)row.at % CHAIN_LINE) : 0;
 }
