@@ -419,8 +419,9 @@ static __device__ __forceinline__ int chain_claimed(const chain_arguments &all, 
     return more && lane == 0 ? (int)atomicAdd(all.claims + step, 1u) : INT_MAX;
 }
 
-/* The warp that claims chunks, as long as there is room for them. The next two are claimed while items of one are written
- * down, since a claim takes about as long as memory needs for a chunk. */
+/* The warp that claims chunks, two ahead of the one whose items it writes down, as long as there is room for them. It waits
+ * for each claim, since the compiler gathers additions of a warp's lanes; claims that it does not wait for were slower:
+ * blocks held more chunks where a step runs out (docs/SPEED.md). */
 template <class W>
 static __device__ __forceinline__ void chain_claim(const chain_arguments &all, chain_head &h,
                                                    chain_item *chunks, int lane) {
