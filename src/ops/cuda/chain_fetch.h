@@ -38,6 +38,7 @@ template <class W> struct chain_shape {
         DEPTH = RING_BYTES / (CHAIN_WARPS * STAGE)
     };
     static_assert((int)DEPTH <= (int)CHAIN_DEPTH, "barriers for each stage");
+    static_assert(STAGE % (int)CHAIN_LINE == 0, "stages begin where rings do (chain_lead)");
 };
 
 /* Whether a warp fetches for all. */
