@@ -63,8 +63,8 @@ struct __attribute__((aligned(16))) chain_item {
 /* What a block's shared memory begins with; items of chunks, a step's input, the results of its groups and the rings follow. */
 struct chain_head {
     struct chain_step near[CHAIN_NEAR];
-    /* Barriers: a step's arguments are there; nothing of it is left to claim or to fetch. */
-    uint64_t step_there[CHAIN_NEAR], step_done[CHAIN_NEAR];
+    /* Barriers: a step's arguments are there; nothing of it is left to claim or to fetch; the block's input of it is laid. */
+    uint64_t step_there[CHAIN_NEAR], step_done[CHAIN_NEAR], step_laid[CHAIN_NEAR];
     /* Chunks: claimed; all warps are past it. Its items, or, behind the last of the step, less than 0. */
     uint64_t claimed[CHAIN_CLAIMS], released[CHAIN_CLAIMS];
     int items[CHAIN_CLAIMS];

@@ -377,6 +377,18 @@ static __device__ __forceinline__ void chain_come(chain_head &h, int warp, chain
         barrier_arrive(&h.step_done[place]);
 }
 
+/* Whether a stage of the step may be asked for yet: of one that the block has not come to, each warp has a stage at a time under
+ * way. More would stand in the way of what blocks need to come there: results of the step in front, the grid's counter,
+ * inputs. A token in bf16 took 4 % longer (docs/SPEED.md). */
+static __device__ __forceinline__ bool chain_may_ask(chain_head &h, int step, int warp, int stage,
+                                                     unsigned rounds, int depth) {
+    if (barrier_tested(&h.step_laid[step % CHAIN_NEAR], (unsigned)(step / CHAIN_NEAR) & 1u))
+        return true;
+    if (stage > 0)
+        return barrier_tested(&h.arrived[warp][stage - 1], rounds & 1u);
+    return rounds == 0 || barrier_tested(&h.arrived[warp][depth - 1], (rounds - 1) & 1u);
+}
+
 /* A warp that fetches for others, lane by lane for warps `first` and following: each a stage at a time as there is room,
  * until the last step. Lanes copy one after the other, and a copy takes some 90 clocks, so few large ones are best. */
 template <class W>
@@ -399,7 +411,8 @@ static __device__ __forceinline__ void chain_fetch(const chain_arguments &all, c
         const chain_step &s = h.near[place];
         if (c.slice == c.last && !chain_find<W>(all, h, chunks, s, c))
             continue;
-        if (!barrier_tested(&h.taken[warp][stage], (rounds & 1u) ^ 1u))
+        if (!barrier_tested(&h.taken[warp][stage], (rounds & 1u) ^ 1u) ||
+            !chain_may_ask(h, c.step, warp, stage, rounds, all.depth))
             continue;
         h.item[warp][stage] = c.item;
         chain_ask<W>(s.project, c, rings + (warp * all.depth + stage) * chain_shape<W>::STAGE,

@@ -383,6 +383,7 @@ static __device__ __forceinline__ void chain_begin(const chain_arguments &a, cha
         for (int i = 0; i < CHAIN_NEAR; i++) {
             barrier_make(&h.step_there[i], WARP_ARRIVALS);
             barrier_make(&h.step_done[i], CHAIN_WARPS + WARP_ARRIVALS);
+            barrier_make(&h.step_laid[i], 1);
         }
         for (int i = 0; i < CHAIN_CLAIMS; i++) {
             barrier_make(&h.claimed[i], WARP_ARRIVALS);
@@ -400,6 +401,13 @@ static __device__ __forceinline__ void chain_begin(const chain_arguments &a, cha
     __syncthreads();
 }
 
+/* The block has come to a step, and needs its weights. */
+static __device__ __forceinline__ void chain_laid(const chain_arguments &a, chain_head &h,
+                                                  int step) {
+    if (threadIdx.x == 0 && chain_fetches(a))
+        barrier_arrive(&h.step_laid[step % CHAIN_NEAR]);
+}
+
 /* A projection: of a block's warps but the one that fetches. */
 template <class W>
 static __device__ __forceinline__ void chain_run_project(const chain_arguments &a, chain_head &h,
@@ -415,6 +423,7 @@ static __device__ __forceinline__ void chain_run_project(const chain_arguments &
     chain_input<W>::lay(p, x, h.parts);
     block_meet();
     const chain_results results = chain_results_of<W>(s.division, x);
+    chain_laid(a, h, step);
     if (streams)
         chain_stream<W>(own, step, last, x, results);
     else
@@ -464,6 +473,8 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
         const int last = min(i + AHEAD, a.count - 1);
         if (own.warp < CHAIN_WARPS && !chain_fetches(a))
             chain_fill<W>(a, h, last, own.warp, own.lane, own.ring);
+        if (s.kind == CHAIN_MLSTM)
+            chain_laid(a, h, i); /* of which nothing is fetched */
         if (s.kind == CHAIN_PROJECT)
             chain_run_project<W>(a, h, x, i, last, own);
         else if (s.mlstm.c.type == DTYPE_F32)
