@@ -378,8 +378,8 @@ static __device__ __forceinline__ void chain_come(chain_head &h, int warp, chain
 }
 
 /* Whether a stage of the step may be asked for yet: of one that the block has not come to, each warp has a stage at a time under
- * way. More would stand in the way of what blocks need to come there: results of the step in front, the grid's counter,
- * inputs. A token in bf16 took 4 % longer (docs/SPEED.md). */
+ * way, which keeps memory busy. More would stand in the way of what blocks need to come there: results of the step in front, the
+ * grid's counter, inputs; a token in bf16 took 4 % longer (docs/SPEED.md). */
 static __device__ __forceinline__ bool chain_may_ask(chain_head &h, int step, int warp, int stage,
                                                      unsigned rounds, int depth) {
     if (barrier_tested(&h.step_laid[step % CHAIN_NEAR], (unsigned)(step / CHAIN_NEAR) & 1u))

@@ -1,9 +1,10 @@
 /* The kernel of a chain (chain.h): a block on every multiprocessor, which stays.
  *
  * Blocks claim rows of each projection, and eight warps of each stream them through rings of their own in shared memory.
- * Weights are constants, so the rings do not end with the step: those of the next steps are asked for as soon as there is
- * room, and memory stays busy while blocks wait for each other and lay their input. Warps of their own claim and ask
- * (chain_fetch.h). GPUs without bulk copies (before compute capability 9.0) deal rows out and let each warp ask for itself.
+ * Weights are constants, so the rings do not end with the step: those of the next steps are asked for while blocks wait for
+ * each other and lay their input, so that memory stays busy, but not more of them at a time than that takes. Warps of their
+ * own claim and ask (chain_fetch.h). GPUs without bulk copies (before compute capability 9.0) deal rows out and let each
+ * warp ask for itself.
  *
  * In the profile exact a row is one warp's, with the same sums in the same order as in gemv.h. In fast warps take pieces of
  * rows, and the sums of a row's pieces are added in their order. Results of rows wait in shared memory for the step's end,
