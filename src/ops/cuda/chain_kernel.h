@@ -475,7 +475,7 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
         if (own.warp < CHAIN_WARPS && !chain_fetches(a))
             chain_fill<W>(a, h, last, own.warp, own.lane, own.ring);
         if (s.kind == CHAIN_MLSTM)
-            chain_laid(a, h, i); /* of which nothing is fetched */
+            chain_laid(a, h, i); /* one arrival a step: the place's parity is the step's */
         if (s.kind == CHAIN_PROJECT)
             chain_run_project<W>(a, h, x, i, last, own);
         else if (s.mlstm.c.type == DTYPE_F32)
