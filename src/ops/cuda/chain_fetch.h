@@ -377,9 +377,9 @@ static __device__ __forceinline__ void chain_come(chain_head &h, int warp, chain
         barrier_arrive(&h.step_done[place]);
 }
 
-/* Whether a stage of the step may be asked for yet: of one that the block has not come to, each warp has a stage at a time under
- * way, which keeps memory busy. More would stand in the way of what blocks need to come there: results of the step in front, the
- * grid's counter, inputs; a token in bf16 took 4 % longer (docs/SPEED.md). */
+/* Whether a warp's next stage may be asked for yet: of a step whose input the block has not laid, when its last one has come. That
+ * keeps memory busy. More would stand in the way of what blocks need to come there: results of the step in front, the grid's
+ * counter, inputs; a token in bf16 took 4 to 5 % longer (docs/SPEED.md). */
 static __device__ __forceinline__ bool chain_may_ask(chain_head &h, int step, int warp, int stage,
                                                      unsigned rounds, int depth) {
     if (barrier_tested(&h.step_laid[step % CHAIN_NEAR], (unsigned)(step / CHAIN_NEAR) & 1u))
@@ -389,8 +389,8 @@ static __device__ __forceinline__ bool chain_may_ask(chain_head &h, int step, in
     return rounds == 0 || barrier_tested(&h.arrived[warp][depth - 1], (rounds - 1) & 1u);
 }
 
-/* A warp that fetches for others, lane by lane for warps `first` and following: each a stage at a time as there is room,
- * until the last step. Lanes copy one after the other, and a copy takes some 90 clocks, so few large ones are best. */
+/* A warp that fetches for others, lane by lane for warps `first` and following: each a stage at a time as there is room
+ * and chain_may_ask() lets it, until the last step. Lanes copy one after the other, and a copy takes some 90 clocks, so few large ones are best. */
 template <class W>
 static __device__ __forceinline__ void chain_fetch(const chain_arguments &all, chain_head &h,
                                                    const chain_item *chunks, uint8_t *rings,

@@ -2,8 +2,8 @@
  *
  * Blocks claim rows of each projection, and eight warps of each stream them through rings of their own in shared memory.
  * Weights are constants, so the rings do not end with the step: those of the next steps are asked for while blocks wait for
- * each other and lay their input, so that memory stays busy, but not more of them at a time than that takes. Warps of their
- * own claim and ask (chain_fetch.h). GPUs without bulk copies (before compute capability 9.0) deal rows out and let each
+ * each other and lay their input, so that memory stays busy. Warps of their own claim and ask, and for these steps for no more
+ * at a time than that takes (chain_fetch.h). GPUs without bulk copies (before compute capability 9.0) deal rows out and let each
  * warp ask for itself.
  *
  * In the profile exact a row is one warp's, with the same sums in the same order as in gemv.h. In fast warps take pieces of
@@ -402,7 +402,8 @@ static __device__ __forceinline__ void chain_begin(const chain_arguments &a, cha
     __syncthreads();
 }
 
-/* The block has come to a step, and needs its weights. */
+/* The input of a projection is laid; an mLSTM step, of which nothing is fetched, says so, too: one arrival a step, so that the
+ * place's parity is the step's. */
 static __device__ __forceinline__ void chain_laid(const chain_arguments &a, chain_head &h,
                                                   int step) {
     if (threadIdx.x == 0 && chain_fetches(a))
@@ -475,7 +476,7 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
         if (own.warp < CHAIN_WARPS && !chain_fetches(a))
             chain_fill<W>(a, h, last, own.warp, own.lane, own.ring);
         if (s.kind == CHAIN_MLSTM)
-            chain_laid(a, h, i); /* one arrival a step: the place's parity is the step's */
+            chain_laid(a, h, i);
         if (s.kind == CHAIN_PROJECT)
             chain_run_project<W>(a, h, x, i, last, own);
         else if (s.mlstm.c.type == DTYPE_F32)
