@@ -64,7 +64,7 @@ static void run_large_mlstm(forward *f, const step *s) {
         .projection = {{w->q, w->q_bias, 0, q},
                        {w->k, w->k_bias, 0, k},
                        {w->v, w->v_bias, 0, values},
-                       {w->output_gate, w->output_gate_bias, 0, o},
+                       {w->output_gate, w->output_gate_bias, 0, o, f->batch.longest > 1},
                        {w->input_gate, w->input_gate_bias, c->gate_soft_cap, i},
                        {w->forget_gate, w->forget_gate_bias, c->gate_soft_cap, forget}},
     };

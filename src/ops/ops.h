@@ -108,6 +108,7 @@ typedef struct ops_projection {
     ops_tensor weight, bias; /* bias [N] may be absent */
     double soft_cap;
     ops_tensor out;
+    bool later; /* the next op, an mLSTM of whole prompts, does not read out */
 } ops_projection;
 
 /* out [T][D] = table[ids]: table [vocab][D], ids i32 [T], each in range. */

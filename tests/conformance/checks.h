@@ -30,6 +30,9 @@ void check_caps(ops_device *device);
 /* Ops of several layers in a row (layer_checks.c). */
 void check_layers(ops_device *device);
 
+/* Products that may go on beside the next op (beside_checks.c). */
+void check_beside(ops_device *device);
+
 /* Calls that are wrong (wrong_calls.c). */
 void check_wrong_batches(ops_device *device);
 void check_projection_counts(ops_device *device);

@@ -355,6 +355,7 @@ TEST(sample_errors)
 TEST(sample_sums)
 TEST(caps)
 TEST(layers)
+TEST(beside)
 TEST(wrong_batches)
 TEST(projection_counts)
 TEST(recurrent_batches)
@@ -402,6 +403,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_sample_sums),
         cmocka_unit_test(test_caps),
         cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_beside),
         cmocka_unit_test(test_wrong_batches),
         cmocka_unit_test(test_projection_counts),
         cmocka_unit_test(test_failed_launch),

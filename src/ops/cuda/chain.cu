@@ -4,6 +4,7 @@
 extern "C" {
 #include "base/error.h"
 }
+#include "ops/cuda/beside.h"
 #include "ops/cuda/host.h"
 
 #include <stdlib.h>
@@ -152,6 +153,7 @@ static void launch_chain(cuda_stream *s, const struct chain_arguments *a, const 
 }
 
 extern "C" void cuda_flush(cuda_stream *s) {
+    cuda_beside_join(s);
     cuda_chain *chain = s->chain;
     if (!chain || chain->count == 0) /* streams that take no ops have none (product_limit.cu) */
         return;

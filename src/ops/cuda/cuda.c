@@ -5,6 +5,7 @@
 #include "ops/cuda/cuda.h"
 
 #include "base/error.h"
+#include "ops/cuda/beside.h"
 #include "ops/cuda/fp8.h"
 #include "ops/cuda/host.h"
 #include "ops/cuda/kernel_call.h"
@@ -124,6 +125,7 @@ static void stream_free(ops_stream *stream) {
     if (!s)
         return;
     if (cuda_enter(s->gpu) == XLSTM_OK && s->stream) {
+        cuda_beside_free(s->beside);
         cudaStreamSynchronize(s->stream);
         cudaStreamDestroy(s->stream);
     }
@@ -156,6 +158,8 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
                          "cudaStreamCreateWithFlags");
     if (status == XLSTM_OK)
         status = cuda_chain_create(&s->chain);
+    if (status == XLSTM_OK)
+        status = cuda_beside_create(&s->beside);
     if (status == XLSTM_OK)
         status = cuda_reads_create(&s->reads);
     if (status == XLSTM_OK && options->fp8)

@@ -13,6 +13,7 @@
  * that are left when every cluster has had as many as all others are split along the rows, where that gives none of them
  * more than a part. Narrow parts, the gates of cells, share tiles by twos, which come last, where multiprocessors are
  * idle. */
+#include "ops/cuda/beside.h"
 #include "ops/cuda/gemm_wide.h"
 
 enum {
@@ -316,6 +317,22 @@ static int pieces_of(int tiles, int clusters, bool gated) {
     return 1;
 }
 
+/* In whole tiles; pieces of one take longer than their share, since each needs all of the tokens. */
+static double rounds_of(int tiles, int clusters) {
+    const int left = tiles % clusters, pieces = pieces_of(left, clusters, false);
+    return tiles / clusters + (left == 0 ? 0.0 : 1.0 / pieces + (pieces - 1) * 0.075);
+}
+
+int gemm_wide_share(int tokens, int rows, int least, int most) {
+    const int pairs = (tokens + CLUSTER * TILE_TOKENS - 1) / (CLUSTER * TILE_TOKENS);
+    const int tiles = pairs * ((rows + TILE_ROWS - 1) / TILE_ROWS);
+    int best = least / CLUSTER;
+    for (int clusters = best + 1; clusters <= most / CLUSTER; clusters++)
+        if (rounds_of(tiles, clusters) < rounds_of(tiles, best))
+            best = clusters;
+    return best * CLUSTER;
+}
+
 /* Narrow tiles take nearly as long as whole ones, waiting for what they multiply: one each for clusters that are idle at
  * the end, or for all. */
 static void share_narrow(wide_arguments *a, int items, int clusters) {
@@ -354,7 +371,7 @@ void gemm_run_wide(cuda_stream *s, const gemm *g) {
         if (!add_part(s, &a, i))
             return;
     a.asks = g->parts == 1 && wide_map_residual(s, &a.residual, &g->part[0], g->tokens);
-    const int room = s->gpu->processors / CLUSTER, most = room > 0 ? room : 1;
+    const int room = cuda_beside_processors(s) / CLUSTER, most = room > 0 ? room : 1;
     cuda_launch launch = {};
     launch.name = "multiply_wide";
     launch.kernel = (const void *)kernel_for(&g->part[0]);

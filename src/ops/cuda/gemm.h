@@ -47,6 +47,8 @@ void gemm_run_few(cuda_stream *s, const gemm *g, gemm_few_plan plan);
  * all 0, or none. */
 bool gemm_takes_wide(const cuda_stream *s, const gemm *g);
 void gemm_run_wide(cuda_stream *s, const gemm *g);
+/* Of `least` to `most` multiprocessors the fewest by which one part of so many rows is done soonest. */
+int gemm_wide_share(int tokens, int rows, int least, int most);
 /* Of narrow parts alone, on any GPU: for many tokens (gemm_narrow.cu). */
 bool gemm_takes_narrow(const gemm *g);
 void gemm_run_narrow(cuda_stream *s, const gemm *g);

@@ -10,6 +10,7 @@
  * multiplies.
  *
  * Every token and every row of weights has a scale, with which sums are multiplied before anything else is done. */
+#include "ops/cuda/beside.h"
 #include "ops/cuda/fp8.h"
 #include "ops/cuda/gemm_wide.h"
 
@@ -245,7 +246,7 @@ void gemm_run_fp8(cuda_stream *s, const gemm_fp8 *f) {
         return;
     a.token_pairs = (f->g.tokens + CLUSTER * TILE_TOKENS - 1) / (CLUSTER * TILE_TOKENS);
     a.pairs = a.token_pairs * a.first_tile[f->g.parts];
-    const int room = s->gpu->processors / CLUSTER, most = room > 0 ? room : 1;
+    const int room = cuda_beside_processors(s) / CLUSTER, most = room > 0 ? room : 1;
     const int clusters = a.pairs < most ? a.pairs : most;
     cuda_launch launch = {};
     launch.name = "multiply_fp8";

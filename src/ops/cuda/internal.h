@@ -81,6 +81,7 @@ typedef struct cuda_stream {
     struct fp8_weights *fp8;  /* with the option `fp8`: fp8.h */
     struct cuda_zeros zeros;
     struct cuda_chain *chain; /* steps of one token that are not launched yet (chain.h), or NULL */
+    struct cuda_beside *beside; /* beside.h, or NULL */
 } cuda_stream;
 
 /* ---- Calls of the runtime ---- */

@@ -3,6 +3,7 @@
 #include "ops/cuda/internal.h"
 
 #include "base/error.h"
+#include "ops/cuda/beside.h"
 #include "ops/cuda/host.h"
 
 #include <pthread.h>
@@ -103,11 +104,12 @@ void cuda_run_launch(cuda_stream *s, const cuda_launch *launch) {
     cuda_launch next = *launch;
     next.alone = launch->alone || s->written;
     s->written = false;
+    cudaStream_t stream = cuda_beside_stream(s);
     xlstm_status status = cuda_enter(s->gpu);
     if (status == XLSTM_OK)
         status = s->rehearsing         ? load(launch)
-                 : cuda_times_wanted() ? cuda_enqueue_timed(s->stream, &next)
-                                       : cuda_enqueue(s->stream, &next);
+                 : cuda_times_wanted() ? cuda_enqueue_timed(stream, &next)
+                                       : cuda_enqueue(stream, &next);
     if (status != XLSTM_OK)
         ops_fail(&s->check, status, "%s", xlstm_last_error());
 }

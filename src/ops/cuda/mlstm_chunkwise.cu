@@ -6,6 +6,7 @@
 #include "ops/cuda/mlstm_chunkwise.h"
 
 #include "ops/cuda/batch.h"
+#include "ops/cuda/beside.h"
 #include "ops/cuda/chunkwise.h"
 
 enum { ADMIT_THREADS = 256, CHUNK_TOKENS = 64, MOST_PROCESSORS = 144 /* of a GH100 */ };
@@ -90,7 +91,7 @@ static cuda_chunkwise call_of(cuda_stream *s, const struct ops_mlstm *op,
     const int most = MOST_PROCESSORS;
     cuda_chunkwise c = {};
     c.op = s;
-    c.processors = s->gpu->processors < most ? s->gpu->processors : most;
+    c.processors = cuda_beside_processors(s) < most ? cuda_beside_processors(s) : most;
     c.major = s->gpu->major;
     c.sequences = op->batch.sequences;
     c.tokens = op->batch.tokens;
@@ -127,11 +128,15 @@ bool cuda_mlstm_chunkwise(cuda_stream *s, const struct ops_mlstm *op) {
     struct admit_arguments a = {};
     a.batch = cuda_batch_of(s, &op->batch, op->c.shape[0]);
     place_admitted((char *)cuda_at(&s->scratch.chunkwise), op->batch.sequences, &a.to);
+    cuda_beside_hold(s);
     cuda_chunkwise c = call_of(s, op, &a.to);
-    if (!cuda_chunkwise_takes(&c, NULL))
+    if (!cuda_chunkwise_takes(&c, NULL)) {
+        cuda_beside_release(s);
         return false;
+    }
     cuda_run(s, "mlstm_admit", mlstm_admit, dim3(1), ADMIT_THREADS, 0, a);
     xlstm_status status = cuda_chunkwise_forward(&c);
+    cuda_beside_release(s);
     if (status != XLSTM_OK)
         ops_fail(&s->check, status, "mlstm: %s", xlstm_last_error());
     return true;

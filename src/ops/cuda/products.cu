@@ -6,6 +6,7 @@
  * into scratch memory. Sums are f32, and endings are applied to them before anything is rounded.
  *
  * With the option `fp8` rows and weights are e4m3, where the tokens are more than 128 (fp8.h). */
+#include "ops/cuda/beside.h"
 #include "ops/cuda/fp8.h"
 #include "ops/cuda/products.h"
 
@@ -15,6 +16,7 @@
 enum { LEAST_TOKENS = 9, LEAST_TOKENS_READY = 2, LEAST_ROWS = GEMM_NARROW_ROWS + 1 };
 /* Rows that are unpacked at a time: a round number, and of the 7B model's matrices as many as 96 MB have. */
 enum { ROWS_STEP = 128, UNPACKED_BYTES = 96 << 20 };
+enum { MOST_BESIDE_FP8 = 4096 };
 
 static int64_t padded(int64_t width) {
     return (width + GEMM_ALIGNMENT - 1) / GEMM_ALIGNMENT * GEMM_ALIGNMENT;
@@ -235,9 +237,7 @@ static void add_fp8_part(cuda_stream *s, gemm_fp8 *f, const cuda_product *p) {
     f->g.part[f->g.parts++] = part;
 }
 
-static void run_fp8(cuda_stream *s, const cuda_input *in, const ops_tensor *halves,
-                    const cuda_product *products, int count) {
-    gemm_fp8 f = fp8_rows(s, in, halves);
+static void run_fp8(cuda_stream *s, gemm_fp8 f, const cuda_product *products, int count) {
     for (int i = 0; i < count && !ops_failed(&s->check); f.g.parts = 0) {
         const cuda_product *first = &products[i];
         do
@@ -266,25 +266,69 @@ static void run_halves(cuda_stream *s, const ops_tensor *x, const cuda_product *
     }
 }
 
-/* Gates behind the others, however they are given. */
+/* ---- What runs when ---- */
+
+/* Products in the order in which they run: those that are needed at once, the gates behind the others, and behind them those
+ * that may go on beside the next op. */
+struct plan {
+    cuda_product product[OPS_MAX_PROJECTIONS];
+    int many, gates, beside;
+};
+
+/* 0, 1, 2: many rows, gates, beside. */
+static int kind_of(const cuda_product *p, bool beside) {
+    return p->weight->shape[0] < LEAST_ROWS ? 1 : p->later && beside ? 2 : 0;
+}
+
+static struct plan plan_of(const cuda_product *products, int count, bool beside) {
+    struct plan p = {};
+    int *const counts[] = {&p.many, &p.gates, &p.beside}, done = 0;
+    for (int kind = 0; kind < 3; kind++)
+        for (int i = 0; i < count; i++)
+            if (kind_of(&products[i], beside) == kind) {
+                p.product[done++] = products[i];
+                (*counts[kind])++;
+            }
+    return p;
+}
+
+/* Whether some of them go on beside the next op. In fp8 products take so much less time than the mLSTM, which is not of fp8,
+ * that it pays for short prompts alone. */
+static bool goes_beside(const cuda_stream *s, int64_t tokens) {
+    return cuda_beside_possible(s) && tokens > GEMM_FEW_TOKENS &&
+           (!s->fp8 || tokens <= MOST_BESIDE_FP8);
+}
+
+/* Leaves the next op a quarter to a third of the multiprocessors. */
+static void begin_beside(cuda_stream *s, const cuda_product *p) {
+    const int all = s->gpu->processors;
+    cuda_beside_begin(s, gemm_wide_share((int)p->out->shape[0], (int)p->weight->shape[0],
+                                         all * 2 / 3, all * 3 / 4));
+}
+
 void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product *products,
                        int count) {
-    cuda_product sorted[OPS_MAX_PROJECTIONS];
-    int many = 0, done = 0;
-    for (int few = 0; few < 2; few++)
-        for (int i = 0; i < count; i++)
-            if ((products[i].weight->shape[0] < LEAST_ROWS) == (few == 1))
-                sorted[few == 0 ? many++ : done++ + many] = products[i];
+    const struct plan p = plan_of(products, count, goes_beside(s, in->x.shape[0]));
+    const cuda_product *gates = p.product + p.many, *beside = gates + p.gates;
     const ops_tensor x = input_rows(s, in);
-    const bool laid = is_laid(in);
-    if (many > 0 && takes_fp8(s, in, sorted, many)) {
-        run_fp8(s, in, many < count && !laid ? &x : NULL, sorted, many);
-        run_halves(s, &x, sorted + many, count - many);
-        return;
-    }
-    if (!laid)
+    const bool laid = is_laid(in), fp8 = p.many > 0 && takes_fp8(s, in, p.product, p.many) &&
+                                         takes_fp8(s, in, beside, p.beside);
+    gemm_fp8 rows = {};
+    if (fp8)
+        rows = fp8_rows(s, in, p.gates > 0 && !laid ? &x : NULL);
+    else if (!laid)
         cuda_lay_halves(s, in, &x);
-    run_halves(s, &x, sorted, count);
+    if (fp8)
+        run_fp8(s, rows, p.product, p.many);
+    run_halves(s, &x, fp8 ? gates : p.product, p.gates + (fp8 ? 0 : p.many));
+    if (p.beside == 0)
+        return;
+    begin_beside(s, beside);
+    if (fp8)
+        run_fp8(s, rows, beside, p.beside);
+    else
+        run_halves(s, &x, beside, p.beside);
+    cuda_beside_end(s);
 }
 
 void cuda_place_products(cuda_carver *c, const ops_stream_options *o, cuda_scratch *s) {

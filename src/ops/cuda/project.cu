@@ -289,6 +289,7 @@ static void run_projections(cuda_stream *s, const char *name, const cuda_input *
         product->bias = &p->bias;
         product->soft_cap = (float)p->soft_cap;
         product->out = &p->out;
+        product->later = p->later;
     }
     if (taken > 0)
         cuda_run_products(s, in, products, taken);
@@ -345,7 +346,7 @@ static void run_addition(cuda_stream *s, const char *name, const cuda_input *in,
     a.ending = add->multiply ? GEMV_MULTIPLY : GEMV_ADD;
     a.sign = add->sign;
     a.activation = add->activation;
-    ops_projection projection = {*add->weight, *add->bias, 0.0, *add->out};
+    ops_projection projection = {*add->weight, *add->bias, 0.0, *add->out, false};
     add_part(&a, &projection, false);
     a.part[0].residual = cuda_at(add->residual);
     a.part[0].residual_stride = add->residual->stride[0];
@@ -360,7 +361,7 @@ static void run_gated(cuda_stream *s, const char *name, const cuda_input *in,
     a.input = arguments_of_input(in);
     a.ending = GEMV_GATED;
     a.activation = op->activation;
-    ops_projection projection = {op->gate_weight, op->gate_bias, 0.0, op->out};
+    ops_projection projection = {op->gate_weight, op->gate_bias, 0.0, op->out, false};
     add_part(&a, &projection, false);
     a.part[0].up = matrix_of(&op->up_weight, &op->up_bias);
     run(s, name, op->gate_weight.dtype, &a);
@@ -369,7 +370,7 @@ static void run_gated(cuda_stream *s, const char *name, const cuda_input *in,
 /* Gate and up of two types: up first, then the gate times that. */
 static void run_gated_apart(cuda_stream *s, const char *name, const cuda_input *in,
                             const struct ops_norm_project_gated *op) {
-    ops_projection up = {op->up_weight, op->up_bias, 0.0, op->out};
+    ops_projection up = {op->up_weight, op->up_bias, 0.0, op->out, false};
     run_streamed(s, name, in, &up, 1);
     addition add = {&op->gate_weight, &op->gate_bias, &op->out, &op->out, 0.0f, true,
                     op->activation};

@@ -34,6 +34,7 @@ typedef struct cuda_product {
     float sign;                            /* CUDA_ADD */
     float soft_cap;                        /* CUDA_CAP; 0: none */
     const ops_tensor *out;                 /* [T][N] */
+    bool later;                            /* as ops_projection has it */
 } cuda_product;
 
 /* Whether the product goes over tensor cores (products.cu): profile fast, enough tokens and rows, layouts it can
