@@ -5,9 +5,7 @@
  * behind it touch nothing. */
 #include "ops/cuda/mlstm_chunkwise.h"
 
-#include "ops/cuda/batch.h"
 #include "ops/cuda/beside.h"
-#include "ops/cuda/chunkwise.h"
 
 enum { ADMIT_THREADS = 256, CHUNK_TOKENS = 64, MOST_PROCESSORS = 144 /* of a GH100 */ };
 
@@ -133,6 +131,10 @@ bool cuda_mlstm_chunkwise(cuda_stream *s, const struct ops_mlstm *op) {
     if (!cuda_chunkwise_takes(&c, NULL)) {
         cuda_beside_release(s);
         return false;
+    }
+    if (cuda_mlstm_short(s, &c, &a.batch, op->batch.longest)) {
+        cuda_beside_release(s);
+        return true;
     }
     cuda_run(s, "mlstm_admit", mlstm_admit, dim3(1), ADMIT_THREADS, 0, a);
     xlstm_status status = cuda_chunkwise_forward(&c);
