@@ -46,6 +46,9 @@ static void set_states(const forward *f, const step *s, struct ops_mlstm *op) {
     op->ring_f = state_of(f, s, "ring_f");
 }
 
+/* Tokens of a sequence for which the mLSTM is so much work that the output gate may as well be made beside it. */
+enum { PROMPT = 64 };
+
 /* xlstm-large: projections and gates, the recurrence, then head norm, output gate and output
  * projection. */
 static void run_large_mlstm(forward *f, const step *s) {
@@ -64,7 +67,7 @@ static void run_large_mlstm(forward *f, const step *s) {
         .projection = {{w->q, w->q_bias, 0, q},
                        {w->k, w->k_bias, 0, k},
                        {w->v, w->v_bias, 0, values},
-                       {w->output_gate, w->output_gate_bias, 0, o, f->batch.longest > 1},
+                       {w->output_gate, w->output_gate_bias, 0, o, f->batch.longest >= PROMPT},
                        {w->input_gate, w->input_gate_bias, c->gate_soft_cap, i},
                        {w->forget_gate, w->forget_gate_bias, c->gate_soft_cap, forget}},
     };

@@ -23,8 +23,8 @@ typedef struct cell {
 
 /* Tokens that a device may take for many, heads that tensor cores take and others, one prompt and three, and no mLSTM at all. */
 static const cell cells[] = {
-    {150, 128, 128, 2, 1, 2, true}, {320, 256, 512, 1, 1, 1, true},  {200, 64, 64, 3, 1, 2, true},
-    {150, 64, 64, 2, 3, 1, true},   {150, 128, 128, 2, 1, 1, false},
+    {150, 128, 128, 2, 1, 2, true}, {320, 256, 512, 1, 1, 1, true}, {200, 64, 64, 3, 1, 2, true},
+    {150, 64, 64, 2, 3, 1, true},   {100, 128, 128, 2, 1, 2, true}, {150, 128, 128, 2, 1, 1, false},
 };
 
 static ops_tensor weight(side *s, int64_t outputs, int64_t inputs) {

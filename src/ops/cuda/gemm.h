@@ -41,7 +41,7 @@ typedef struct gemm_few_plan {
     int cluster; /* blocks that share a tile */
 } gemm_few_plan;
 bool gemm_takes_few(const cuda_stream *s, const gemm *g);
-gemm_few_plan gemm_plan_few(const cuda_gpu *gpu, const gemm *g);
+gemm_few_plan gemm_plan_few(const cuda_stream *s, const gemm *g);
 void gemm_run_few(cuda_stream *s, const gemm *g, gemm_few_plan plan);
 /* Warpgroup by warpgroup, for compute capability 9.0 and many tokens (gemm.cu); the caps of parts that are not narrow are
  * all 0, or none. */

@@ -6,6 +6,7 @@
  * and begins with the weights while the kernel before still runs. A warpgroup for every 64 tokens multiplies, with
  * sums in registers. The two blocks of a cluster send each other the sums of half of the rows, and each ends the other
  * half: sums of two numbers, whose bits do not depend on who is first. */
+#include "ops/cuda/beside.h"
 #include "ops/cuda/gemm_ending.h"
 #include "ops/cuda/wgmma.h"
 
@@ -321,15 +322,17 @@ static int rows_for(const gemm *g, int most, int limit) {
 enum { LEAST_ROWS = 64 };
 /* Measured on an H100: where a tile of a block would have fewer than LEAST_ROWS rows, reading the tokens' values for it takes
  * longer than what two blocks lose by adding up; more than two lose more. */
-gemm_few_plan gemm_plan_few(const cuda_gpu *gpu, const gemm *g) {
+gemm_few_plan gemm_plan_few(const cuda_stream *s, const gemm *g) {
     const bool gated = g->part[0].ending == CUDA_GATED;
-    const int limit = gated ? 128 : 256, pairs = gpu->processors / FEW_CLUSTER;
+    const int limit = gated ? 128 : 256, processors = cuda_beside_processors(s),
+              pairs = processors / FEW_CLUSTER;
     int clusters = 0;
     gemm_few_plan plan = {0, 1};
     for (int waves = 1; plan.rows == 0; waves++)
-        plan.rows = rows_for(g, waves * gpu->processors, limit);
+        plan.rows = rows_for(g, waves * processors, limit);
     if (plan.rows * (gated ? 2 : 1) >= LEAST_ROWS || pairs == 0 || g->width <= DEPTH ||
-        cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, gpu->ordinal) != cudaSuccess ||
+        cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, s->gpu->ordinal) !=
+            cudaSuccess ||
         !clusters)
         return plan;
     const int together = rows_for(g, pairs, limit);

@@ -33,10 +33,11 @@ struct short_arguments {
     chunkwise_array h, input, forget;
     chunkwise_state state;
     int heads, d_v;
-    float eps, scale;
+    float eps, scale, log2_scale;
 };
 
-/* Of each token, as struct chunk_gates and struct chunk_factors have them. */
+/* Of each token, as struct chunk_gates and struct chunk_factors have them, but for row and column, which are exponents of 2,
+ * the row's with the scale of q . k. */
 struct short_shared {
     float row[TOKENS], column[TOKENS], m[TOKENS], read[TOKENS], write[TOKENS];
     float dot[TOKENS];                     /* q . n */
@@ -134,8 +135,8 @@ static __device__ __forceinline__ void make_gates(const short_arguments &a, stru
     const float after = larger(before + (last < 0 ? total : LOWEST_MAXIMUM), total + highest);
     const bool stored = !(after <= 0.5f * LOWEST_MAXIMUM); /* NaN: yes */
     const float m = b + so_far, row = b - m;
-    s->row[token] = there ? row : -INFINITY;
-    s->column[token] = column;
+    s->row[token] = there ? fmaf(row, LOG2_E, a.log2_scale) : -INFINITY;
+    s->column[token] = column * LOG2_E;
     s->m[token] = there ? m : 0.0f;
     s->read[token] = there ? a.scale * expf(row + before) : 0.0f;
     s->write[token] = there && stored ? expf(total + column - after) : 0.0f;
@@ -157,7 +158,7 @@ static __device__ __forceinline__ void clear_rows(unsigned char *tile, int token
 /* Rows times their weights. */
 static __device__ __forceinline__ void weigh_rows(unsigned char *to, const unsigned char *from,
                                                   const float *weight) {
-#pragma unroll
+#pragma unroll 1
     for (int j = 0; j < TOKENS * 8 / THREADS; j++) {
         const int i = j * THREADS + (int)threadIdx.x;
         const float w = weight[i / 8];
@@ -236,12 +237,17 @@ static __device__ __forceinline__ void store_c(const short_arguments &a, int64_t
 template <int TILES>
 static __device__ __forceinline__ void lay_c(unsigned char *tiles, int group,
                                              const float (&c)[TILES][32]) {
+    const unsigned key = (unsigned)key_of(group, TILES, 0, 0);
+    unsigned char *first = tiles + key / 64 * TILE_BYTES;
 #pragma unroll
-    for (int i = 0; i < TILES * 16; i++) {
-        const unsigned key = (unsigned)key_of(group, TILES, i / 16, i);
-        *(uint32_t *)(tiles + key / 64 * TILE_BYTES +
-                      tile_offset(key % 64, (unsigned)value_of(i % 16))) =
-            pack_bf16(c[i / 16][i % 16 * 2], c[i / 16][i % 16 * 2 + 1]);
+    for (unsigned i = 0; i < 8; i++) {
+        unsigned char *at = first + tile_offset(key % 64, 8 * i + (unsigned)value_of(0));
+#pragma unroll
+        for (int row = 0; row < TILES * 2; row++) {
+            const float *from = &c[row / 2][4 * i + 2 * (unsigned)(row % 2)];
+            *(uint32_t *)(at + row / 2 * TILE_BYTES + row % 2 * 8 * TILE_ROW_BYTES) =
+                pack_bf16(from[0], from[1]);
+        }
     }
 }
 
@@ -255,7 +261,7 @@ static __device__ __forceinline__ void make_dots(const unsigned char *q, const f
     float sum = 0.0f;
 #pragma unroll 1
     for (int tile = 0; tile < KEYS / TILE_COLUMNS; tile++)
-#pragma unroll
+#pragma unroll 2
         for (unsigned i = 0; i < 4; i++)
             sum += dot_eight_floats(
                 *(const uint4 *)(q + tile * WIDE_BYTES + tile_offset(token, (half * 4 + i) * 8)),
@@ -275,7 +281,7 @@ static __device__ __forceinline__ void add_keys(const unsigned char *k, struct s
         const unsigned key = (set * gridDim.x + blockIdx.x) * WARP + lane;
         const unsigned char *tile = k + key / TILE_COLUMNS * WIDE_BYTES;
         float sum = 0.0f;
-#pragma unroll
+#pragma unroll 4
         for (unsigned i = 0; i < OF_WARP; i++) {
             const unsigned token = warp * OF_WARP + i;
             sum += s->write[token] *
@@ -318,11 +324,10 @@ static __device__ __forceinline__ void make_scores(const short_arguments &a,
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const int half = j / 2;
-            const float decay =
-                special_exp2(LOG2_E * (of_row[half] + (j % 2 ? of_column.y : of_column.x)));
+            const float decay = special_exp2(of_row[half] + (j % 2 ? of_column.y : of_column.x));
             const bool sees = 8 * i + quad + j % 2 <= first + 8 * half;
             float *at = &x[4 * i + j];
-            *at = sees ? *at * a.scale * decay : 0.0f;
+            *at = sees ? *at * decay : 0.0f;
             sum[half] += *at;
             top[half] = fmaxf(top[half], fabsf(*at));
         }
@@ -392,15 +397,15 @@ static __device__ __forceinline__ void multiply_rows(const unsigned char *tiles,
                    k = tile_straight(tiles + form::k_at),
                    c = tile_transposed(tiles + form::c_at, TILE_BYTES);
     wgmma_begin();
+#pragma unroll 1
+    for (unsigned tile = 0; tile < KEYS / TILE_COLUMNS; tile++)
 #pragma unroll
-    for (unsigned i = 0; i < KEYS / 16; i++) {
-        const unsigned at = i / 4 * WIDE_BYTES + i % 4 * 32;
-        wgmma_shared<0, 0>(x, tile_advance(q, at), tile_advance(k, at), i > 0);
-    }
-#pragma unroll
-    for (unsigned i = 0; i < KEYS / 16; i++)
-        wgmma_shared<0, 1>(o, tile_advance(q, i / 4 * WIDE_BYTES + i % 4 * 32),
-                           tile_advance(c, i * 2048), i > 0);
+        for (unsigned i = 0; i < 4; i++) {
+            const unsigned at = tile * WIDE_BYTES + i * 32;
+            wgmma_shared<0, 0>(x, tile_advance(q, at), tile_advance(k, at), tile + i > 0);
+            wgmma_shared<0, 1>(o, tile_advance(q, at),
+                               tile_advance(c, tile * TILE_BYTES + i * 2048), tile + i > 0);
+        }
     wgmma_commit();
     make_dots<KEYS>(tiles, (const float *)(tiles + form::n_at), s);
     add_keys<KEYS>(tiles + form::k_at, s);
@@ -430,7 +435,7 @@ multiply_values(const unsigned char *tiles, int group, const float (&x)[TOKENS /
     for (int tile = 0; tile < KEYS / 128; tile++) {
         const uint64_t k = tile_transposed(
             tiles + form::k_at + (group * (KEYS / 128) + tile) * WIDE_BYTES, TILE_BYTES);
-#pragma unroll
+#pragma unroll 1
         for (unsigned i = 0; i < TOKENS / 16; i++)
             wgmma_shared<1, 1>(c[tile], tile_advance(k, i * 2048), tile_advance(stored, i * 2048),
                                1);
@@ -544,6 +549,7 @@ bool cuda_mlstm_short(cuda_stream *s, const cuda_chunkwise *c, const cuda_batch 
     a.d_v = c->d_v;
     a.eps = (float)c->eps;
     a.scale = (float)(1.0 / sqrt((double)c->d_qk));
+    a.log2_scale = (float)(-0.5 * log2((double)c->d_qk));
     xlstm_status status = chunkwise_map(&a.q, c, &c->q, c->d_qk);
     if (status == XLSTM_OK)
         status = chunkwise_map(&a.k, c, &c->k, c->d_qk);

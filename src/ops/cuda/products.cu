@@ -16,7 +16,7 @@
 enum { LEAST_TOKENS = 9, LEAST_TOKENS_READY = 2, LEAST_ROWS = GEMM_NARROW_ROWS + 1 };
 /* Rows that are unpacked at a time: a round number, and of the 7B model's matrices as many as 96 MB have. */
 enum { ROWS_STEP = 128, UNPACKED_BYTES = 96 << 20 };
-enum { MOST_BESIDE_FP8 = 4096 };
+enum { LEAST_BESIDE = 64, MOST_BESIDE_FP8 = 4096 };
 
 static int64_t padded(int64_t width) {
     return (width + GEMM_ALIGNMENT - 1) / GEMM_ALIGNMENT * GEMM_ALIGNMENT;
@@ -121,7 +121,7 @@ static int64_t rows_that_fit(const cuda_stream *s, int64_t width, int matrices) 
 
 static void run_gemm(cuda_stream *s, const gemm *g) {
     if (gemm_takes_few(s, g))
-        gemm_run_few(s, g, gemm_plan_few(s->gpu, g));
+        gemm_run_few(s, g, gemm_plan_few(s, g));
     else if (gemm_takes_narrow(g))
         gemm_run_narrow(s, g);
     else if (gemm_takes_wide(s, g))
@@ -295,15 +295,17 @@ static struct plan plan_of(const cuda_product *products, int count, bool beside)
 /* Whether some of them go on beside the next op. In fp8 products take so much less time than the mLSTM, which is not of fp8,
  * that it pays for short prompts alone. */
 static bool goes_beside(const cuda_stream *s, int64_t tokens) {
-    return cuda_beside_possible(s) && tokens > GEMM_FEW_TOKENS &&
+    return cuda_beside_possible(s) && tokens >= LEAST_BESIDE &&
            (!s->fp8 || tokens <= MOST_BESIDE_FP8);
 }
 
-/* Leaves the next op a quarter to a third of the multiprocessors. */
+/* Leaves the next op half of the multiprocessors, where tokens are few; else a third to a quarter. */
 static void begin_beside(cuda_stream *s, const cuda_product *p) {
-    const int all = s->gpu->processors;
-    cuda_beside_begin(s, gemm_wide_share((int)p->out->shape[0], (int)p->weight->shape[0],
-                                         all * 2 / 3, all * 3 / 4));
+    const int all = s->gpu->processors, tokens = (int)p->out->shape[0];
+    cuda_beside_begin(
+        s, tokens <= GEMM_FEW_TOKENS
+               ? all / 2
+               : gemm_wide_share(tokens, (int)p->weight->shape[0], all * 2 / 3, all * 3 / 4));
 }
 
 void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product *products,
