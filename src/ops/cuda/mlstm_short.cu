@@ -155,96 +155,122 @@ static __device__ __forceinline__ void clear_rows(unsigned char *tile, int token
         *(uint4 *)(tile + i * 16) = make_uint4(0, 0, 0, 0);
 }
 
-/* Rows times their weights. */
-static __device__ __forceinline__ void weigh_rows(unsigned char *to, const unsigned char *from,
-                                                  const float *weight) {
+/* Values of v take the order of accumulators, in place; and in the same order, times their weights, go to `stored`. A thread takes
+ * 16 values of a token. */
+static __device__ __forceinline__ void order_values(unsigned char *v, unsigned char *stored,
+                                                    const float *weight) {
 #pragma unroll 1
-    for (int j = 0; j < TOKENS * 8 / THREADS; j++) {
-        const int i = j * THREADS + (int)threadIdx.x;
-        const float w = weight[i / 8];
-        const uint4 x = *(const uint4 *)(from + i * 16);
-        uint32_t two[4] = {x.x, x.y, x.z, x.w};
+    for (unsigned i = threadIdx.x; i < TOKENS * (VALUES / 16); i += THREADS) {
+        const unsigned token = i / (VALUES / 16), column = i % (VALUES / 16) * 16;
+        const unsigned at[2] = {tile_offset(token, column), tile_offset(token, column + 8)};
+        const uint4 low = *(const uint4 *)(v + at[0]), high = *(const uint4 *)(v + at[1]);
+        const uint32_t words[2][4] = {{low.x, low.z, high.x, high.z},
+                                      {low.y, low.w, high.y, high.w}};
+        const float w = weight[token];
 #pragma unroll
-        for (int h = 0; h < 4; h++)
-            two[h] =
-                pack_bf16(w * from_bf16((uint16_t)two[h]), w * from_bf16((uint16_t)(two[h] >> 16)));
-        *(uint4 *)(to + i * 16) = make_uint4(two[0], two[1], two[2], two[3]);
+        for (int half = 0; half < 2; half++) {
+            uint32_t weighed[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                weighed[k] = pack_bf16(w * from_bf16((uint16_t)words[half][k]),
+                                       w * from_bf16((uint16_t)(words[half][k] >> 16)));
+            *(uint4 *)(v + at[half]) =
+                make_uint4(words[half][0], words[half][1], words[half][2], words[half][3]);
+            *(uint4 *)(stored + at[half]) =
+                make_uint4(weighed[0], weighed[1], weighed[2], weighed[3]);
+        }
     }
 }
 
-/* ---- C: a warpgroup has KEYS / GROUPS keys, 64 at a time ---- */
+/* ---- C: a warpgroup has KEYS / GROUPS keys, 64 at a time ----
+ * A thread's accumulators of 16 columns are 4 neighbours in memory: value 4 q + 2 b + e of 16 is column 8 b + 2 q + e, q the
+ * thread's place of four. */
 
-/* Keys and values of this thread's elements 2 i and 2 i + 1, as of accumulators. */
-static __device__ __forceinline__ int key_of(int group, int tiles, int tile, int i) {
-    return (group * tiles + tile) * 64 + (int)threadIdx.x % WARPGROUP / WARP * 16 +
-           (int)threadIdx.x % WARP / 4 + 8 * (i % 2);
+/* Of this thread's first accumulator. */
+static __device__ __forceinline__ int key_of(int group, int tiles) {
+    return group * tiles * 64 + (int)threadIdx.x % WARPGROUP / WARP * 16 +
+           (int)threadIdx.x % WARP / 4;
 }
-static __device__ __forceinline__ int value_of(int i) {
-    return 8 * (i / 2) + 2 * ((int)threadIdx.x % 4);
+static __device__ __forceinline__ int value_of_thread(void) {
+    return (int)threadIdx.x % 4 * 4;
 }
 
 static __device__ __forceinline__ float half_of(int type, uint16_t bits) {
     return type == DTYPE_BF16 ? from_bf16(bits) : from_f16(bits);
 }
 
-/* Calls f with two neighbouring elements of C at a time: this thread's values of them, and where they are from `at` on. */
+static __device__ __forceinline__ uint32_t halves_of(int type, float low, float high) {
+    return type == DTYPE_BF16 ? pack_bf16(low, high)
+                              : (uint32_t)to_f16(low) | (uint32_t)to_f16(high) << 16;
+}
+
+/* Calls f with four neighbouring elements of C at a time: this thread's values of them, and where they are from `at` on. */
 template <int TILES, class F>
-static __device__ __forceinline__ void each_pair(const short_arguments &a, int64_t at, int group,
+static __device__ __forceinline__ void each_four(const short_arguments &a, int64_t at, int group,
                                                  float (&c)[TILES][32], F f) {
-    const int64_t first = at + (int64_t)key_of(group, TILES, 0, 0) * a.d_v + value_of(0);
+    const int64_t first = at + (int64_t)key_of(group, TILES) * a.d_v + value_of_thread();
 #pragma unroll
     for (int row = 0; row < TILES * 2; row++) {
         const int64_t here = first + (int64_t)(row / 2 * 64 + row % 2 * 8) * a.d_v;
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            f(c[row / 2][4 * i + 2 * (row % 2)], c[row / 2][4 * i + 2 * (row % 2) + 1],
-              here + 8 * i);
+        for (int i = 0; i < VALUES / 16; i++) {
+            float *x = &c[row / 2][8 * i + 2 * (row % 2)];
+            f(x[0], x[1], x[4], x[5], here + 16 * i);
+        }
     }
 }
 
 template <int TILES>
 static __device__ __forceinline__ void load_c(const short_arguments &a, int64_t at, int group,
                                               float (&c)[TILES][32]) {
-    if (a.state.type == DTYPE_F32)
-        each_pair(a, at, group, c, [&](float &x, float &y, int64_t from) {
-            const float2 two = *(const float2 *)((const float *)a.state.c + from);
-            x = two.x;
-            y = two.y;
+    const void *from = a.state.c;
+    const int type = a.state.type;
+    if (type == DTYPE_F32)
+        each_four(a, at, group, c, [&](float &x, float &y, float &z, float &w, int64_t i) {
+            const float4 four = *(const float4 *)((const float *)from + i);
+            x = four.x;
+            y = four.y;
+            z = four.z;
+            w = four.w;
         });
     else
-        each_pair(a, at, group, c, [&](float &x, float &y, int64_t from) {
-            const uint32_t two = *(const uint32_t *)((const uint16_t *)a.state.c + from);
-            x = half_of(a.state.type, (uint16_t)two);
-            y = half_of(a.state.type, (uint16_t)(two >> 16));
+        each_four(a, at, group, c, [&](float &x, float &y, float &z, float &w, int64_t i) {
+            const uint2 four = *(const uint2 *)((const uint16_t *)from + i);
+            x = half_of(type, (uint16_t)four.x);
+            y = half_of(type, (uint16_t)(four.x >> 16));
+            z = half_of(type, (uint16_t)four.y);
+            w = half_of(type, (uint16_t)(four.y >> 16));
         });
 }
 
 template <int TILES>
 static __device__ __forceinline__ void store_c(const short_arguments &a, int64_t at, int group,
                                                float (&c)[TILES][32]) {
-    if (a.state.type == DTYPE_F32)
-        each_pair(a, at, group, c, [&](float &x, float &y, int64_t to) {
-            *(float2 *)((float *)a.state.c + to) = make_float2(x, y);
+    void *to = a.state.c;
+    const int type = a.state.type;
+    if (type == DTYPE_F32)
+        each_four(a, at, group, c, [&](float &x, float &y, float &z, float &w, int64_t i) {
+            *(float4 *)((float *)to + i) = make_float4(x, y, z, w);
         });
     else
-        each_pair(a, at, group, c, [&](float &x, float &y, int64_t to) {
-            const bool wide = a.state.type == DTYPE_BF16;
-            *(uint32_t *)((uint16_t *)a.state.c + to) =
-                wide ? pack_bf16(x, y) : (uint32_t)to_f16(x) | (uint32_t)to_f16(y) << 16;
+        each_four(a, at, group, c, [&](float &x, float &y, float &z, float &w, int64_t i) {
+            *(uint2 *)((uint16_t *)to + i) =
+                make_uint2(halves_of(type, x, y), halves_of(type, z, w));
         });
 }
 
+/* As bf16, in the order of accumulators. */
 template <int TILES>
 static __device__ __forceinline__ void lay_c(unsigned char *tiles, int group,
                                              const float (&c)[TILES][32]) {
-    const unsigned key = (unsigned)key_of(group, TILES, 0, 0);
+    const unsigned key = (unsigned)key_of(group, TILES), column = threadIdx.x % 4 * 2;
     unsigned char *first = tiles + key / 64 * TILE_BYTES;
 #pragma unroll
-    for (unsigned i = 0; i < 8; i++) {
-        unsigned char *at = first + tile_offset(key % 64, 8 * i + (unsigned)value_of(0));
+    for (unsigned i = 0; i < VALUES / 8; i++) {
+        unsigned char *at = first + tile_offset(key % 64, 8 * i + column);
 #pragma unroll
         for (int row = 0; row < TILES * 2; row++) {
-            const float *from = &c[row / 2][4 * i + 2 * (unsigned)(row % 2)];
+            const float *from = &c[row / 2][4 * (int)i + 2 * (row % 2)];
             *(uint32_t *)(at + row / 2 * TILE_BYTES + row % 2 * 8 * TILE_ROW_BYTES) =
                 pack_bf16(from[0], from[1]);
         }
@@ -356,13 +382,16 @@ static __device__ __forceinline__ void store_h(const short_arguments &a, int fir
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = (int)threadIdx.x / WARP * 16 + (int)threadIdx.x % WARP / 4 + 8 * half;
-        uint16_t *to = (uint16_t *)a.h.data + (int64_t)(first + row) * a.h.token + column;
+        uint16_t *to =
+            (uint16_t *)a.h.data + (int64_t)(first + row) * a.h.token + column + value_of_thread();
         if (row >= tokens)
             continue;
 #pragma unroll
-        for (int i = 0; i < VALUES / 8; i++)
-            *(uint32_t *)(to + 8 * i + 2 * (threadIdx.x % 4)) =
-                pack_bf16(o[4 * i + 2 * half] * ends[half], o[4 * i + 2 * half + 1] * ends[half]);
+        for (int i = 0; i < VALUES / 16; i++) {
+            const float *y = &o[8 * i + 2 * half];
+            *(uint2 *)(to + 16 * i) = make_uint2(pack_bf16(y[0] * ends[half], y[1] * ends[half]),
+                                                 pack_bf16(y[4] * ends[half], y[5] * ends[half]));
+        }
     }
 }
 
@@ -492,7 +521,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     lay_c(tiles + form::c_at, group, c);
     barrier_wait(&s->full, 0);
     __syncthreads();
-    weigh_rows(tiles + form::stored_at, tiles + form::v_at, s->write);
+    order_values(tiles + form::v_at, tiles + form::stored_at, s->write);
     if (tokens < TOKENS) {
         __syncthreads();
         clear_rows(tiles + form::v_at, tokens);
@@ -526,16 +555,16 @@ static __global__ void __launch_bounds__(THREADS, 1)
 
 typedef void short_kernel(struct short_arguments);
 
-/* Whether two neighbours of C can be moved together. */
-static bool is_paired(const chunkwise_state *s) {
-    return (uintptr_t)s->c % (2 * dtype_size(s->type)) == 0 && s->c_slot % 2 == 0 &&
-           s->c_head % 2 == 0;
+/* Whether four neighbours of C can be moved together. */
+static bool is_wide(const chunkwise_state *s) {
+    return (uintptr_t)s->c % (4 * dtype_size(s->type)) == 0 && s->c_slot % 4 == 0 &&
+           s->c_head % 4 == 0;
 }
 
 bool cuda_mlstm_short(cuda_stream *s, const cuda_chunkwise *c, const cuda_batch *batch,
                       int64_t longest) {
     const int slices = c->d_v / VALUES;
-    if (longest > TOKENS || c->d_qk > 256 || !is_paired(&c->initial) || slices < LEAST_SLICES ||
+    if (longest > TOKENS || c->d_qk > 256 || !is_wide(&c->initial) || slices < LEAST_SLICES ||
         slices > MOST_SLICES || c->gate_type != DTYPE_F32 ||
         2 * c->tokens < c->sequences * (int64_t)MLSTM_CHUNKWISE_FROM)
         return false;
