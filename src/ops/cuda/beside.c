@@ -2,6 +2,7 @@
 #include "ops/cuda/beside.h"
 
 #include "base/error.h"
+#include "ops/cuda/host.h"
 
 #include <stdlib.h>
 
@@ -60,6 +61,7 @@ void cuda_beside_begin(cuda_stream *s, int processors) {
     struct cuda_beside *b = s->beside;
     b->processors = processors;
     cuda_flush(s);
+    cuda_flush_writes(s);
     order(s, s->stream, b->begin, b->stream);
     b->begun = true;
 }

@@ -30,7 +30,7 @@ static bool ready(cuda_stream *s, const char *what, const ops_buffer *buffer, si
                   size_t size) {
     if (!may_enqueue(s, what, buffer, offset, size))
         return false;
-    cuda_flush_zeros(s);
+    cuda_flush_writes(s);
     return !ops_failed(&s->check);
 }
 
@@ -41,10 +41,11 @@ static char *address(const ops_buffer *buffer, size_t offset) {
 static void write_bytes(ops_stream *stream, ops_buffer *buffer, size_t offset, const void *source,
                         size_t size) {
     cuda_stream *s = (cuda_stream *)stream;
-    if (!ready(s, "write", buffer, offset, size))
+    const bool small = size <= CUDA_MOST_PUT;
+    if (!(small ? may_enqueue : ready)(s, "write", buffer, offset, size))
         return;
     cuda_reads_forget(s->reads, address(buffer, offset), size);
-    if (size <= CUDA_MOST_PUT)
+    if (small)
         cuda_put(s, address(buffer, offset), source, size);
     else
         cuda_upload(s, address(buffer, offset), source, size);
@@ -177,7 +178,7 @@ static xlstm_status stream_create(ops_device *self, const ops_stream_options *op
 static void rehearse(ops_stream *stream, bool on) {
     cuda_stream *s = (cuda_stream *)stream;
     cuda_flush(s);
-    cuda_flush_zeros(s);
+    cuda_flush_writes(s);
     s->rehearsing = on;
     if (!on)
         fp8_weights_make(s);

@@ -44,15 +44,13 @@ void cuda_chain_free(struct cuda_chain *chain);
 
 /* ---- Between host and GPU (transfer.cu, reads.c) ---- */
 
-/* Bytes that travel as a kernel's argument. */
-enum { CUDA_MOST_PUT = 3072 };
-/* Enqueue writes; `source` is free again when they return. */
+/* Enqueue writes; `source` is free again when they return. Small ones (CUDA_MOST_PUT) and zeros are gathered, and written by
+ * a kernel each before the next thing that is enqueued: a session has three tensors of states a layer, a batch a handful of
+ * numbers a sequence. Behind cuda_flush. */
 void cuda_put(cuda_stream *s, void *to, const void *source, size_t size);
 void cuda_upload(cuda_stream *s, void *to, const void *source, size_t size);
-/* Zeros are gathered, and written by one kernel before the next thing that is enqueued: a session has three tensors of
- * states a layer. Behind cuda_flush. */
 void cuda_zero(cuda_stream *s, void *to, size_t size);
-void cuda_flush_zeros(cuda_stream *s);
+void cuda_flush_writes(cuda_stream *s);
 
 typedef struct cuda_reads cuda_reads;
 xlstm_status cuda_reads_create(cuda_reads **reads);

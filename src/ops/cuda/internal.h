@@ -8,7 +8,8 @@
  *     returns, whatever it does; constants (weights) may be fetched before that;
  *   - cuda_release() lets the next kernel begin; without it that happens when the last block has ended. Where it stands
  *     behind cuda_wait(), all that was enqueued before has ended when the next kernel begins, which may read at once what
- *     this kernel does not write (mlstm_stream.h).
+ *     this kernel does not write (mlstm_stream.h), and, where it neither reads what this kernel writes nor writes what this
+ *     kernel reads, go on beside it (cuda_stream.lets): it calls cuda_wait() at its end.
  * Those that run together (chain.h) are launched without it, and do neither.
  */
 #ifndef OPS_CUDA_INTERNAL_H
@@ -67,6 +68,17 @@ struct cuda_zeros {
     } span[CUDA_MOST_ZEROS];
 };
 
+/* Small writes that wait likewise, behind the zeros; their bytes travel as a kernel's argument. */
+enum { CUDA_MOST_PUT = 3072, CUDA_MOST_SPANS = 16 };
+struct cuda_puts {
+    int count;
+    struct {
+        char *to;
+        unsigned first, size; /* of `bytes` */
+    } span[CUDA_MOST_SPANS];
+    uint8_t bytes[CUDA_MOST_PUT];
+};
+
 typedef struct cuda_stream {
     ops_stream base;
     cuda_gpu *gpu;
@@ -80,8 +92,11 @@ typedef struct cuda_stream {
     struct cuda_reads *reads; /* what ops left for the host, and when it is there */
     struct fp8_weights *fp8;  /* with the option `fp8`: fp8.h */
     struct cuda_zeros zeros;
+    struct cuda_puts puts;
     struct cuda_chain *chain; /* steps of one token that are not launched yet (chain.h), or NULL */
     struct cuda_beside *beside; /* beside.h, or NULL */
+    bool
+        lets; /* the last kernel lets the next begin when all before it has ended, and nobody waits for it yet */
 } cuda_stream;
 
 /* ---- Calls of the runtime ---- */

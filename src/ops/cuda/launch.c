@@ -98,12 +98,12 @@ static xlstm_status load(const cuda_launch *launch) {
 
 void cuda_run_launch(cuda_stream *s, const cuda_launch *launch) {
     cuda_flush(s);
-    cuda_flush_zeros(s);
+    cuda_flush_writes(s);
     if (ops_failed(&s->check))
         return;
     cuda_launch next = *launch;
     next.alone = launch->alone || s->written;
-    s->written = false;
+    s->written = s->lets = false;
     cudaStream_t stream = cuda_beside_stream(s);
     xlstm_status status = cuda_enter(s->gpu);
     if (status == XLSTM_OK)

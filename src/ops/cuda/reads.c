@@ -84,7 +84,7 @@ void cuda_expect_read(cuda_stream *s, const ops_tensor *out) {
     cuda_reads *r = s->reads;
     size_t size = (size_t)dtype_bytes(out->dtype, ops_tensor_elements(out));
     cuda_flush(s);
-    cuda_flush_zeros(s);
+    cuda_flush_writes(s);
     if (ops_failed(&s->check) || s->rehearsing)
         return;
     cuda_reads_forget(r, cuda_at(out), size);
@@ -178,7 +178,7 @@ static void take_faults(cuda_stream *s) {
 
 void cuda_finish(cuda_stream *s) {
     cuda_flush(s);
-    cuda_flush_zeros(s);
+    cuda_flush_writes(s);
     forget_all(s->reads);
     if (fetch_words(s, s->stream) &&
         cuda_check(s, cudaStreamSynchronize(s->stream), "cudaStreamSynchronize") &&
