@@ -102,8 +102,7 @@ typedef struct ops_norm {
     ops_tensor weight, bias; /* bias may be absent */
 } ops_norm;
 
-/* out [T][N] = cap(x W^T + b), W [N][K]
- *   cap(z) = soft_cap * tanh(z / soft_cap), or z when soft_cap is 0 */
+/* out [T][N] = cap(x W^T + b), W [N][K]; cap(z) = soft_cap tanh(z / soft_cap), of a cap of 0: z */
 typedef struct ops_projection {
     ops_tensor weight, bias; /* bias [N] may be absent */
     double soft_cap;

@@ -32,8 +32,6 @@ typedef struct gemm {
     int64_t x_stride;
     int tokens, width, parts;
     bool constant; /* no kernel writes the weights */
-    bool
-        lets; /* of few tokens: half of the multiprocessors are the next kernel's, which may begin beside it */
     gemm_part part[GEMM_PARTS];
 } gemm;
 

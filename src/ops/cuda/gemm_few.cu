@@ -6,6 +6,7 @@
  * and begins with the weights while the kernel before still runs. A warpgroup for every 64 tokens multiplies, with
  * sums in registers. The two blocks of a cluster send each other the sums of half of the rows, and each ends the other
  * half: sums of two numbers, whose bits do not depend on who is first. */
+#include "ops/cuda/beside.h"
 #include "ops/cuda/gemm_ending.h"
 #include "ops/cuda/wgmma.h"
 
@@ -22,7 +23,6 @@ struct few_arguments {
     int x_bytes, stage_bytes; /* of a stage: the tokens, and with the weights behind them */
     int sent;                 /* bytes from the first stage to where the other block's sums come */
     bool constant;            /* the weights: they may be fetched at once */
-    bool lets;                /* the next kernel begins when all before this one has ended */
 };
 
 /* A stage has room for the tokens and rows that there are, in eights. wgmma reads on to 64 tokens and to `rows` rows:
@@ -244,8 +244,7 @@ static __global__ void __launch_bounds__(few_sizes<groups, rows>::THREADS)
         barrier_made();
     }
     __syncthreads();
-    if (!a.lets)
-        cuda_release();
+    cuda_release();
     if (a.cluster > 1)
         cluster_sync(); /* the other block is there */
     if (fetches) {
@@ -256,8 +255,6 @@ static __global__ void __launch_bounds__(few_sizes<groups, rows>::THREADS)
     } else {
         float sums[few_sizes<groups, rows>::SUMS];
         cuda_wait();
-        if (a.lets)
-            cuda_release();
         few_multiply<groups, rows>(a, t, stages, full, empty, sums);
         if ((int)blockIdx.x % a.cluster == 0)
             gemm_add_biases<rows>(a.g.part[t.part], t.row, sums);
@@ -327,8 +324,7 @@ enum { LEAST_ROWS = 64 };
  * longer than what two blocks lose by adding up; more than two lose more. */
 gemm_few_plan gemm_plan_few(const cuda_stream *s, const gemm *g) {
     const bool gated = g->part[0].ending == CUDA_GATED;
-    const int limit = gated ? 128 : 256,
-              processors = g->lets ? s->gpu->processors / 2 : s->gpu->processors,
+    const int limit = gated ? 128 : 256, processors = cuda_beside_processors(s),
               pairs = processors / FEW_CLUSTER;
     int clusters = 0;
     gemm_few_plan plan = {0, 1};
@@ -370,7 +366,6 @@ void gemm_run_few(cuda_stream *s, const gemm *g, gemm_few_plan plan) {
     a.rows = plan.rows;
     a.cluster = plan.cluster;
     a.constant = g->constant;
-    a.lets = g->lets;
     a.x_bytes = (g->tokens + 7) / 8 * 8 * TILE_ROW_BYTES;
     const int room = ((gated ? rows / 2 : 0) + (plan.rows + 7) / 8 * 8) * TILE_ROW_BYTES;
     a.stage_bytes = a.x_bytes + room;
@@ -398,5 +393,4 @@ void gemm_run_few(cuda_stream *s, const gemm *g, gemm_few_plan plan) {
     launch.shared = shared;
     launch.cluster = (unsigned)plan.cluster;
     cuda_run_launch(s, &launch);
-    s->lets = g->lets;
 }

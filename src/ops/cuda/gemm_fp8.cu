@@ -5,9 +5,9 @@
  * rate of these products all of it would be more than the cache gives. A stage is filled again when the multipliers of
  * both blocks have left it.
  *
- * The tensor cores keep some 14 bits of a sum of e4m3 products. So a warpgroup multiplies 128 of the width at a time,
+ * The tensor cores keep some 14 bits of a sum of e4m3 products. So a warpgroup multiplies 256 of the width at a time,
  * 64 tokens by 128 rows, into sums that begin at 0, and adds them to others in f32. While one warpgroup adds, the other
- * multiplies.
+ * multiplies. Where the width ends at an odd step, one more comes, of zeros.
  *
  * Every token and every row of weights has a scale, with which sums are multiplied before anything else is done. */
 #include "ops/cuda/beside.h"
@@ -19,6 +19,7 @@ enum {
     BAND = 8,               /* pairs of tiles along the tokens */
     DEPTH = TILE_ROW_BYTES, /* values of a step */
     SLICE = 32,             /* values that are multiplied at a time */
+    STEPS = 2,              /* that the tensor cores add up */
     PARTIAL = SUMS / 2
 };
 
@@ -56,7 +57,7 @@ static __device__ void fp8_fetch(const fp8_arguments &a, unsigned char *stages, 
         const bool gated = a.f.g.part[t.part].ending == CUDA_GATED;
         const tile_map *rows = gated && rank == 1 ? &a.up[t.part] : &a.weight[t.part];
         const int row = t.row + (gated ? 0 : rank * TILE_ROWS / 2);
-        for (int k = 0; k < a.f.g.width; k += DEPTH) {
+        for (int k = 0; k < a.f.g.width || r.stage % STEPS != 0; k += DEPTH) {
             unsigned char *to = stages + r.stage * STAGE_BYTES;
             uint64_t *barrier = &full[r.stage];
             barrier_wait(&empty[r.stage], r.parity ^ 1);
@@ -71,17 +72,15 @@ static __device__ void fp8_fetch(const fp8_arguments &a, unsigned char *stages, 
     });
 }
 
-/* The products of a step with one half of the rows. */
-static __device__ __forceinline__ void fp8_step(uint64_t x, uint64_t rows,
+/* The products of a step with one half of the rows, which are begun. */
+static __device__ __forceinline__ void fp8_step(uint64_t x, uint64_t rows, bool add,
                                                 float (&partial)[PARTIAL]) {
     wgmma_begin();
 #pragma unroll
     for (int i = 0; i < DEPTH / SLICE; i++)
         wgmma_e4m3(partial, tile_advance(x, (unsigned)(i * SLICE)),
-                   tile_advance(rows, (unsigned)(i * SLICE)), i > 0);
+                   tile_advance(rows, (unsigned)(i * SLICE)), add || i > 0);
     wgmma_commit();
-    wgmma_wait<0>();
-    wgmma_settle(partial);
 }
 
 /* This warpgroup's sums of a tile. */
@@ -94,21 +93,33 @@ static __device__ __forceinline__ void fp8_multiply(const fp8_arguments &a, unsi
 #pragma unroll
     for (int i = 0; i < SUMS; i++)
         sums[i] = 0.0f;
-    for (int k = 0; k < a.f.g.width; k += DEPTH) {
-        const unsigned at = (unsigned)(r->stage * STAGE_BYTES);
-        barrier_wait(&full[r->stage], r->parity);
+    for (int k = 0; k < a.f.g.width; k += STEPS * DEPTH) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float partial[PARTIAL];
-            fp8_step(tile_advance(x, at), tile_advance(rows, at + (unsigned)(half * HALF_BYTES)),
-                     partial);
+#pragma unroll
+            for (int j = 0; j < STEPS; j++) {
+                const unsigned stage = (unsigned)((r->stage + j) * STAGE_BYTES);
+                if (half == 0)
+                    barrier_wait(&full[r->stage + j], r->parity);
+                fp8_step(tile_advance(x, stage),
+                         tile_advance(rows, stage + (unsigned)(half * HALF_BYTES)), j > 0, partial);
+                if (half == 1 && j > 0) {
+                    wgmma_wait<1>();
+                    if (thread < CLUSTER)
+                        barrier_arrive_at(&empty[r->stage + j - 1], thread);
+                }
+            }
+            wgmma_wait<0>();
+            wgmma_settle(partial);
             if (half == 1 && thread < CLUSTER)
-                barrier_arrive_at(&empty[r->stage], thread);
+                barrier_arrive_at(&empty[r->stage + STEPS - 1], thread);
 #pragma unroll
             for (int i = 0; i < PARTIAL; i++)
                 sums[half * PARTIAL + i] += partial[i];
         }
-        wide_next(r);
+        for (int j = 0; j < STEPS; j++)
+            wide_next(r);
     }
 }
 

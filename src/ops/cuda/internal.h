@@ -8,8 +8,7 @@
  *     returns, whatever it does; constants (weights) may be fetched before that;
  *   - cuda_release() lets the next kernel begin; without it that happens when the last block has ended. Where it stands
  *     behind cuda_wait(), all that was enqueued before has ended when the next kernel begins, which may read at once what
- *     this kernel does not write (mlstm_stream.h), and, where it neither reads what this kernel writes nor writes what this
- *     kernel reads, go on beside it (cuda_stream.lets): it calls cuda_wait() at its end.
+ *     this kernel does not write (mlstm_stream.h).
  * Those that run together (chain.h) are launched without it, and do neither.
  */
 #ifndef OPS_CUDA_INTERNAL_H
@@ -95,8 +94,6 @@ typedef struct cuda_stream {
     struct cuda_puts puts;
     struct cuda_chain *chain; /* steps of one token that are not launched yet (chain.h), or NULL */
     struct cuda_beside *beside; /* beside.h, or NULL */
-    bool
-        lets; /* the last kernel lets the next begin when all before it has ended, and nobody waits for it yet */
 } cuda_stream;
 
 /* ---- Calls of the runtime ---- */

@@ -103,7 +103,7 @@ void cuda_run_launch(cuda_stream *s, const cuda_launch *launch) {
         return;
     cuda_launch next = *launch;
     next.alone = launch->alone || s->written;
-    s->written = s->lets = false;
+    s->written = false;
     cudaStream_t stream = cuda_beside_stream(s);
     xlstm_status status = cuda_enter(s->gpu);
     if (status == XLSTM_OK)

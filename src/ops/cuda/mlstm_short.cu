@@ -7,7 +7,6 @@
  * to shared memory as bf16 for what the tokens read of it. */
 #include "ops/cuda/batch.h"
 #include "ops/cuda/chunkwise_scores.h"
-#include "ops/cuda/host.h"
 #include "ops/cuda/mlstm_chunkwise.h"
 #include "ops/cuda/special.h"
 
@@ -35,7 +34,6 @@ struct short_arguments {
     chunkwise_state state;
     int heads, d_v;
     float eps, scale, log2_scale;
-    bool beside; /* all but the last kernel has ended, which goes on beside this one */
 };
 
 /* Of each token, as struct chunk_gates and struct chunk_factors have them, but for row and column, which are exponents of 2,
@@ -498,13 +496,12 @@ static __global__ void __launch_bounds__(THREADS, 1)
         barrier_make(&s->full, 1);
         barrier_made();
     }
-    if (!a.beside)
-        cuda_wait();
+    cuda_wait();
     cuda_release();
     const int first = a.batch.start[sequence], tokens = a.batch.start[sequence + 1] - first;
     const int64_t slot = a.batch.slot[sequence];
     if (!batch_is_sound(a.batch)) /* all blocks find the same */
-        return cuda_wait();
+        return;
     const chunkwise_state &state = a.state;
     const int64_t c_at = slot * state.c_slot + head * state.c_head + column,
                   n_at = slot * state.n_slot + head * state.n_head;
@@ -551,7 +548,6 @@ static __global__ void __launch_bounds__(THREADS, 1)
     store_n<KEYS>(a, n_at, n, s);
     if (slice == 0 && threadIdx.x == 0)
         *m = s->after;
-    cuda_wait(); /* whoever waits for this kernel waits for the one beside it */
 #endif
 }
 
@@ -590,9 +586,6 @@ bool cuda_mlstm_short(cuda_stream *s, const cuda_chunkwise *c, const cuda_batch 
         status = chunkwise_map(&a.v, c, &c->v, c->d_v);
     if (status != XLSTM_OK)
         return !ops_fail(&s->check, status, "mlstm: %s", xlstm_last_error());
-    cuda_flush(s);
-    cuda_flush_writes(s);
-    a.beside = s->lets;
     short_kernel *kernel = c->d_qk == 128 ? mlstm_short<128> : mlstm_short<256>;
     const size_t shared = c->d_qk == 128 ? short_form<128>::bytes : short_form<256>::bytes;
     cuda_launch launch = cuda_launch_of(

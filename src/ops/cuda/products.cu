@@ -248,9 +248,8 @@ static void run_fp8(cuda_stream *s, gemm_fp8 f, const cuda_product *products, in
     }
 }
 
-/* `lets`: the next op may begin beside the last of them. */
-static void run_halves(cuda_stream *s, const ops_tensor *x, const cuda_product *products, int count,
-                       bool lets) {
+static void run_halves(cuda_stream *s, const ops_tensor *x, const cuda_product *products,
+                       int count) {
     for (int i = 0; i < count;) {
         if (!weights_are_ready(&products[i])) {
             run_unpacked(s, x, &products[i++]);
@@ -259,7 +258,6 @@ static void run_halves(cuda_stream *s, const ops_tensor *x, const cuda_product *
         const cuda_product *first = &products[i];
         gemm g = gemm_of(x, first->weight->shape[1]);
         g.constant = true;
-        g.lets = lets;
         do
             add_part(s, &g, &products[i], 0, products[i].weight->shape[0]);
         while (++i < count && g.parts < GEMM_PARTS && weights_are_ready(&products[i]) &&
@@ -301,11 +299,13 @@ static bool goes_beside(const cuda_stream *s, int64_t tokens) {
            (!s->fp8 || tokens <= MOST_BESIDE_FP8);
 }
 
-/* Leaves the next op a quarter to a third of the multiprocessors. */
+/* Leaves the next op half of the multiprocessors, where tokens are few; else a third to a quarter. */
 static void begin_beside(cuda_stream *s, const cuda_product *p) {
-    const int all = s->gpu->processors;
-    cuda_beside_begin(s, gemm_wide_share((int)p->out->shape[0], (int)p->weight->shape[0],
-                                         all * 2 / 3, all * 3 / 4));
+    const int all = s->gpu->processors, tokens = (int)p->out->shape[0];
+    const bool few = tokens <= GEMM_FEW_TOKENS;
+    cuda_beside_begin(
+        s, few ? all / 2
+               : gemm_wide_share(tokens, (int)p->weight->shape[0], all * 2 / 3, all * 3 / 4));
 }
 
 void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product *products,
@@ -322,18 +322,14 @@ void cuda_run_products(cuda_stream *s, const cuda_input *in, const cuda_product 
         cuda_lay_halves(s, in, &x);
     if (fp8)
         run_fp8(s, rows, p.product, p.many);
-    run_halves(s, &x, fp8 ? gates : p.product, p.gates + (fp8 ? 0 : p.many), false);
+    run_halves(s, &x, fp8 ? gates : p.product, p.gates + (fp8 ? 0 : p.many));
     if (p.beside == 0)
         return;
-    if (x.shape[0] <= GEMM_FEW_TOKENS) {
-        run_halves(s, &x, beside, p.beside, true);
-        return;
-    }
     begin_beside(s, beside);
     if (fp8)
         run_fp8(s, rows, beside, p.beside);
     else
-        run_halves(s, &x, beside, p.beside, false);
+        run_halves(s, &x, beside, p.beside);
     cuda_beside_end(s);
 }
 

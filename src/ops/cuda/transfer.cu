@@ -13,7 +13,6 @@ static void write_now(cuda_stream *s, cuda_launch launch) {
     xlstm_status status = cuda_enter(s->gpu);
     launch.alone = s->written;
     s->written = true;
-    s->lets = false;
     if (status == XLSTM_OK)
         status = (cuda_times_wanted() ? cuda_enqueue_timed : cuda_enqueue)(s->stream, &launch);
     if (status != XLSTM_OK)
