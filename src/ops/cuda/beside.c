@@ -49,10 +49,10 @@ bool cuda_beside_possible(const cuda_stream *s) {
     return s->beside && s->gpu->processors >= LEAST_PROCESSORS;
 }
 
-/* What is enqueued on `stream` from here on waits for what `after` has now. */
+/* What is enqueued on `stream` from here on waits for what `after` has now, even where an op has failed since: its
+ * memory must not be taken for others before. */
 static void order(cuda_stream *s, cudaStream_t after, cudaEvent_t event, cudaStream_t stream) {
-    if (!s->rehearsing && !ops_failed(&s->check) &&
-        cuda_check(s, cudaEventRecord(event, after), "cudaEventRecord"))
+    if (!s->rehearsing && cuda_check(s, cudaEventRecord(event, after), "cudaEventRecord"))
         cuda_check(s, cudaStreamWaitEvent(stream, event, 0), "cudaStreamWaitEvent");
     s->written = true;
 }
