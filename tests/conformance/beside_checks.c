@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "support/support.h"
+
 enum { MOST_LAYERS = 2 };
 
 /* residual += out(norm(h) sigmoid(o)), h the mLSTM of q, k, v and the gates. */
@@ -23,8 +25,8 @@ typedef struct cell {
 
 /* Tokens that a device may take for many, heads that tensor cores take and others, one prompt and three, and no mLSTM at all. */
 static const cell cells[] = {
-    {150, 128, 128, 2, 1, 2, true}, {320, 256, 512, 1, 1, 1, true}, {200, 64, 64, 3, 1, 2, true},
-    {150, 64, 64, 2, 3, 1, true},   {100, 128, 128, 2, 1, 2, true}, {150, 128, 128, 2, 1, 1, false},
+    {150, 128, 128, 1, 1, 2, true}, {130, 128, 256, 1, 1, 1, true}, {140, 64, 64, 2, 1, 1, true},
+    {150, 64, 64, 1, 3, 1, true},   {100, 128, 128, 1, 1, 1, true}, {150, 128, 128, 1, 1, 1, false},
 };
 
 static ops_tensor weight(side *s, int64_t outputs, int64_t inputs) {
@@ -154,7 +156,9 @@ static void run_cells(side *s, ops_device *device, const cell *z, bool exact) {
 
 void check_beside(ops_device *device) {
     const int count = (int)(sizeof cells / sizeof *cells);
-    for (int i = 0; i < count; i++) {
+    /* Where that takes long: the others make nothing beside. */
+    const int step = test_is_brief() && strcmp(device->name, "cuda") != 0 ? count : 1;
+    for (int i = 0; i < count; i += step) {
         const cell *z = &cells[i];
         side exact, s, again;
         run_cells(&exact, device, z, true);
