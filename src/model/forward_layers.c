@@ -64,12 +64,12 @@ static void run_large_mlstm(forward *f, const step *s) {
         .x = input_of(f, s),
         .norm = forward_norm(f, &w->norm, &w->norm_bias),
         .count = 6,
-        .projection = {{w->q, w->q_bias, 0, q},
-                       {w->k, w->k_bias, 0, k},
-                       {w->v, w->v_bias, 0, values},
+        .projection = {{w->q, w->q_bias, 0, q, false},
+                       {w->k, w->k_bias, 0, k, false},
+                       {w->v, w->v_bias, 0, values, false},
                        {w->output_gate, w->output_gate_bias, 0, o, f->batch.longest >= PROMPT},
-                       {w->input_gate, w->input_gate_bias, c->gate_soft_cap, i},
-                       {w->forget_gate, w->forget_gate_bias, c->gate_soft_cap, forget}},
+                       {w->input_gate, w->input_gate_bias, c->gate_soft_cap, i, false},
+                       {w->forget_gate, w->forget_gate_bias, c->gate_soft_cap, forget, false}},
     };
     f->device->ops.norm_project(f->stream, &project);
 
@@ -137,8 +137,9 @@ static void project_neurips(forward *f, const step *s, const mlstm_weights *w,
         .x = input_of(f, s),
         .norm = forward_norm(f, &w->norm, &w->norm_bias),
         .count = 2,
-        .projection = {{w->inner, w->inner_bias, 0, inner},
-                       {w->output_gate, w->output_gate_bias, 0, forward_rows(f, &f->output_gate)}},
+        .projection = {{w->inner, w->inner_bias, 0, inner, false},
+                       {w->output_gate, w->output_gate_bias, 0, forward_rows(f, &f->output_gate),
+                        false}},
     };
     f->device->ops.norm_project(f->stream, &up);
     run_conv(f, s, &inner, &w->conv, &w->conv_bias, conv);
@@ -149,8 +150,10 @@ static void project_neurips(forward *f, const step *s, const mlstm_weights *w,
         .x = qkv,
         .norm = {.kind = OPS_NORM_NONE, .groups = 1},
         .count = 2,
-        .projection = {{w->input_gate, w->input_gate_bias, 0, forward_rows(f, &f->input_gate)},
-                       {w->forget_gate, w->forget_gate_bias, 0, forward_rows(f, &f->forget_gate)}},
+        .projection = {{w->input_gate, w->input_gate_bias, 0, forward_rows(f, &f->input_gate),
+                        false},
+                       {w->forget_gate, w->forget_gate_bias, 0, forward_rows(f, &f->forget_gate),
+                        false}},
     };
     f->device->ops.norm_project(f->stream, &gates);
 }

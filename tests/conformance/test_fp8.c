@@ -105,7 +105,7 @@ static void run_once(side *s, const fp8_problem *p, const fp8_operands *o) {
                               .norm = norm,
                               .count = 1,
                               .projection = {{o->weight[0], o->bias[0],
-                                              p->ending == CAPPED ? FP8_CAP : 0, o->out}}});
+                                              p->ending == CAPPED ? FP8_CAP : 0, o->out, false}}});
 }
 
 static void rehearse(side *s, bool on) {
@@ -468,8 +468,8 @@ static void check_gates(int64_t width, int64_t rows) {
         .x = o[0].x,
         .norm = {.kind = OPS_NORM_RMS, .groups = 1, .eps = 1e-6, .weight = o[0].norm},
         .count = 2,
-        .projection = {{o[0].weight[0], o[0].bias[0], 0, o[0].out},
-                       {o[1].weight[0], o[1].bias[0], FP8_CAP, o[1].out}}};
+        .projection = {{o[0].weight[0], o[0].bias[0], 0, o[0].out, false},
+                       {o[1].weight[0], o[1].bias[0], FP8_CAP, o[1].out, false}}};
     rehearse(&s, true);
     s.as.device->ops.norm_project(s.stream, &op);
     rehearse(&s, false);
