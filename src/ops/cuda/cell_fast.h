@@ -8,17 +8,16 @@
 #include "ops/cuda/cell.h"
 #include "ops/cuda/special.h"
 
-#define CELL_LOG2_E 1.44269504088896341f
 #define CELL_LN_2 0.693147180559945309f
 
 static __device__ __forceinline__ float cell_exp(float x) {
-    return special_exp2(x * CELL_LOG2_E);
+    return special_exp2(x * LOG2_E);
 }
 static __device__ __forceinline__ float cell_sigmoid(float x) {
     return special_inverse(1.0f + cell_exp(-x));
 }
 static __device__ __forceinline__ float cell_tanh(float x) {
-    return fmaf(-2.0f, special_inverse(1.0f + special_exp2(x * (2.0f * CELL_LOG2_E))), 1.0f);
+    return fmaf(-2.0f, special_inverse(1.0f + special_exp2(x * (2.0f * LOG2_E))), 1.0f);
 }
 
 /* What one cell leaves of a token. Signs are free to tell what does not take part: keep of one that was bounded, write where

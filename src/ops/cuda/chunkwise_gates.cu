@@ -21,14 +21,6 @@ enum {
     SCAN_DEPTH = 8
 };
 
-#define LOWEST_LOG -1000.0f
-#define LOWEST_MAXIMUM -1e30f
-
-/* Whether anything is stored under this maximum. NaN: yes. */
-static __device__ __forceinline__ bool is_something(float m) {
-    return !(m <= 0.5f * LOWEST_MAXIMUM);
-}
-
 struct gates_arguments {
     struct chunk_shape shape;
     chunkwise_array input, forget;

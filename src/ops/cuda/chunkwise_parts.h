@@ -160,6 +160,16 @@ static __device__ __forceinline__ float larger(float a, float b) {
     return a != a || b != b ? a + b : fmaxf(a, b);
 }
 
+/* ---- Gates that are -inf: chunkwise_gates.cu ---- */
+
+#define LOWEST_LOG -1000.0f
+#define LOWEST_MAXIMUM -1e30f
+
+/* Whether anything is stored under this maximum. NaN: yes. */
+static __device__ __forceinline__ bool is_something(float m) {
+    return !(m <= 0.5f * LOWEST_MAXIMUM);
+}
+
 /* ---- The launches ---- */
 
 struct chunk_shape chunkwise_shape(const cuda_chunkwise *c);

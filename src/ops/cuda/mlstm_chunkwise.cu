@@ -117,29 +117,30 @@ static bool are_bf16(const struct ops_mlstm *op) {
            op->h.dtype == DTYPE_BF16;
 }
 
+static bool run(cuda_stream *s, const struct ops_mlstm *op) {
+    struct admit_arguments a = {};
+    a.batch = cuda_batch_of(s, &op->batch, op->c.shape[0]);
+    place_admitted((char *)cuda_at(&s->scratch.chunkwise), op->batch.sequences, &a.to);
+    cuda_chunkwise c = call_of(s, op, &a.to);
+    if (!cuda_chunkwise_takes(&c, NULL))
+        return false;
+    if (cuda_mlstm_short(s, &c, &a.batch, op->batch.longest))
+        return true;
+    cuda_run(s, "mlstm_admit", mlstm_admit, dim3(1), ADMIT_THREADS, 0, a);
+    xlstm_status status = cuda_chunkwise_forward(&c);
+    if (status != XLSTM_OK)
+        ops_fail(&s->check, status, "mlstm: %s", xlstm_last_error());
+    return true;
+}
+
 bool cuda_mlstm_chunkwise(cuda_stream *s, const struct ops_mlstm *op) {
     int chunk = op->chunk_size ? op->chunk_size : s->base.device->chunk_size;
     if (!ops_present(&s->scratch.chunkwise) || chunk != CHUNK_TOKENS || op->deferred ||
         op->batch.longest < MLSTM_CHUNKWISE_FROM || !are_bf16(op) ||
         op->c.stride[2] != op->c.shape[3])
         return false;
-    struct admit_arguments a = {};
-    a.batch = cuda_batch_of(s, &op->batch, op->c.shape[0]);
-    place_admitted((char *)cuda_at(&s->scratch.chunkwise), op->batch.sequences, &a.to);
     cuda_beside_hold(s);
-    cuda_chunkwise c = call_of(s, op, &a.to);
-    if (!cuda_chunkwise_takes(&c, NULL)) {
-        cuda_beside_release(s);
-        return false;
-    }
-    if (cuda_mlstm_short(s, &c, &a.batch, op->batch.longest)) {
-        cuda_beside_release(s);
-        return true;
-    }
-    cuda_run(s, "mlstm_admit", mlstm_admit, dim3(1), ADMIT_THREADS, 0, a);
-    xlstm_status status = cuda_chunkwise_forward(&c);
+    const bool taken = run(s, op);
     cuda_beside_release(s);
-    if (status != XLSTM_OK)
-        ops_fail(&s->check, status, "mlstm: %s", xlstm_last_error());
-    return true;
+    return taken;
 }

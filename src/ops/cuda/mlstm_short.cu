@@ -23,16 +23,12 @@ enum {
     MOST_KEYS = 256 / LEAST_SLICES /* of n, of a block */
 };
 
-#define LOWEST_LOG -1000.0f
-#define LOWEST_MAXIMUM -1e30f
-#define LOG2_E 1.4426950408889634f
-
 struct short_arguments {
     tile_map q, k, v;
     cuda_batch batch;
     chunkwise_array h, input, forget;
     chunkwise_state state;
-    int heads, d_v;
+    int d_v;
     float eps, scale, log2_scale;
 };
 
@@ -133,7 +129,7 @@ static __device__ __forceinline__ void make_gates(const short_arguments &a, stru
     if (last >= 0 && highest < INFINITY) /* +inf and NaN stay */
         highest = group_largest(s, token >= last ? column : -INFINITY);
     const float after = larger(before + (last < 0 ? total : LOWEST_MAXIMUM), total + highest);
-    const bool stored = !(after <= 0.5f * LOWEST_MAXIMUM); /* NaN: yes */
+    const bool stored = is_something(after);
     const float m = b + so_far, row = b - m;
     s->row[token] = there ? fmaf(row, LOG2_E, a.log2_scale) : -INFINITY;
     s->column[token] = column * LOG2_E;
@@ -574,7 +570,6 @@ bool cuda_mlstm_short(cuda_stream *s, const cuda_chunkwise *c, const cuda_batch 
     a.input = c->input_gate;
     a.forget = c->forget_gate;
     a.state = c->initial;
-    a.heads = c->heads;
     a.d_v = c->d_v;
     a.eps = (float)c->eps;
     a.scale = (float)(1.0 / sqrt((double)c->d_qk));

@@ -16,7 +16,7 @@
 enum { LEAST_TOKENS = 9, LEAST_TOKENS_READY = 2, LEAST_ROWS = GEMM_NARROW_ROWS + 1 };
 /* Rows that are unpacked at a time: a round number, and of the 7B model's matrices as many as 96 MB have. */
 enum { ROWS_STEP = 128, UNPACKED_BYTES = 96 << 20 };
-enum { LEAST_BESIDE = 64, MOST_BESIDE_FP8 = 4096 };
+enum { MOST_BESIDE_FP8 = 4096 };
 
 static int64_t padded(int64_t width) {
     return (width + GEMM_ALIGNMENT - 1) / GEMM_ALIGNMENT * GEMM_ALIGNMENT;
@@ -295,8 +295,7 @@ static struct plan plan_of(const cuda_product *products, int count, bool beside)
 /* Whether some of them go on beside the next op. In fp8 products take so much less time than the mLSTM, which is not of fp8,
  * that it pays for short prompts alone. */
 static bool goes_beside(const cuda_stream *s, int64_t tokens) {
-    return cuda_beside_possible(s) && tokens >= LEAST_BESIDE &&
-           (!s->fp8 || tokens <= MOST_BESIDE_FP8);
+    return cuda_beside_possible(s) && (!s->fp8 || tokens <= MOST_BESIDE_FP8);
 }
 
 /* Leaves the next op half of the multiprocessors, where tokens are few; else a third to a quarter. */

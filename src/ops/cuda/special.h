@@ -3,6 +3,8 @@
 #ifndef OPS_CUDA_SPECIAL_H
 #define OPS_CUDA_SPECIAL_H
 
+#define LOG2_E 1.4426950408889634f /* e^x = 2^(x LOG2_E) */
+
 #if defined(__CUDACC__)
 
 /* 2^x */
