@@ -55,15 +55,10 @@ static void run_round(xlstm_batch_item *items, int count, const int64_t *done, i
     forward_run(model->forward, sequences, running);
 }
 
-/* The last row of an item that this round finishes; -1 for others. */
-static int32_t last_row(const xlstm_batch_item *items, const int64_t *done, const int64_t *taken,
-                        int item) {
-    int64_t row = -1;
-    if (taken[item] == 0 || done[item] + taken[item] != items[item].count)
-        return -1;
-    for (int i = 0; i <= item; i++)
-        row += taken[i];
-    return (int32_t)row;
+/* Whether this round ends the item; its last row is then that of all tokens taken up to it, less one. */
+static bool ends(const xlstm_batch_item *items, const int64_t *done, const int64_t *taken,
+                 int item) {
+    return taken[item] > 0 && done[item] + taken[item] == items[item].count;
 }
 
 /* The logits of the items that this round finishes. */
@@ -72,12 +67,12 @@ static xlstm_status read_logits(xlstm_batch_item *items, int count, const int64_
     forward *f = items[0].session->model->forward;
     int32_t rows[FORWARD_LOGIT_ROWS];
     float *out[FORWARD_LOGIT_ROWS];
-    int64_t waiting = 0;
+    int64_t waiting = 0, tokens = 0;
     xlstm_status status = XLSTM_OK;
     for (int i = 0; i < count && status == XLSTM_OK; i++) {
-        int32_t row = items[i].logits ? last_row(items, done, taken, i) : -1;
-        if (row >= 0) {
-            rows[waiting] = row;
+        tokens += taken[i];
+        if (items[i].logits && ends(items, done, taken, i)) {
+            rows[waiting] = (int32_t)(tokens - 1);
             out[waiting++] = items[i].logits;
         }
         if (waiting == FORWARD_LOGIT_ROWS || (waiting > 0 && i == count - 1)) {
@@ -112,10 +107,12 @@ static xlstm_status choose_next(xlstm_batch_item *items, int count, const int64_
                                 const int64_t *taken, choices *c) {
     forward *f = items[0].session->model->forward;
     xlstm_status status = XLSTM_OK;
+    int64_t tokens = 0;
     for (int i = 0; i < count && status == XLSTM_OK; i++) {
-        int32_t row = asks_for_next(&items[i]) ? last_row(items, done, taken, i) : -1;
-        if (row < 0)
+        tokens += taken[i];
+        if (!asks_for_next(&items[i]) || !ends(items, done, taken, i))
             continue;
+        const int32_t row = (int32_t)(tokens - 1);
         const int32_t *penalised;
         struct ops_sample_row options =
             sampler_row(items[i].sampler, items[i].session->position + taken[i], &penalised);
@@ -145,8 +142,7 @@ static xlstm_status read_next(xlstm_batch_item *items, int count, const int64_t 
     xlstm_status status = forward_chosen(items[0].session->model->forward, chosen, ids);
     int64_t read = 0;
     for (int i = 0; i < count && status == XLSTM_OK; i++)
-        if (asks_for_next(&items[i]) && last_row(items, done, taken, i) >= 0 &&
-            !is_penalised(&items[i]))
+        if (asks_for_next(&items[i]) && ends(items, done, taken, i) && !is_penalised(&items[i]))
             *items[i].next = ids[read++];
     free(ids);
     return status;

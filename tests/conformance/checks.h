@@ -24,6 +24,7 @@ void check_memory(ops_device *device);
 void check_order(ops_device *device);
 void check_row_ids(ops_device *device);
 void check_sample_errors(ops_device *device);
+void check_sample_reads(ops_device *device);
 void check_sample_sums(ops_device *device);
 void check_caps(ops_device *device);
 

@@ -218,6 +218,61 @@ void check_sample_errors(ops_device *device) {
     device->stream_free(stream);
 }
 
+/* Ids are read as soon as they are chosen: some and then all of them, written over, more than can be told at once, and with
+ * something wrong in front or in a row. */
+void check_sample_reads(ops_device *device) {
+    enum { MOST = 300, VOCAB = 4, LOGITS = MOST * VOCAB, IDS = LOGITS * 4, ROW = IDS + MOST * 4 };
+    ops_stream_options options = {.threads = 2, .profile = OPS_EXACT, .limits = limits};
+    options.limits.sequences = MOST;
+    options.limits.tokens = MOST;
+    ops_stream *stream;
+    ops_buffer buffer;
+    static float logits[LOGITS];
+    static struct ops_sample_row rules[MOST];
+    int32_t ids[MOST];
+    for (int i = 0; i < MOST; i++) {
+        rules[i] = (struct ops_sample_row){.limit = VOCAB};
+        logits[i * VOCAB + i % VOCAB] = 1;
+    }
+    assert_int_equal(device->stream_create(device, &options, &stream), XLSTM_OK);
+    assert_int_equal(device->buffer_create(device, ROW + 64, &buffer), XLSTM_OK);
+    static const int counts[] = {1, 3, MOST, 5, 2, 7, 4, MOST, 6};
+    for (int i = 0; i < 9; i++) {
+        const bool written = i == 4, row_wrong = i == 5, id_wrong = i == 6;
+        const size_t last = (size_t)counts[i] - 1, at = IDS + 4 * last;
+        const int32_t other[] = {7, 8}, row = id_wrong ? MOST : 1;
+        device->write(stream, &buffer, 0, logits, sizeof logits);
+        if (row_wrong)
+            device->write(stream, &buffer, 4 * VOCAB * last, &(float){NAN}, 4);
+        device->write(stream, &buffer, ROW, &row, sizeof row);
+        device->ops.take_rows(
+            stream, &(struct ops_take_rows){
+                        ops_tensor_make(&buffer, 0, DTYPE_F32, 2, (int64_t[]){MOST, VOCAB}),
+                        ops_tensor_make(&buffer, ROW, DTYPE_I32, 1, (int64_t[]){1}),
+                        ops_tensor_make(&buffer, ROW + 16, DTYPE_F32, 2, (int64_t[]){1, VOCAB})});
+        device->ops.sample(
+            stream,
+            &(struct ops_sample){
+                .logits = ops_tensor_make(&buffer, 0, DTYPE_F32, 2, (int64_t[]){counts[i], VOCAB}),
+                .rows = rules,
+                .out = ops_tensor_make(&buffer, IDS, DTYPE_I32, 1, (int64_t[]){counts[i]})});
+        if (written)
+            device->write(stream, &buffer, IDS, other, sizeof other);
+        const xlstm_status expected = row_wrong  ? XLSTM_DEVICE_ERROR
+                                      : id_wrong ? XLSTM_INVALID_ARGUMENT
+                                                 : XLSTM_OK;
+        assert_int_equal(device->read(stream, &buffer, at, &ids[last], 4), expected);
+        if (expected == XLSTM_OK)
+            assert_int_equal(ids[last], written ? other[last] : (int)(last % VOCAB));
+        assert_int_equal(device->wait(stream), XLSTM_OK);
+        assert_int_equal(device->read(stream, &buffer, IDS, ids, 4 * (last + 1)), XLSTM_OK);
+        for (int j = 0; j < counts[i] && expected == XLSTM_OK; j++)
+            assert_int_equal(ids[j], written ? other[j] : j % VOCAB);
+    }
+    device->buffer_free(&buffer);
+    device->stream_free(stream);
+}
+
 /* Ten ids among many that are never chosen: sums of their weights, to a few digits more than a float has. */
 void check_sample_sums(ops_device *device) {
     enum { VOCAB = 4096, FINITE = 10, STEP = 37 };

@@ -352,6 +352,7 @@ TEST(prompts)
 TEST(state_rounding)
 TEST(deferral)
 TEST(sample_errors)
+TEST(sample_reads)
 TEST(sample_sums)
 TEST(caps)
 TEST(layers)
@@ -400,6 +401,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_state_rounding),
         cmocka_unit_test(test_deferral),
         cmocka_unit_test(test_sample_errors),
+        cmocka_unit_test(test_sample_reads),
         cmocka_unit_test(test_sample_sums),
         cmocka_unit_test(test_caps),
         cmocka_unit_test(test_layers),

@@ -92,7 +92,7 @@ $(CUDA_DEVICE)/tests/$(1): $(CUDA_TEST)/rules.mk $(if $(CUDA_DEVICE_MISSING),,$(
 endef
 CUDA_DEVICE_OTHERS := $(patsubst %,test_%,memory order row_ids chunk_sizes splits threads_and_batches gate_extremes padding \
   poisoned_gates nothing_stored kept_weights state_rounding deferral wrong_batches projection_counts recurrent_batches \
-  recurrent_limits recurrent_wrong_calls sample_errors sample_sums caps prompts layers beside failed_launch)
+  recurrent_limits recurrent_wrong_calls sample_errors sample_reads sample_sums caps prompts layers beside failed_launch)
 # Every op in three orders of threads, half of the shapes in each.
 $(eval $(call cuda_device_run,forward,TEST_VARIANTS=odd,conformance/test_conformance test_table))
 $(eval $(call cuda_device_run,reverse,CUDA_TEST_SCHEDULE=reverse CUDA_TEST_PROCESSORS=2 TEST_BRIEF=1 TEST_VARIANTS=even,conformance/test_conformance test_table))

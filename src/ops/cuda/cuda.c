@@ -57,6 +57,7 @@ static void copy_bytes(ops_stream *stream, ops_buffer *to, size_t to_offset, con
     if (!ready(s, "copy", to, to_offset, size) || !ready(s, "copy", from, from_offset, size))
         return;
     cuda_reads_forget(s->reads, address(to, to_offset), size);
+    s->enqueued++;
     cuda_check(s,
                cudaMemcpyAsync(address(to, to_offset), address(from, from_offset), size,
                                cudaMemcpyDeviceToDevice, s->stream),

@@ -88,7 +88,9 @@ typedef struct cuda_stream {
     bool rehearsing; /* kernels are loaded, and not run */
     bool
         written; /* the last kernel was a write of the host, perhaps of what the next takes as constant */
-    struct cuda_reads *reads; /* what ops left for the host, and when it is there */
+    struct cuda_reads *reads; /* what ops leave for the host */
+    unsigned enqueued;        /* things, so far */
+    unsigned ended;           /* the host knows that the first so many have */
     struct fp8_weights *fp8;  /* with the option `fp8`: fp8.h */
     struct cuda_zeros zeros;
     struct cuda_puts puts;
@@ -136,9 +138,14 @@ static inline void *cuda_at(const ops_tensor *t) {
 static inline unsigned *cuda_fault_words(const cuda_stream *s) {
     return (unsigned *)cuda_at(&s->scratch.faults);
 }
-/* After an op whose output the host will read soon (sample): reads of these bytes wait for what is enqueued so
- * far, and not for what comes behind. */
-void cuda_expect_read(cuda_stream *s, const ops_tensor *out);
+/* Before the `launches` kernels of an op whose output, ids, the host will read soon (sample): where they tell the host each of
+ * them (told.h). Reads of these ids wait for those kernels, and not for what comes behind. */
+enum { CUDA_TOLD_WRONG = 32, CUDA_TOLD_NUMBER }; /* bits of a word above the id */
+struct cuda_told {
+    unsigned long long *words; /* [ids]; NULL: nobody waits */
+    unsigned number;           /* of the read, 31 bits */
+};
+struct cuda_told cuda_expect_ids(cuda_stream *s, const ops_tensor *out, int launches);
 
 /* Hands out pieces of the arena, 256-byte aligned; without a buffer it only counts. */
 typedef struct cuda_carver {

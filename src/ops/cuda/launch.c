@@ -104,6 +104,7 @@ void cuda_run_launch(cuda_stream *s, const cuda_launch *launch) {
     cuda_launch next = *launch;
     next.alone = launch->alone || s->written;
     s->written = false;
+    s->enqueued++;
     cudaStream_t stream = cuda_beside_stream(s);
     xlstm_status status = cuda_enter(s->gpu);
     if (status == XLSTM_OK)

@@ -7,13 +7,9 @@
  * (rank, id), from the leading ones downwards, without those in which all that are left agree. Once few are left, they
  * are gathered in shared memory. Weights are doubles, as the rules have them; their sums are integers, which depend on
  * no order, so that atomics may make them. */
-#include "ops/cuda/device.h"
+#include "ops/cuda/sample_greedy.h"
 
 enum {
-    SAMPLE_ROWS = 64, /* of a launch */
-    GREEDY_THREADS = 256,
-    GREEDY_BLOCKS = 8, /* of a row, at most */
-    GREEDY_SHARE = GREEDY_THREADS * 16,
     THREADS = 1024,
     WARPS = THREADS / 32,
     DIGIT_BITS = 8,
@@ -21,109 +17,6 @@ enum {
     GATHERED = 2048,  /* ids that are taken into shared memory, once so few are left */
     MOST_BITS = 65536 /* ids whose bits are there */
 };
-
-typedef unsigned long long wide; /* what atomics and shuffles take */
-
-struct sample_arguments {
-    const float *logits;
-    int64_t stride;
-    const int32_t *penalised;
-    int32_t *out;
-    unsigned *listed; /* [SAMPLE_ROWS][words]: a bit an id */
-    int64_t words;
-    wide *best;      /* [SAMPLE_ROWS][GREEDY_BLOCKS] */
-    unsigned *ended; /* [SAMPLE_ROWS]: blocks that are done; 0 between launches */
-    unsigned *faults;
-    unsigned first_row; /* of the launch, for faults */
-    struct ops_sample_row row[SAMPLE_ROWS];
-};
-
-static __device__ __forceinline__ void report_row(const struct sample_arguments &a, int row,
-                                                  enum cuda_fault fault) {
-    a.out[row] = 0;
-    cuda_report(a.faults, fault, a.first_row + (unsigned)row);
-}
-
-/* ---- The highest logit ---- */
-
-static __device__ __forceinline__ wide warp_least(wide x) {
-    for (int step = WARP / 2; step > 0; step /= 2) {
-        wide other = __shfl_xor_sync(ALL_LANES, x, step);
-        x = other < x ? other : x;
-    }
-    return x;
-}
-
-/* Over the block, known to its first warp. */
-static __device__ __forceinline__ wide block_least(wide x, wide *parts) {
-    int warps = (int)blockDim.x / (int)WARP, lane = (int)threadIdx.x % (int)WARP;
-    x = warp_least(x);
-    if (lane == 0)
-        parts[threadIdx.x / WARP] = x;
-    __syncthreads();
-    return warp_least(lane < warps ? parts[lane] : ~0ull);
-}
-
-/* Integers that rise as logits fall, and then as ids rise: of NaN and +inf 0, of -inf the greatest. */
-static const wide BROKEN = 0, NOTHING = ~0ull;
-static __device__ __forceinline__ wide greedy_key(float logit, int id) {
-    uint32_t bits = __float_as_uint(logit + 0.0f); /* +0 for -0 */
-    if ((bits & 0x7f800000u) == 0x7f800000u)
-        return bits == 0xff800000u ? NOTHING : BROKEN;
-    uint32_t rank = bits >> 31 ? bits : ~(bits | 0x80000000u);
-    return (wide)rank << 32 | (uint32_t)id;
-}
-
-/* The least key among the block's part of the row. */
-static __device__ __forceinline__ wide greedy_part(const float *logits, int limit) {
-    int thread = (int)(blockIdx.y * GREEDY_THREADS + threadIdx.x);
-    int threads = (int)(gridDim.y * GREEDY_THREADS);
-    wide least = NOTHING;
-    int fours = (uintptr_t)logits % 16 == 0 ? limit / 4 : 0;
-#pragma unroll 4
-    for (int i = thread; i < fours; i += threads) {
-        float4 four = ((const float4 *)logits)[i];
-        const float v[4] = {four.x, four.y, four.z, four.w};
-        for (int j = 0; j < 4; j++) {
-            wide key = greedy_key(v[j], 4 * i + j);
-            least = key < least ? key : least;
-        }
-    }
-    for (int i = 4 * fours + thread; i < limit; i += threads) {
-        wide key = greedy_key(logits[i], i);
-        least = key < least ? key : least;
-    }
-    return least;
-}
-
-/* The last block of a row to come here has what all have found. */
-static __global__ void __launch_bounds__(GREEDY_THREADS)
-    sample_greedy(const __grid_constant__ struct sample_arguments a) {
-    __shared__ wide parts[GREEDY_THREADS / 32];
-    int row = (int)blockIdx.x;
-    cuda_release();
-    cuda_wait();
-    wide least = block_least(greedy_part(a.logits + row * a.stride, a.row[row].limit), parts);
-    if (threadIdx.x != 0)
-        return;
-    wide *best = a.best + row * GREEDY_BLOCKS;
-    best[blockIdx.y] = least;
-    __threadfence();
-    if (atomicAdd(a.ended + row, 1u) + 1 < gridDim.y)
-        return;
-    a.ended[row] = 0;
-    __threadfence();
-    for (unsigned i = 0; i < gridDim.y; i++) {
-        wide other = __ldcg(best + i);
-        least = other < least ? other : least;
-    }
-    if (least == BROKEN || least == NOTHING)
-        report_row(a, row, least == BROKEN ? CUDA_FAULT_SAMPLE : CUDA_FAULT_EMPTY);
-    else
-        a.out[row] = (int32_t)(uint32_t)least;
-}
-
-/* ---- A row that is sampled ---- */
 
 /* As every thread sees it. */
 struct sampled_row {
@@ -534,7 +427,7 @@ static __global__ void __launch_bounds__(THREADS)
         id = kept.id;
     }
     if (threadIdx.x == 0)
-        a.out[index] = (int32_t)id;
+        put_id(a, index, (int32_t)id, cuda_anything_wrong(a.faults));
 }
 
 /* ---- The op ---- */
@@ -559,7 +452,8 @@ static bool is_plain(const struct ops_sample_row *row) {
 }
 
 /* Rows [first, first + count). */
-static void sample_some(cuda_stream *s, const struct ops_sample *op, int64_t first, int64_t count) {
+static void sample_some(cuda_stream *s, const struct ops_sample *op, struct cuda_told told,
+                        int64_t first, int64_t count) {
     struct sample_arguments a = {};
     bool plain = true;
     int64_t longest = 0, most = rows_of(&s->base.options);
@@ -578,6 +472,8 @@ static void sample_some(cuda_stream *s, const struct ops_sample *op, int64_t fir
     a.words = words_of(s->base.options.limits.vocab);
     a.faults = cuda_fault_words(s);
     a.first_row = (unsigned)first;
+    a.told = told;
+    a.told.words = told.words ? told.words + first : NULL;
     int64_t blocks = (longest + GREEDY_SHARE - 1) / GREEDY_SHARE;
     blocks = blocks < GREEDY_BLOCKS ? blocks : (int64_t)GREEDY_BLOCKS;
     if (plain)
@@ -592,7 +488,7 @@ extern "C" void cuda_sample(ops_stream *stream, const struct ops_sample *op) {
     if (ops_failed(&s->check) || !ops_expect_sample(&s->check, op))
         return;
     int64_t rows = op->logits.shape[0], most = rows_of(&s->base.options);
+    const struct cuda_told told = cuda_expect_ids(s, &op->out, (int)((rows + most - 1) / most));
     for (int64_t first = 0; first < rows; first += most)
-        sample_some(s, op, first, rows - first < most ? rows - first : most);
-    cuda_expect_read(s, &op->out);
+        sample_some(s, op, told, first, rows - first < most ? rows - first : most);
 }

@@ -13,6 +13,7 @@ static void write_now(cuda_stream *s, cuda_launch launch) {
     xlstm_status status = cuda_enter(s->gpu);
     launch.alone = s->written;
     s->written = true;
+    s->enqueued++;
     if (status == XLSTM_OK)
         status = (cuda_times_wanted() ? cuda_enqueue_timed : cuda_enqueue)(s->stream, &launch);
     if (status != XLSTM_OK)
@@ -58,6 +59,7 @@ extern "C" void cuda_put(cuda_stream *s, void *to, const void *source, size_t si
 
 /* From memory that is not page-locked: the runtime has its own copy of it when this returns. */
 extern "C" void cuda_upload(cuda_stream *s, void *to, const void *source, size_t size) {
+    s->enqueued++;
     cuda_check(s, cudaMemcpyAsync(to, source, size, cudaMemcpyHostToDevice, s->stream),
                "cudaMemcpyAsync");
 }
