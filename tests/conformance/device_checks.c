@@ -230,17 +230,17 @@ void check_sample_reads(ops_device *device) {
     static float logits[LOGITS];
     static struct ops_sample_row rules[MOST];
     int32_t ids[MOST];
-    for (int i = 0; i < MOST; i++) {
-        rules[i] = (struct ops_sample_row){.limit = VOCAB};
-        logits[i * VOCAB + i % VOCAB] = 1;
-    }
+    for (int i = 0; i < MOST; i++)
+        rules[i].limit = VOCAB;
     assert_int_equal(device->stream_create(device, &options, &stream), XLSTM_OK);
     assert_int_equal(device->buffer_create(device, ROW + 64, &buffer), XLSTM_OK);
-    static const int counts[] = {1, 3, MOST, 5, 2, 7, 4, MOST, 6};
-    for (int i = 0; i < 9; i++) {
+    static const int counts[] = {1, 3, MOST, 5, 2, 7, 4, MOST, 6, 5, 4, 3, 2};
+    for (int i = 0; i < 13; i++) {
         const bool written = i == 4, row_wrong = i == 5, id_wrong = i == 6;
         const size_t last = (size_t)counts[i] - 1, at = IDS + 4 * last;
         const int32_t other[] = {7, 8}, row = id_wrong ? MOST : 1;
+        for (int j = 0; j < LOGITS; j++)
+            logits[j] = (j / VOCAB + i) % VOCAB == j % VOCAB;
         device->write(stream, &buffer, 0, logits, sizeof logits);
         if (row_wrong)
             device->write(stream, &buffer, 4 * VOCAB * last, &(float){NAN}, 4);
@@ -263,11 +263,11 @@ void check_sample_reads(ops_device *device) {
                                                  : XLSTM_OK;
         assert_int_equal(device->read(stream, &buffer, at, &ids[last], 4), expected);
         if (expected == XLSTM_OK)
-            assert_int_equal(ids[last], written ? other[last] : (int)(last % VOCAB));
+            assert_int_equal(ids[last], written ? other[last] : ((int)last + i) % VOCAB);
         assert_int_equal(device->wait(stream), XLSTM_OK);
         assert_int_equal(device->read(stream, &buffer, IDS, ids, 4 * (last + 1)), XLSTM_OK);
         for (int j = 0; j < counts[i] && expected == XLSTM_OK; j++)
-            assert_int_equal(ids[j], written ? other[j] : j % VOCAB);
+            assert_int_equal(ids[j], written ? other[j] : (j + i) % VOCAB);
     }
     device->buffer_free(&buffer);
     device->stream_free(stream);
