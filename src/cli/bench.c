@@ -161,10 +161,11 @@ typedef struct pieces {
     samples *samples; /* NULL: none are taken */
 } pieces;
 
-/* Between the pieces of a prompt: a long one sees the peak of its own seconds. */
+/* Between the pieces of a prompt: a long one sees the peak of its own seconds. Not on a GPU, whose next piece would be slower
+ * for it (settling_seconds). */
 static bool sample_between(void *context, int64_t done, int64_t total) {
     pieces *p = context;
-    if (p->samples && done < total)
+    if (p->samples && done < total && !p->b->model->device->limit)
         take_sample(p->b, p->row, p->samples);
     return interrupt_signal() == 0;
 }
