@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-double clock_seconds(void);     /* monotonic */
+double clock_seconds(void); /* monotonic */
 void clock_sleep(double seconds);
 int64_t memory_total(void);     /* bytes of RAM; 0: unknown */
 int64_t memory_available(void); /* bytes that can be had without swapping; 0: unknown */
