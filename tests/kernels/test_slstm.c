@@ -111,13 +111,16 @@ static void test_finite_differences(void **state) {
 
 /* ---- The other devices and types ---- */
 
+/* What comes back through y and what comes with ds are added on the way to ds0, and may cancel in a single unit, so that
+ * rounding follows dy. */
 static void compare_all(kernel_case *c, kernel_case *exact, double forward, double backward) {
     static const char *const outputs[] = {"y", "s", "all_s"};
-    static const char *const gradients[] = {"dx", "dr", "db", "ds0"};
+    static const char *const gradients[] = {"dx", "dr", "db"};
     for (int i = 0; i < 3; i++)
         case_compare(c, exact, outputs[i], forward);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 3; i++)
         case_compare(c, exact, gradients[i], backward);
+    case_compare_sums(c, exact, "ds0", "dy", backward);
 }
 
 static void check_agreement(const xlstm_kernel *kernel) {
