@@ -7,6 +7,7 @@ extern "C" {
 #include "ops/cuda/beside.h"
 #include "ops/cuda/host.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +24,7 @@ struct cuda_chain {
     chain_step *steps; /* those that are not launched yet */
     int count;
     int type;        /* of the weights; -1 where none has any */
+    bool plain;      /* all steps are */
     int x_floats;    /* of the step that needs most */
     int chunk_items; /* the same */
     unsigned base;   /* of the counter of the grid */
@@ -34,6 +36,10 @@ struct cuda_chain {
 
 static int larger(int a, int b) {
     return a > b ? a : b;
+}
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
 }
 
 /* ---- Memory ---- */
@@ -65,6 +71,7 @@ xlstm_status cuda_chain_create(struct cuda_chain **out) {
         return error_memory(size, "the steps of a stream");
     }
     chain->type = -1;
+    chain->plain = true;
     *out = chain;
     return XLSTM_OK;
 }
@@ -140,9 +147,10 @@ static void clear_counters(cuda_stream *s) {
     chain->lost = false;
 }
 
-static void launch_chain(cuda_stream *s, const struct chain_arguments *a, const chain_variant *v) {
+static void launch_chain(cuda_stream *s, const struct chain_arguments *a, const chain_variant *v,
+                         bool plain) {
     cuda_launch launch = {};
-    launch.kernel = (const void *)v->kernel;
+    launch.kernel = (const void *)(plain ? v->plain : v->kernel);
     launch.name = "chain";
     launch.arguments = a;
     launch.grid[0] = (unsigned)s->gpu->processors;
@@ -176,11 +184,13 @@ extern "C" void cuda_flush(cuda_stream *s) {
         a.base = chain->base;
         a.fetches = s->gpu->major == 9;
     }
+    const bool plain = chain->plain;
+    chain->plain = true;
     chain->count = chain->x_floats = chain->chunk_items = 0; /* before the launch, which flushes */
     chain->type = -1;
     if (ops_failed(&s->check))
         return;
-    launch_chain(s, &a, &v);
+    launch_chain(s, &a, &v, plain);
     if (ops_failed(&s->check)) {
         chain->lost = true;
         return;
@@ -209,20 +219,32 @@ static int result_floats(const chain_variant *v, const chain_division *d) {
     return d->most * d->chunk_groups * (1 + v->rows + d->group_lines * d->pieces);
 }
 
+/* For chain_quotient(). */
+static unsigned inverse_of(int n) {
+    return n > 1 ? UINT_MAX / (unsigned)n + 1 : 0;
+}
+
 /* How rows are dealt out. In the profile exact a row is one warp's; in fast a piece is a slice, or as many as let results
  * fit. A block takes twice its share of chunks at most, where chunks are claimed: all blocks together can take all. Where
  * that many results take too much room, rows that are one warp's are put out at once, and gated ones are shared out evenly. */
 static chain_division divide(const cuda_stream *s, const chain_variant *v, const gemv_arguments *a,
                              int input) {
-    enum { CHUNK_BYTES = 32 << 10, CHUNKS_A_BLOCK = 8, RESULT_FLOATS = 6144 };
+    enum {
+        CHUNK_BYTES = 32 << 10,
+        CHUNKS_A_BLOCK = 8,
+        LEAST_BYTES = 14 << 10, /* a claim takes as long as these bytes */
+        FEW_CHUNKS = 4,
+        RESULT_FLOATS = 6144
+    };
     const bool gated = a->ending == GEMV_GATED, fast = s->base.options.profile == OPS_FAST;
     const int blocks = s->gpu->processors, slices = (a->used_bytes + v->span - 1) / v->span;
     chain_division d = {};
     d.group_lines = gated ? 2 * v->rows : v->rows;
     d.groups = (a->rows + v->rows - 1) / v->rows;
-    const int by_bytes = CHUNK_BYTES / (d.group_lines * a->used_bytes),
-              by_blocks = d.groups / (blocks * CHUNKS_A_BLOCK);
-    d.chunk_groups = larger(by_bytes < by_blocks ? by_bytes : by_blocks, 1);
+    const int group_bytes = d.group_lines * a->used_bytes, a_block = d.groups / blocks;
+    const int few = smaller(a_block / FEW_CHUNKS, LEAST_BYTES / group_bytes);
+    d.chunk_groups = smaller(CHUNK_BYTES / group_bytes, larger(a_block / CHUNKS_A_BLOCK, few));
+    d.chunk_groups = larger(d.chunk_groups, 1);
     d.chunks = (d.groups + d.chunk_groups - 1) / d.chunk_groups;
     const int share = (d.chunks + blocks - 1) / blocks;
     d.most = (s->gpu->major == 9 ? 2 : 1) * share;
@@ -235,8 +257,18 @@ static chain_division divide(const cuda_stream *s, const chain_variant *v, const
     if (result_floats(v, &d) > RESULT_FLOATS)
         d.most = gated ? share : 0;
     d.group_items = d.group_lines / v->rows * d.pieces;
+    d.by_group_items = inverse_of(d.group_items);
+    d.by_pieces = inverse_of(d.pieces);
     d.sums = input;
     return d;
+}
+
+/* What most models have: the kernel for it has no other code (chain_kernel.h). */
+static bool plain_project(const gemv_arguments *a) {
+    const bool bare = a->input.kind == OPS_NORM_NONE && !a->input.gate;
+    return input_has_plain_weights(a->input) && a->ending != GEMV_MULTIPLY &&
+           (a->ending != GEMV_GATED || a->activation == OPS_SILU) &&
+           (bare ? input_is_bare(a->input) : input_is_plain(a->input));
 }
 
 void chain_project(cuda_stream *s, const char *name, int type, const gemv_arguments *a) {
@@ -258,7 +290,8 @@ void chain_project(cuda_stream *s, const char *name, int type, const gemv_argume
         loaded.chunk_items = items;
         loaded.rings = (int)fixed_bytes(items, floats);
         loaded.depth = depth_of(s, &v, items, floats);
-        launch_chain(s, &loaded, &v);
+        launch_chain(s, &loaded, &v, false);
+        launch_chain(s, &loaded, &v, true);
         return;
     }
     if (chain->count == CHAIN_STEPS || (chain->type >= 0 && chain->type != type) ||
@@ -270,6 +303,7 @@ void chain_project(cuda_stream *s, const char *name, int type, const gemv_argume
     step->division = d;
     step->project = *a;
     chain->type = type;
+    chain->plain = chain->plain && plain_project(a);
 }
 
 /* What a block has in the place of the input. */
@@ -282,6 +316,17 @@ static int mlstm_floats(const mlstm_arguments *a) {
 bool chain_takes_mlstm(const mlstm_arguments *a) {
     return a->batch.tokens == 1 && a->batch.sequences == 1 && a->ring == 0 &&
            (a->c.type == DTYPE_F32 || a->c.type == DTYPE_BF16);
+}
+
+/* A token in f32, vectors of C that are there as a whole, no more of its rows than threads hold. */
+static bool plain_mlstm(const mlstm_arguments *a) {
+    const mlstm_rows *rows[] = {&a->q, &a->k, &a->v, &a->i, &a->f, &a->h};
+    const int together = a->c.type == DTYPE_F32 ? (int)mlstm_vector<DTYPE_F32>::COUNT
+                                                : (int)mlstm_vector<DTYPE_BF16>::COUNT;
+    bool plain = a->wide && a->d_v % together == 0 && a->d_qk <= MLSTM_KEYS;
+    for (const mlstm_rows *row : rows)
+        plain = plain && row->type == DTYPE_F32;
+    return plain;
 }
 
 void chain_mlstm(cuda_stream *s, const mlstm_arguments *a) {
@@ -298,4 +343,5 @@ void chain_mlstm(cuda_stream *s, const mlstm_arguments *a) {
     chain_step *step = append(s, floats);
     step->kind = CHAIN_MLSTM;
     step->mlstm = *a;
+    chain->plain = chain->plain && plain_mlstm(a);
 }

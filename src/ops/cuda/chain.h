@@ -34,7 +34,8 @@ enum {
 struct chain_division {
     int groups, chunks;
     int group_lines, group_items, chunk_groups;
-    int pieces, piece_slices; /* of a line; of a piece, in slices of a stage */
+    int pieces, piece_slices;           /* of a line; of a piece, in slices of a stage */
+    unsigned by_group_items, by_pieces; /* for chain_quotient() */
     int most; /* chunks that a block takes; 0: any number, and their rows are put out at once */
     int sums; /* behind the input, in floats: the results of the block's groups (chain_results) */
 };
@@ -92,9 +93,9 @@ typedef void chain_kernel(struct chain_arguments);
 
 /* A kernel for weights of one type, and how it divides its work. */
 struct chain_variant {
-    chain_kernel *kernel;
-    int depth, stage_bytes; /* of a warp's ring */
-    int rows, span;         /* of a stage: rows, and bytes of each */
+    chain_kernel *kernel, *plain; /* of any steps; of plain ones */
+    int depth, stage_bytes;       /* of a warp's ring */
+    int rows, span;               /* of a stage: rows, and bytes of each */
     int elements,
         unit_bytes; /* of a unit: weights, and bytes of activations as integers (0: floats) */
 };

@@ -13,6 +13,7 @@
 
 #include "ops/cuda/async.h"
 #include "ops/cuda/chain.h"
+#include "ops/cuda/grid.h"
 
 #include <limits.h>
 
@@ -73,21 +74,52 @@ struct chain_place {
     bool up;
 };
 template <class W>
-static __device__ __forceinline__ chain_place chain_place_of(const gemv_arguments &a, int line) {
+static __device__ __forceinline__ chain_place chain_place_of(bool gated, int line) {
     enum { BOTH = 2 * W::rows };
-    if (a.ending != GEMV_GATED)
+    if (!gated)
         return {line, false};
     return {line / BOTH * W::rows + line % W::rows, line % BOTH >= W::rows};
 }
 
+/* What items of a step are made of, in registers: as few instructions as can be lie between a claim and its items. */
+struct chain_plan {
+    chain_division division;
+    gemv_matrix matrix, up; /* of the first part */
+    const gemv_part *part;
+    int parts, rows, used_bytes, slices;
+    bool gated;
+};
+template <class W> static __device__ __forceinline__ chain_plan chain_plan_of(const chain_step &s) {
+    chain_plan p;
+    p.division = s.division;
+    p.matrix = s.project.part[0].matrix;
+    p.up = s.project.part[0].up;
+    p.part = s.project.part;
+    p.parts = s.project.parts;
+    p.rows = s.project.rows;
+    p.used_bytes = s.project.used_bytes;
+    p.slices = chain_slices<W>(s.project);
+    p.gated = s.project.ending == GEMV_GATED;
+    return p;
+}
+
 /* A line of a step; at == NULL: there is none. */
 template <class W>
-static __device__ __forceinline__ gemv_row chain_line(const gemv_arguments &a, int line) {
-    const chain_place p = chain_place_of<W>(a, line);
-    const gemv_part &part = gemv_part_of(a, p.row);
-    const gemv_matrix &m = p.up ? part.up : part.matrix;
+static __device__ __forceinline__ gemv_row chain_line(const chain_plan &p, int line) {
+    const chain_place place = chain_place_of<W>(p.gated, line);
+    gemv_matrix m = place.up ? p.up : p.matrix;
+    int first = 0;
+    if (p.parts > 1) {
+        int i = 0;
+#pragma unroll
+        for (int k = 1; k < OPS_MAX_PROJECTIONS; k++)
+            if (k < p.parts && place.row >= p.part[k].first)
+                i = k;
+        first = p.part[i].first;
+        m = place.up ? p.part[i].up : p.part[i].matrix;
+    }
     gemv_row r;
-    r.at = p.row < a.rows ? m.weight + (int64_t)(p.row - part.first) * m.row_bytes : NULL;
+    r.at = place.row < p.rows ? m.weight + (int64_t)(place.row - first) * m.row_bytes : NULL;
     r.wide = m.wide;
     return r;
 }
@@ -105,11 +137,10 @@ static __device__ __forceinline__ void chain_rows(const chain_item &item,
 /* Slices that come by bulk copies: those whose units are whole, where copies of 16 bytes can take the rows.
  * Others are handed over as they are, and the warp that takes them reads them itself. */
 template <class W>
-static __device__ __forceinline__ int chain_bulk_slices(const gemv_arguments &a, bool wide,
-                                                        int slices) {
+static __device__ __forceinline__ int chain_bulk_slices(const chain_plan &p, bool wide) {
     if (!wide)
         return 0;
-    return a.used_bytes % W::bytes == 0 ? slices : a.used_bytes / chain_shape<W>::SPAN;
+    return p.used_bytes % W::bytes == 0 ? p.slices : p.used_bytes / chain_shape<W>::SPAN;
 }
 
 /* Items of a chunk. */
@@ -117,13 +148,18 @@ static __device__ __forceinline__ int chain_items(const chain_division &d, int c
     return min(d.chunk_groups, d.groups - chunk * d.chunk_groups) * d.group_items;
 }
 
+/* i / n, by what inverse_of() in chain.cu gives for n; i n < 2^32. */
+static __device__ __forceinline__ int chain_quotient(int i, unsigned inverse) {
+    return inverse == 0 ? i : (int)__umulhi((unsigned)i, inverse);
+}
+
 /* Item i of a chunk that is number `number` of the block's part of the step. */
 template <class W>
-static __device__ __forceinline__ chain_item chain_item_of(const chain_step &s, bool fetches,
+static __device__ __forceinline__ chain_item chain_item_of(const chain_plan &p, bool fetches,
                                                            int chunk, int number, int i) {
-    const chain_division &d = s.division;
-    const int group = i / d.group_items, at = i - group * d.group_items;
-    const int lines = at / d.pieces, chunk_groups = d.chunk_groups;
+    const chain_division &d = p.division;
+    const int group = chain_quotient(i, d.by_group_items), at = i - group * d.group_items;
+    const int lines = chain_quotient(at, d.by_pieces), chunk_groups = d.chunk_groups;
     bool wide = true;
     chain_item item;
     item.line = (chunk * chunk_groups + group) * d.group_lines + lines * W::rows;
@@ -133,15 +169,14 @@ static __device__ __forceinline__ chain_item chain_item_of(const chain_step &s, 
     item.at[W::rows - 1] = NULL;
 #pragma unroll
     for (int r = 0; r < W::rows; r++) {
-        const gemv_row row = chain_line<W>(s.project, item.line + r);
+        const gemv_row row = chain_line<W>(p, item.line + r);
         item.at[r] = row.at;
         item.wide = (int8_t)(item.wide | (row.wide ? 1 : 0) << r);
         wide = wide && (row.wide || !row.at);
     }
-    const int slices = chain_slices<W>(s.project);
-    item.bulk = (int16_t)chain_bulk_slices<W>(s.project, wide, slices);
-    item.joined = W::rows == 2 && slices == 1 && item.bulk == 1 && fetches &&
-                  item.at[W::rows - 1] == item.at[0] + s.project.used_bytes;
+    item.bulk = (int16_t)chain_bulk_slices<W>(p, wide);
+    item.joined = W::rows == 2 && p.slices == 1 && item.bulk == 1 && fetches &&
+                  item.at[W::rows - 1] == item.at[0] + p.used_bytes;
     return item;
 }
 
@@ -219,8 +254,9 @@ static __device__ __forceinline__ bool chain_find(const chain_arguments &all, ch
         c.next -= c.items;
         chain_leave<W>(all, h, c);
     }
-    c.item = chain_fetches(all) ? chunks[(int)(c.number % CHAIN_CLAIMS) * all.chunk_items + c.next]
-                                : chain_item_of<W>(s, false, c.chunk, c.of_step, c.next);
+    c.item = chain_fetches(all)
+                 ? chunks[(int)(c.number % CHAIN_CLAIMS) * all.chunk_items + c.next]
+                 : chain_item_of<W>(chain_plan_of<W>(s), false, c.chunk, c.of_step, c.next);
     c.next += CHAIN_WARPS;
     c.slice = c.item.piece * s.division.piece_slices;
     c.last = min(c.slice + s.division.piece_slices, chain_slices<W>(s.project));
@@ -427,15 +463,7 @@ static __device__ __forceinline__ void chain_fetch(const chain_arguments &all, c
     }
 }
 
-/* A chunk, known to lane 0; behind all of them where none is to be claimed any more. */
-static __device__ __forceinline__ int chain_claimed(const chain_arguments &all, int step, bool more,
-                                                    int lane) {
-    return more && lane == 0 ? (int)atomicAdd(all.claims + step, 1u) : INT_MAX;
-}
-
-/* The warp that claims chunks, two ahead of the one whose items it writes down, as long as there is room for them. It waits
- * for each claim, since the compiler gathers additions of a warp's lanes; claims that it does not wait for were slower:
- * blocks held more chunks where a step runs out (docs/SPEED.md). */
+/* The warp that claims chunks, one ahead of that whose items it writes down, as long as there is room for them. */
 template <class W>
 static __device__ __forceinline__ void chain_claim(const chain_arguments &all, chain_head &h,
                                                    chain_item *chunks, int lane) {
@@ -444,26 +472,30 @@ static __device__ __forceinline__ void chain_claim(const chain_arguments &all, c
         const int place = step % CHAIN_NEAR;
         barrier_wait(&h.step_there[place], (unsigned)(step / CHAIN_NEAR) & 1u);
         const chain_step &s = h.near[place];
-        const int last = s.kind == CHAIN_PROJECT ? s.division.chunks : 0;
-        const chain_division &d = s.division;
-        const int most = d.most > 0 ? d.most : INT_MAX;
-        int claimed = chain_claimed(all, step, last > 0, lane);
-        int next = chain_claimed(all, step, last > 0 && most > 1, lane);
-        int groups = 0;
-        for (int taken = 0, items = 1; last > 0 && items > 0; taken++, number++) {
-            const unsigned at = number % CHAIN_CLAIMS, round = number / CHAIN_CLAIMS;
-            const int chunk = __shfl_sync(ALL_LANES, claimed, 0);
-            claimed = next;
-            next = chain_claimed(all, step, chunk < last && taken < most - 2, lane);
-            if (round > 0)
-                barrier_wait(&h.released[at], (round - 1) & 1u);
-            items = chunk < last ? chain_items(d, chunk) : -1 - groups;
-            groups += items > 0 ? items / d.group_items : 0;
-            for (int i = lane; i < items; i += WARP)
-                chunks[(int)at * all.chunk_items + i] = chain_item_of<W>(s, true, chunk, taken, i);
+        if (s.kind == CHAIN_PROJECT) {
+            const chain_plan p = chain_plan_of<W>(s);
+            const int last = p.division.chunks,
+                      most = p.division.most > 0 ? p.division.most : INT_MAX;
+            unsigned claimed = 0;
             if (lane == 0)
-                h.items[at] = items;
-            warp_arrive(&h.claimed[at]);
+                claimed = grid_claim(all.claims + step);
+            int groups = 0;
+            for (int taken = 0, items = 1; items > 0; taken++, number++) {
+                const unsigned at = number % CHAIN_CLAIMS, round = number / CHAIN_CLAIMS;
+                const int chunk = __shfl_sync(ALL_LANES, (int)claimed, 0);
+                if (lane == 0 && chunk < last && taken + 1 < most)
+                    claimed = grid_claim(all.claims + step);
+                if (round > 0)
+                    barrier_wait(&h.released[at], (round - 1) & 1u);
+                items = chunk < last && taken < most ? chain_items(p.division, chunk) : -1 - groups;
+                groups += items > 0 ? chain_quotient(items, p.division.by_group_items) : 0;
+                for (int i = lane; i < items; i += WARP)
+                    chunks[(int)at * all.chunk_items + i] =
+                        chain_item_of<W>(p, true, chunk, taken, i);
+                if (lane == 0)
+                    h.items[at] = items;
+                warp_arrive(&h.claimed[at]);
+            }
         }
         warp_arrive(&h.step_done[place]);
     }

@@ -10,7 +10,11 @@
  * rows, and the sums of a row's pieces are added in their order. Results of rows wait in shared memory for the step's end,
  * where a thread each puts them out.
  *
- * The slices of the mLSTM's C come early, too: what a block takes first into registers. */
+ * The slices of the mLSTM's C come early, too: what a block takes first into registers.
+ *
+ * There are two kernels for each type of weights. That of plain steps (chain.cu says which) has none of the code of others, and
+ * nothing of it lies in local memory: what a step runs once comes from far away, and so does local memory, behind all
+ * that is under way; a function that is called costs registers even where it is not (docs/SPEED.md). */
 #ifndef OPS_CUDA_CHAIN_KERNEL_H
 #define OPS_CUDA_CHAIN_KERNEL_H
 
@@ -27,8 +31,9 @@
 template <class W, bool integers = (W::integers != 0)> struct chain_input {
     typedef float value;
     enum { PASS = (WARP * W::elements / 64) * 68 }; /* input_place(WARP * W::elements) */
+    template <bool plain>
     static __device__ __forceinline__ void lay(const gemv_arguments &a, float *x, float *parts) {
-        input_lay(a.input, 0, x, parts);
+        input_lay<false, plain>(a.input, 0, x, parts);
     }
     static __device__ __forceinline__ const value *first(const gemv_arguments &, const float *x,
                                                          int lane) {
@@ -43,8 +48,9 @@ template <class W, bool integers = (W::integers != 0)> struct chain_input {
 template <class W> struct chain_input<W, true> {
     typedef uint8_t value;
     enum { UNIT = W::blocks * (GROUP_VALUES + 8) + W::blocks % 2 * 8, PASS = WARP * UNIT };
+    template <bool plain>
     static __device__ __forceinline__ void lay(const gemv_arguments &a, float *x, float *parts) {
-        input_lay(a.input, 0, x, parts);
+        input_lay<false, plain>(a.input, 0, x, parts);
         block_meet();
         integers_lay<W::blocks>(x, a.input.padded, (uint8_t *)(x + a.row_floats));
     }
@@ -130,6 +136,7 @@ static __device__ __forceinline__ float chain_sum(const float *of_pieces, int pi
 }
 
 /* A row, if it is one: the sum z, what is added, and what a gated one is multiplied by. */
+template <bool plain>
 static __device__ __forceinline__ void chain_put_row(const gemv_arguments &a, int row, float z,
                                                      float residual, float up) {
     if (row >= a.rows)
@@ -139,12 +146,12 @@ static __device__ __forceinline__ void chain_put_row(const gemv_arguments &a, in
     out.bias = gemv_bias(part.matrix, row - part.first);
     out.residual = residual;
     out.soft_cap = part.soft_cap;
-    const float y = gemv_end(a, out, z + out.bias);
+    const float y = gemv_end<plain>(a, out, z + out.bias);
     ((float *)part.out)[row - part.first] = a.ending == GEMV_GATED ? y * up : y;
 }
 
 /* An item, whose first stage has arrived. */
-template <class W>
+template <class W, bool plain>
 static __device__ __forceinline__ void chain_take(chain_warp<W> &own, const chain_step &s, int last,
                                                   const chain_item &item, const float *x,
                                                   const chain_results &results) {
@@ -190,7 +197,7 @@ static __device__ __forceinline__ void chain_take(chain_warp<W> &own, const chai
     if (lane >= W::rows)
         return;
     if (d.most == 0) {
-        chain_put_row(a, item.line + lane, z, residual, 1.0f);
+        chain_put_row<plain>(a, item.line + lane, z, residual, 1.0f);
         return;
     }
     const int line = item.line & (d.group_lines - 1); /* of the group */
@@ -203,24 +210,24 @@ static __device__ __forceinline__ void chain_take(chain_warp<W> &own, const chai
 }
 
 /* The rows of a step, a thread each, behind a barrier. */
-template <class W>
+template <class W, bool plain>
 static __device__ __forceinline__ void chain_put(const chain_step &s, int groups,
                                                  const chain_results &results) {
     const gemv_arguments &a = s.project;
     const chain_division &d = s.division;
     for (int i = (int)threadIdx.x; i < groups * W::rows; i += block_threads()) {
         const int group = i / W::rows, r = i % W::rows;
-        const int row = chain_place_of<W>(a, results.line[group] + r).row;
+        const int row = chain_place_of<W>(a.ending == GEMV_GATED, results.line[group] + r).row;
         const float *sums = results.sums + (group * d.group_lines + r) * d.pieces;
         float up = 1.0f;
         if (a.ending == GEMV_GATED && row < a.rows)
             up = chain_sum(sums + W::rows * d.pieces, d.pieces) + gemv_bias(a.part[0].up, row);
-        chain_put_row(a, row, chain_sum(sums, d.pieces), results.residual[i], up);
+        chain_put_row<plain>(a, row, chain_sum(sums, d.pieces), results.residual[i], up);
     }
 }
 
 /* A warp's items of a step. */
-template <class W>
+template <class W, bool plain>
 static __device__ __forceinline__ void chain_stream(chain_warp<W> &own, int step, int last,
                                                     const float *x, const chain_results &results) {
     const chain_step &s = own.head->near[step % CHAIN_NEAR];
@@ -232,7 +239,7 @@ static __device__ __forceinline__ void chain_stream(chain_warp<W> &own, int step
                 own.head->groups = item.group;
             break;
         }
-        chain_take<W>(own, s, last, item, x, results);
+        chain_take<W, plain>(own, s, last, item, x, results);
     }
     chain_took<W>(*own.all, *own.head, last, own.warp, own.lane, own.ring);
 }
@@ -254,22 +261,54 @@ static __device__ __forceinline__ mlstm_slice chain_slice_of(const mlstm_argumen
 
 /* What of a slice can be read before the step in front has ended: C, n and m of the head. Nobody writes them before
  * every block of the head has come to the step. */
-template <int TYPE>
+template <int TYPE, bool plain>
 static __device__ __forceinline__ mlstm_slice chain_take_slice(const mlstm_arguments &a, int item,
                                                                uint4 *raw, float *m,
                                                                const mlstm_step_room &room) {
     const int slot = a.batch.slot[0], head = item / chain_slice_count<TYPE>(a);
     const mlstm_slice own = chain_slice_of<TYPE>(a, item);
     if (threadIdx.x < MLSTM_WING)
-        mlstm_fetch<TYPE>(a, own, 0, raw);
+        mlstm_fetch<TYPE, plain>(a, own, 0, raw);
     for (int d = (int)threadIdx.x; d < a.d_qk; d += block_threads())
         room.n[d] = mlstm_load(a.n, slot, head, 0, d);
     *m = threadIdx.x < WARP ? mlstm_load(a.m, slot, 0, 0, head) : 0.0f;
     return own;
 }
 
+/* What a slice needs of the token: asked for together, since each answer takes longer than all that is done with it. */
+template <int TYPE, bool plain>
+static __device__ __forceinline__ mlstm_step_gate chain_take_token(const mlstm_arguments &a,
+                                                                   int head, const mlstm_slice &own,
+                                                                   float *v,
+                                                                   const mlstm_step_room &room) {
+    const int most = mlstm_vector<TYPE>::COUNT, thread = (int)threadIdx.x;
+    const bool works = thread < MLSTM_WING, keys = thread < a.d_qk;
+    mlstm_step_gate gate = {};
+    if (!plain) {
+        gate = mlstm_gate_of(a, 0, head);
+        mlstm_stage_token(a, 0, head, room);
+#pragma unroll
+        for (int i = 0; i < most; i++)
+            v[i] = works && i < own.count ? mlstm_load(a.v, 0, head, 0, own.column + i) : 0.0f;
+        return gate;
+    }
+    const float *values = (const float *)a.v.data + head * a.v.head + own.column;
+    gate.input = ((const float *)a.i.data)[head];
+    gate.forget = ((const float *)a.f.data)[head];
+    const float q = keys ? ((const float *)a.q.data)[head * a.q.head + thread] : 0.0f;
+    const float k = keys ? ((const float *)a.k.data)[head * a.k.head + thread] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < most; i++)
+        v[i] = works && own.count ? values[i] : 0.0f;
+    if (keys) {
+        room.q[thread] = q;
+        room.k[thread] = k;
+    }
+    return gate;
+}
+
 /* A slice. All threads that meet come here, and the first 256 work. */
-template <int TYPE>
+template <int TYPE, bool plain>
 static __device__ __forceinline__ void chain_step_slice(const mlstm_arguments &a, int item,
                                                         const mlstm_slice &own, uint4 *raw, float m,
                                                         const mlstm_step_room &room) {
@@ -279,13 +318,8 @@ static __device__ __forceinline__ void chain_step_slice(const mlstm_arguments &a
     const mlstm_terms terms = {1, 0, 0};
     mlstm_maximum value[most];
     float v[most], sum[most];
-    mlstm_stage_token(a, 0, head, room);
-#pragma unroll
-    for (int i = 0; i < most; i++)
-        v[i] = thread < MLSTM_WING && i < own.count ? mlstm_load(a.v, 0, head, 0, own.column + i)
-                                                    : 0.0f;
+    const mlstm_step_gate gate = chain_take_token<TYPE, plain>(a, head, own, v, room);
     if (thread < WARP) {
-        mlstm_step_gate gate = mlstm_gate_of(a, 0, head);
         mlstm_exponents e;
         mlstm_maximum before = {m, 0.0f};
         mlstm_no_terms(&e, before);
@@ -302,9 +336,9 @@ static __device__ __forceinline__ void chain_step_slice(const mlstm_arguments &a
     }
     mlstm_step_normalizer<TYPE, false>(a, terms, slot, head, true, room);
     if (thread < MLSTM_WING) {
-        for (int row = 0; row < a.d_qk; row += MLSTM_ROWS * MLSTM_GROUPS) {
-            if (row > 0)
-                mlstm_fetch<TYPE>(a, own, row, raw);
+        mlstm_step_rows<TYPE, plain>(a, own, 0, raw, value, room, sum);
+        for (int row = MLSTM_KEYS; !plain && row < a.d_qk; row += MLSTM_KEYS) {
+            mlstm_fetch<TYPE>(a, own, row, raw);
             mlstm_step_rows<TYPE>(a, own, row, raw, value, room, sum);
         }
         mlstm_leave_sums<TYPE>(sum, room.parts, thread / WARP, own.vector);
@@ -328,10 +362,9 @@ static __device__ __forceinline__ void chain_await(const chain_arguments &a, int
     block_meet();
 }
 
-/* On its own, so that projections have the registers that it needs. */
-template <int TYPE>
-static __device__ __noinline__ void chain_mlstm_run(const chain_arguments &all,
-                                                    const mlstm_arguments &a, int step, float *x) {
+template <int TYPE, bool plain>
+static __device__ __forceinline__ void
+chain_mlstm_run(const chain_arguments &all, const mlstm_arguments &a, int step, float *x) {
     const mlstm_step_room room = mlstm_step_room_of(a, (mlstm_step_shared *)x,
                                                     x + sizeof(mlstm_step_shared) / sizeof(float));
     const int items = a.heads * chain_slice_count<TYPE>(a);
@@ -340,7 +373,7 @@ static __device__ __noinline__ void chain_mlstm_run(const chain_arguments &all,
     mlstm_slice own = {};
     float m = 0.0f;
     if (sound && (int)blockIdx.x < items)
-        own = chain_take_slice<TYPE>(a, (int)blockIdx.x, raw, &m, room);
+        own = chain_take_slice<TYPE, plain>(a, (int)blockIdx.x, raw, &m, room);
     chain_await(all, step);
     if (!sound) {
         if (threadIdx.x == 0)
@@ -350,9 +383,9 @@ static __device__ __noinline__ void chain_mlstm_run(const chain_arguments &all,
     for (int item = (int)blockIdx.x; item < items; item += (int)gridDim.x) {
         if (item >= (int)gridDim.x) {
             block_meet(); /* room is free */
-            own = chain_take_slice<TYPE>(a, item, raw, &m, room);
+            own = chain_take_slice<TYPE, plain>(a, item, raw, &m, room);
         }
-        chain_step_slice<TYPE>(a, item, own, raw, m, room);
+        chain_step_slice<TYPE, plain>(a, item, own, raw, m, room);
     }
 }
 
@@ -411,32 +444,32 @@ static __device__ __forceinline__ void chain_laid(const chain_arguments &a, chai
 }
 
 /* A projection: of a block's warps but the one that fetches. */
-template <class W>
+template <class W, bool plain>
 static __device__ __forceinline__ void chain_run_project(const chain_arguments &a, chain_head &h,
                                                          float *x, int step, int last,
                                                          chain_warp<W> &own) {
     const chain_step &s = h.near[step % CHAIN_NEAR];
     const gemv_arguments &p = s.project;
     const bool streams = own.warp < CHAIN_WARPS;
-    input_begin(p.input, x);
+    input_begin<plain>(p.input, x);
     if (!streams)
         gemv_few_prefetch(p, own.lane);
     chain_await(a, step);
-    chain_input<W>::lay(p, x, h.parts);
+    chain_input<W>::template lay<plain>(p, x, h.parts);
     block_meet();
     const chain_results results = chain_results_of<W>(s.division, x);
     chain_laid(a, h, step);
     if (streams)
-        chain_stream<W>(own, step, last, x, results);
+        chain_stream<W, plain>(own, step, last, x, results);
     else
-        gemv_few<1>(p, x, 0, own.lane);
+        gemv_few<1, false, plain>(p, x, 0, own.lane);
     if (!streams) /* while the others are busy; nobody is at the step in front any more */
         chain_load(a, step + CHAIN_NEAR - 1, own.lane, h);
     block_meet();
-    chain_put<W>(s, s.division.most > 0 ? h.groups : 0, results);
+    chain_put<W, plain>(s, s.division.most > 0 ? h.groups : 0, results);
 }
 
-template <class W>
+template <class W, bool plain>
 static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
     chain(const __grid_constant__ chain_arguments a) {
     extern __shared__ float4 chain_shared[];
@@ -478,11 +511,11 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
         if (s.kind == CHAIN_MLSTM)
             chain_laid(a, h, i);
         if (s.kind == CHAIN_PROJECT)
-            chain_run_project<W>(a, h, x, i, last, own);
+            chain_run_project<W, plain>(a, h, x, i, last, own);
         else if (s.mlstm.c.type == DTYPE_F32)
-            chain_mlstm_run<DTYPE_F32>(a, s.mlstm, i, x);
+            chain_mlstm_run<DTYPE_F32, plain>(a, s.mlstm, i, x);
         else
-            chain_mlstm_run<DTYPE_BF16>(a, s.mlstm, i, x);
+            chain_mlstm_run<DTYPE_BF16, plain>(a, s.mlstm, i, x);
         block_meet();
         if (i + 1 < a.count && threadIdx.x == CHAIN_WARPS * WARP)
             grid_arrive(a.counter);
@@ -491,7 +524,8 @@ static __global__ void __launch_bounds__(CHAIN_THREADS, 1)
 
 template <class W> static chain_variant chain_variant_of(void) {
     chain_variant v = {};
-    v.kernel = chain<W>;
+    v.plain = chain<W, true>;
+    v.kernel = chain<W, false>;
     v.depth = chain_shape<W>::DEPTH;
     v.stage_bytes = chain_shape<W>::STAGE;
     v.rows = W::rows;

@@ -255,18 +255,21 @@ static __device__ __forceinline__ void gemv_store(const gemv_output &o, float y)
     store_as(o.at, halves ? o.type : (int)DTYPE_F32, 0, y);
 }
 
-/* All of GEMV_GATED but the product of the two. */
+/* All of GEMV_GATED but the product of the two. `plain`: GEMV_MULTIPLY and activations other than SiLU do not come. */
+template <bool plain = false>
 static __device__ __forceinline__ float gemv_end(const gemv_arguments &a, const gemv_output &o,
                                                  float z) {
     switch (a.ending) {
     case GEMV_CAP:
-        return soft_cap(z, o.soft_cap);
+        return o.soft_cap == 0.0f ? z : soft_cap(z, o.soft_cap);
     case GEMV_ADD:
         return fmaf(a.sign, z, o.residual);
     case GEMV_MULTIPLY:
-        return activate(a.activation, z) * o.residual;
+        return plain ? z : activate_rarely(a.activation, z) * o.residual;
     default:
-        return activate(a.activation, z);
+        if (plain || a.activation == OPS_SILU)
+            return a.activation == OPS_SILU ? z * sigmoid(z) : z;
+        return activate_rarely(a.activation, z);
     }
 }
 
@@ -321,7 +324,7 @@ static __device__ __forceinline__ void gemv_few_prefetch(const gemv_arguments &a
     }
 }
 
-template <int tokens, bool halves = false>
+template <int tokens, bool halves = false, bool plain = false>
 static __device__ __forceinline__ void gemv_few(const gemv_arguments &a, const float *x,
                                                 int64_t token, int lane) {
     for (int row = (int)blockIdx.x; row < a.few_rows; row += (int)gridDim.x) {
@@ -345,7 +348,7 @@ static __device__ __forceinline__ void gemv_few(const gemv_arguments &a, const f
             float z = warp_sum(sums[t]);
             gemv_output o = gemv_output_of<halves>(a, part, false, row - part.first, token + t);
             if (lane == 0 && o.at)
-                gemv_store<halves>(o, gemv_end(a, o, z + o.bias));
+                gemv_store<halves>(o, gemv_end<plain>(a, o, z + o.bias));
         }
     }
 }

@@ -18,6 +18,15 @@ static __device__ __forceinline__ void grid_await(const unsigned *counter, unsig
         asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
     while ((int)(seen - target) < 0);
 }
+/* The counter, which is raised. Written like this it is not gathered over the warp, which would wait for it at once. */
+static __device__ __forceinline__ unsigned grid_claim(unsigned *counter) {
+    unsigned n;
+    asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], 1;"
+                 : "=r"(n)
+                 : "l"(counter)
+                 : "memory");
+    return n;
+}
 
 #else
 #include "grid_functions.h" /* the test device's */

@@ -94,25 +94,68 @@ static __device__ __forceinline__ void put_four(float *row, int i, int count, fl
         row[input_place(i + 3)] = v.w;
 }
 
-/* Four of the norm's weights. */
-static __device__ __forceinline__ float4 weight_four(const input_arguments &a, int i, int count) {
-    if (!a.weight_fours)
-        return make_float4(load_as(a.weight, a.weight_type, i),
-                           count > 1 ? load_as(a.weight, a.weight_type, i + 1) : 0.0f,
-                           count > 2 ? load_as(a.weight, a.weight_type, i + 2) : 0.0f,
-                           count > 3 ? load_as(a.weight, a.weight_type, i + 3) : 0.0f);
-    if (a.weight_type == DTYPE_F32)
-        return *(const float4 *)((const float *)a.weight + i);
-    const uint2 u = *(const uint2 *)((const uint16_t *)a.weight + i);
-    if (a.weight_type == DTYPE_BF16)
-        return make_float4(float_of_bits(u.x << 16), float_of_bits(u.x & 0xffff0000u),
-                           float_of_bits(u.y << 16), float_of_bits(u.y & 0xffff0000u));
-    return make_float4(from_f16((uint16_t)u.x), from_f16((uint16_t)(u.x >> 16)),
-                       from_f16((uint16_t)u.y), from_f16((uint16_t)(u.y >> 16)));
+/* Four of the norm's weights, as they are in memory. */
+struct input_four_bits {
+    uint32_t word[4];
+};
+template <int type>
+static __device__ __forceinline__ input_four_bits input_four_load(const char *from) {
+    if (type == DTYPE_F32) {
+        const uint4 u = *(const uint4 *)from;
+        return {{u.x, u.y, u.z, u.w}};
+    }
+    const uint2 u = *(const uint2 *)from;
+    return {{u.x, u.y, 0, 0}};
+}
+template <int type> static __device__ __forceinline__ float4 input_four_of(input_four_bits u) {
+    if (type == DTYPE_F32)
+        return make_float4(float_of_bits(u.word[0]), float_of_bits(u.word[1]),
+                           float_of_bits(u.word[2]), float_of_bits(u.word[3]));
+    return make_float4(float_of_bits(u.word[0] << 16), float_of_bits(u.word[0] & 0xffff0000u),
+                       float_of_bits(u.word[1] << 16), float_of_bits(u.word[1] & 0xffff0000u));
 }
 
-/* Before cuda_wait(): the norm's weight and what stays 0, into a row. Warps past the first INPUT_WARPS do nothing.
- * Values are asked for together before the first is put down: the compiler does not know that they lie apart. */
+/* The norm's weight into a row. Values are asked for together before the first is put down: the compiler does not know
+ * that they lie apart. */
+template <int type>
+static __device__ __forceinline__ void input_weights(const input_arguments &a, float *row) {
+    const int bytes = type == DTYPE_F32 ? 4 : 2;
+    const input_team team = input_team_of(a);
+    const int size = a.width / a.groups, step = 4 * team.threads;
+    for (int g = team.first; g < a.groups; g += team.step) {
+        const char *from = (const char *)a.weight + g * size * bytes;
+        for (int begin = 4 * team.index; begin < size; begin += INPUT_HELD * step) {
+            input_four_bits w[INPUT_HELD];
+#pragma unroll
+            for (int k = 0; k < INPUT_HELD; k++)
+                if (begin + k * step < size)
+                    w[k] = input_four_load<type>(from + (begin + k * step) * bytes);
+#pragma unroll
+            for (int k = 0; k < INPUT_HELD; k++)
+                if (begin + k * step < size)
+                    put_four<true>(row, g * size + begin + k * step, 4, input_four_of<type>(w[k]));
+        }
+    }
+}
+
+/* Weights that are not plain: each where its thread will look. */
+static __device__ __noinline__ void input_weights_rarely(const input_arguments &a, float *row) {
+    const input_team team = input_team_of(a);
+    const int size = a.width / a.groups;
+    for (int g = team.first; g < a.groups; g += team.step)
+        for (int begin = 4 * team.index; begin < size; begin += 4 * team.threads)
+            for (int i = g * size + begin; i < g * size + min(begin + 4, size); i++)
+                row[input_place(i)] = load_as(a.weight, a.weight_type, i);
+}
+
+/* Whether the norm's weight comes by fours, in f32 or bf16. */
+static __host__ __device__ __forceinline__ bool input_has_plain_weights(const input_arguments &a) {
+    return a.kind == OPS_NORM_NONE || (a.weight_fours && a.weight_type != DTYPE_F16);
+}
+
+/* Before cuda_wait(): the norm's weight and what stays 0, into a row. Warps past the first INPUT_WARPS do nothing. A thread
+ * puts what it will need itself. */
+template <bool plain = false>
 static __device__ __forceinline__ void input_begin(const input_arguments &given, float *row) {
     const input_arguments a = given; /* which may lie in shared memory */
     if (threadIdx.x >= INPUT_THREADS)
@@ -121,26 +164,12 @@ static __device__ __forceinline__ void input_begin(const input_arguments &given,
         row[input_place(i)] = 0.0f;
     if (a.kind == OPS_NORM_NONE)
         return;
-    const input_team team = input_team_of(a);
-    const int size = a.width / a.groups, step = 4 * team.threads;
-    for (int g = team.first; g < a.groups; g += team.step)
-        for (int begin = 4 * team.index; begin < size; begin += INPUT_HELD * step) {
-            float4 w[INPUT_HELD];
-#pragma unroll
-            for (int k = 0; k < INPUT_HELD; k++)
-                if (begin + k * step < size)
-                    w[k] = weight_four(a, g * size + begin + k * step, size - begin - k * step);
-#pragma unroll
-            for (int k = 0; k < INPUT_HELD; k++) {
-                const int i = begin + k * step;
-                if (i >= size)
-                    continue;
-                if (a.weight_fours)
-                    put_four<true>(row, g * size + i, 4, w[k]);
-                else
-                    put_four<false>(row, g * size + i, size - i, w[k]);
-            }
-        }
+    if (!plain && !input_has_plain_weights(a))
+        input_weights_rarely(given, row);
+    else if (a.weight_type == DTYPE_F32)
+        input_weights<DTYPE_F32>(a, row);
+    else
+        input_weights<DTYPE_BF16>(a, row);
 }
 
 /* Sums over a group, of x or of its squared distance from the mean. */
@@ -233,7 +262,7 @@ static __device__ __forceinline__ void input_take(const input_arguments &a, cons
 
 /* A group of the row: the first INPUT_HELD fours of a thread are held in registers, so that memory is asked for all
  * of them at once. */
-template <bool halves, bool fours, bool plain>
+template <bool halves, bool fours>
 static __device__ __forceinline__ void input_group(const input_arguments &a, const input_row &r,
                                                    const input_team &team, int first, int size,
                                                    float *row, float *parts) {
@@ -268,28 +297,26 @@ static __device__ __forceinline__ void input_group(const input_arguments &a, con
             const int i = at + k * step;
             if (i >= size)
                 continue;
-            const float4 v = plain ? input_plain(a, row, first + i, x[k], gate[k], mean, scale)
-                                   : input_four<fours>(a, r, row, first + i, size - i, x[k],
-                                                       gate[k], mean, scale);
+            const float4 v =
+                input_four<fours>(a, r, row, first + i, size - i, x[k], gate[k], mean, scale);
             put_four<fours>(row, first + i, size - i, v);
         }
     }
 }
 
 /* The groups of the calling thread. */
-template <bool halves, bool fours, bool plain>
+template <bool halves, bool fours>
 static __device__ __forceinline__ void input_groups(const input_arguments &a, const input_row &r,
                                                     float *row, float *parts) {
     const int size = a.width / a.groups;
     input_team team = input_team_of(a);
     if (threadIdx.x >= INPUT_THREADS) { /* there for the barriers within sums alone */
         if (team.block)
-            input_group<halves, fours, plain>(a, r, {0, INPUT_THREADS, 0, 1, true}, 0, 0, row,
-                                              parts);
+            input_group<halves, fours>(a, r, {0, INPUT_THREADS, 0, 1, true}, 0, 0, row, parts);
         return;
     }
     for (int g = team.first; g < a.groups; g += team.step)
-        input_group<halves, fours, plain>(a, r, team, g * size, size, row, parts);
+        input_group<halves, fours>(a, r, team, g * size, size, row, parts);
 }
 
 template <bool halves>
@@ -299,30 +326,105 @@ static __device__ __forceinline__ input_row input_row_of(const input_arguments &
             a.skip_input + token * a.skip_input_stride};
 }
 
-/* Rows that are not plain. */
+/* Rows that are not plain: out of the way of those that are (see below). */
 template <bool halves>
-static __device__ __forceinline__ void input_lay_rarely(const input_arguments &given, int64_t token,
-                                                        float *row, float *parts) {
+static __device__ __noinline__ void input_lay_rarely(const input_arguments &given, int64_t token,
+                                                     float *row, float *parts) {
     const input_arguments a = given;
     const input_row r = input_row_of<halves>(a, token);
     if (a.fours)
-        input_groups<halves, true, false>(a, r, row, parts);
+        input_groups<halves, true>(a, r, row, parts);
     else
-        input_groups<halves, false, false>(a, r, row, parts);
+        input_groups<halves, false>(a, r, row, parts);
+}
+
+/* A row as it is: asked for together as far as registers go. */
+static __device__ __forceinline__ void input_lay_bare(const input_arguments &a, const float *from,
+                                                      float *row) {
+    enum { TOGETHER = 11, STEP = 4 * INPUT_THREADS };
+    if (threadIdx.x >= INPUT_THREADS)
+        return;
+#pragma unroll 1
+    for (int begin = 4 * (int)threadIdx.x; begin < a.width; begin += TOGETHER * STEP) {
+        float4 x[TOGETHER];
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k++)
+            x[k] = begin + k * STEP < a.width ? *(const float4 *)(from + begin + k * STEP)
+                                              : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k++)
+            if (begin + k * STEP < a.width)
+                put_four<true>(row, begin + k * STEP, 4, x[k]);
+    }
+}
+
+/* Whether a row is laid as it is. */
+static __host__ __device__ __forceinline__ bool input_is_bare(const input_arguments &a) {
+    return a.fours && a.kind == OPS_NORM_NONE && !a.gate && !a.skip;
+}
+
+/* Whether a row is normed, gated or both without biases and skips, the gate a sigmoid, and a group of it no longer than
+ * what its threads hold. */
+static __host__ __device__ __forceinline__ bool input_is_plain(const input_arguments &a) {
+    const int threads = a.groups == 1 ? (int)INPUT_THREADS : (int)WARP;
+    return a.fours && !a.bias && !a.skip && (!a.gate || a.activation == OPS_SIGMOID) &&
+           a.width <= a.groups * INPUT_HELD * 4 * threads;
+}
+
+/* Such a row. What a kernel runs once in a layer it does not find in the caches of its multiprocessor, and pays for each
+ * instruction; so the same ones go over all that a thread holds. */
+static __device__ __forceinline__ void input_lay_plain(const input_arguments &a, const input_row &r,
+                                                       float *row, float *parts) {
+    const int size = a.width / a.groups;
+    const input_team team = input_team_of(a);
+    const bool works = threadIdx.x < INPUT_THREADS;
+    const int groups = team.block ? 1 : works ? a.groups : 0; /* barriers within sums need all */
+    const int begin = works ? 4 * team.index : size, step = 4 * team.threads;
+    for (int g = team.block ? 0 : team.first; g < groups; g += team.step) {
+        const int first = g * size;
+        float4 x[INPUT_HELD], gate[INPUT_HELD];
+        input_take<false, true>(a, r, first, size, begin, step, x, gate);
+        float mean = 0.0f, scale = 1.0f;
+        if (a.kind == OPS_NORM_LAYER) {
+            float sum = 0.0f;
+#pragma unroll
+            for (int k = 0; k < INPUT_HELD; k++)
+                sum += four_sum(x[k]);
+            mean = team_sum(team, sum, parts) / (float)size;
+        }
+        if (a.kind != OPS_NORM_NONE) {
+            float sum = 0.0f;
+#pragma unroll
+            for (int k = 0; k < INPUT_HELD; k++)
+                if (begin + k * step < size)
+                    sum += four_squares(x[k], mean, 4);
+            scale = 1.0f / sqrtf(team_sum(team, sum, parts) / (float)size + a.eps);
+        }
+#pragma unroll 1
+        for (int i = begin; i < size; i += step) {
+            const float4 v = input_plain(a, row, first + i, x[0], gate[0], mean, scale);
+            put_four<true>(row, first + i, 4, v);
+#pragma unroll
+            for (int k = 1; k < INPUT_HELD; k++) {
+                x[k - 1] = x[k];
+                gate[k - 1] = gate[k];
+            }
+        }
+    }
 }
 
 /* After cuda_wait(): token t's row. All threads of the block come here; the row is whole after a barrier. `parts`
- * has 32 floats of shared memory. */
-template <bool halves = false>
+ * has 32 floats of shared memory. `plain`: it is known to be bare or plain. */
+template <bool halves = false, bool plain = false>
 static __device__ __forceinline__ void input_lay(const input_arguments &given, int64_t token,
                                                  float *row, float *parts) {
-    if (!given.fours || given.bias || given.skip ||
-        (given.gate && given.activation != OPS_SIGMOID)) {
-        input_lay_rarely<halves>(given, token, row, parts);
-        return;
-    }
     const input_arguments a = given; /* which may lie in shared memory */
-    input_groups<halves, true, true>(a, input_row_of<halves>(a, token), row, parts);
+    if (plain ? a.kind == OPS_NORM_NONE && !a.gate : input_is_bare(a))
+        input_lay_bare(a, (const float *)a.x + token * a.x_stride, row);
+    else if (plain || input_is_plain(a))
+        input_lay_plain(a, input_row_of<false>(a, token), row, parts);
+    else
+        input_lay_rarely<halves>(given, token, row, parts);
 }
 
 #endif

@@ -16,10 +16,11 @@
 #include "ops/cuda/streaming.h"
 
 enum {
-    MLSTM_WING = 256,  /* threads */
-    MLSTM_VECTORS = 8, /* of a row in a wing */
-    MLSTM_GROUPS = 32, /* of rows */
-    MLSTM_ROWS = 8,    /* that a thread has in flight: 256 rows of a wing are a pass */
+    MLSTM_WING = 256,                       /* threads */
+    MLSTM_VECTORS = 8,                      /* of a row in a wing */
+    MLSTM_GROUPS = 32,                      /* of rows */
+    MLSTM_ROWS = 8,                         /* that a thread has in flight */
+    MLSTM_KEYS = MLSTM_ROWS * MLSTM_GROUPS, /* rows of a wing: a pass */
     MLSTM_WARPS = MLSTM_WING / WARP,
     MLSTM_LONGEST_KEY = 4096
 };

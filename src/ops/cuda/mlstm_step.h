@@ -148,19 +148,25 @@ static __device__ inline void mlstm_step_gates(mlstm_step_gate gate, int terms, 
 
 /* ---- Passes over C ---- */
 
-template <int TYPE>
+/* whole: a thread has all columns of a vector or none, and vectors are moved together. */
+template <int TYPE, bool whole = false>
 static __device__ __forceinline__ void mlstm_fetch(const mlstm_arguments &a, const mlstm_slice &own,
                                                    int first, uint4 *raw) {
 #pragma unroll
     for (int r = 0; r < MLSTM_ROWS; r++) {
         int row = first + r * MLSTM_GROUPS + own.group;
-        raw[r] = mlstm_load_vector<TYPE>(own.c + row * own.row_bytes, row < a.d_qk ? own.count : 0,
-                                         a.wide);
+        if (!whole)
+            raw[r] = mlstm_load_vector<TYPE>(own.c + row * own.row_bytes,
+                                             row < a.d_qk ? own.count : 0, a.wide);
+        else if (row < a.d_qk && own.count)
+            raw[r] = load_streaming(own.c + row * own.row_bytes);
+        else
+            raw[r] = make_uint4(0, 0, 0, 0);
     }
 }
 
 /* 256 rows without a ring: X, its part of q^T X, and C. */
-template <int TYPE>
+template <int TYPE, bool whole = false>
 static __device__ __forceinline__ void
 mlstm_step_rows(const mlstm_arguments &a, const mlstm_slice &own, int first, const uint4 *raw,
                 const mlstm_maximum *value, const mlstm_step_room &room, float *sum) {
@@ -184,8 +190,11 @@ mlstm_step_rows(const mlstm_arguments &a, const mlstm_slice &own, int first, con
             sum[i] = fmaf(q, x[i], sum[i]);
             x[i] = mlstm_folded<TYPE>(x[i], lost, after);
         }
-        mlstm_store_vector<TYPE>(own.c + row * own.row_bytes, own.count, a.wide,
-                                 mlstm_pack<TYPE>(x));
+        if (!whole)
+            mlstm_store_vector<TYPE>(own.c + row * own.row_bytes, own.count, a.wide,
+                                     mlstm_pack<TYPE>(x));
+        else if (own.count)
+            store_streaming(own.c + row * own.row_bytes, mlstm_pack<TYPE>(x));
     }
 }
 

@@ -12,5 +12,11 @@ static inline void grid_await(const unsigned *counter, unsigned target, CUDA_DEV
     while ((int)(*(const volatile unsigned *)counter - target) < 0)
         cuda_device_poll(CUDA_DEVICE_SITE("grid_await"));
 }
+static inline unsigned grid_claim(unsigned *counter) {
+    const unsigned n = *counter;
+    *counter = n + 1;
+    cuda_device_progress();
+    return n;
+}
 
 #endif
