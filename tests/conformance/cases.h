@@ -59,7 +59,7 @@ extern const dtype conformance_weights[];
 extern const int conformance_weight_count;
 
 /* In mlstm_case.c, recurrent_case.c and sample_case.c. */
-enum { MLSTM_VARIANTS = 54, CONV_VARIANTS = 8, SLSTM_VARIANTS = 40, SAMPLE_VARIANTS = 12 };
+enum { MLSTM_VARIANTS = 60, CONV_VARIANTS = 8, SLSTM_VARIANTS = 40, SAMPLE_VARIANTS = 12 };
 ops_limits mlstm_case_limits(int variant);
 void mlstm_case_run(side *s, int variant);
 ops_limits conv_case_limits(int variant);

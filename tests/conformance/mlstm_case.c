@@ -13,6 +13,7 @@ static const mlstm_shape shapes[] = {
     {4, {2, 200, 3, 31}, {63, 100, 0, 31}, 5, 33, 31},
     {2, {16, 257}, {112, 1}, 2, 8, 67},
     {1, {37}, {5}, 1, 150, 9},
+    {1, {1}, {9}, 3, 48, 64},
 };
 static const int chunk_sizes[] = {1, 64, 16, 0, 32, 128};
 enum { SHAPES = sizeof shapes / sizeof *shapes, CHUNKS = sizeof chunk_sizes / sizeof *chunk_sizes };
