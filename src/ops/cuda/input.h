@@ -260,6 +260,40 @@ static __device__ __forceinline__ void input_take(const input_arguments &a, cons
     }
 }
 
+/* What the norm of a group takes away, and multiplies by; `x`: the fours that are held. whole: there are no others. All of the
+ * team come here. */
+struct input_scaling {
+    float mean, scale;
+};
+template <bool halves, bool fours, bool whole>
+static __device__ __forceinline__ input_scaling
+input_scaling_of(const input_arguments &a, const input_row &r, const input_team &team, int first,
+                 int size, int begin, int step, const float4 (&x)[INPUT_HELD], float *parts) {
+    const int behind = whole ? size : begin + INPUT_HELD * step;
+    input_scaling of = {0.0f, 1.0f};
+    if (a.kind == OPS_NORM_LAYER) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int k = 0; k < INPUT_HELD; k++)
+            sum += four_sum(x[k]);
+        for (int i = behind; i < size; i += step)
+            sum += four_sum(load_four<halves, fours>(r.x, first + i, size - i));
+        of.mean = team_sum(team, sum, parts) / (float)size;
+    }
+    if (a.kind != OPS_NORM_NONE) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int k = 0; k < INPUT_HELD; k++)
+            if (begin + k * step < size)
+                sum += four_squares(x[k], of.mean, fours ? 4 : size - begin - k * step);
+        for (int i = behind; i < size; i += step)
+            sum += four_squares(load_four<halves, fours>(r.x, first + i, size - i), of.mean,
+                                fours ? 4 : size - i);
+        of.scale = 1.0f / sqrtf(team_sum(team, sum, parts) / (float)size + a.eps);
+    }
+    return of;
+}
+
 /* A group of the row: the first INPUT_HELD fours of a thread are held in registers, so that memory is asked for all
  * of them at once. */
 template <bool halves, bool fours>
@@ -269,26 +303,8 @@ static __device__ __forceinline__ void input_group(const input_arguments &a, con
     float4 x[INPUT_HELD], gate[INPUT_HELD];
     const int begin = 4 * team.index, step = 4 * team.threads, held = INPUT_HELD * step;
     input_take<halves, fours>(a, r, first, size, begin, step, x, gate);
-    float mean = 0.0f, scale = 1.0f;
-    if (a.kind == OPS_NORM_LAYER) {
-        float sum = 0.0f;
-#pragma unroll
-        for (int k = 0; k < INPUT_HELD; k++)
-            sum += four_sum(x[k]);
-        for (int i = begin + held; i < size; i += step)
-            sum += four_sum(load_four<halves, fours>(r.x, first + i, size - i));
-        mean = team_sum(team, sum, parts) / (float)size;
-    }
-    if (a.kind != OPS_NORM_NONE) {
-        float sum = 0.0f;
-#pragma unroll
-        for (int k = 0; k < INPUT_HELD; k++)
-            if (begin + k * step < size)
-                sum += four_squares(x[k], mean, size - begin - k * step);
-        for (int i = begin + held; i < size; i += step)
-            sum += four_squares(load_four<halves, fours>(r.x, first + i, size - i), mean, size - i);
-        scale = 1.0f / sqrtf(team_sum(team, sum, parts) / (float)size + a.eps);
-    }
+    const input_scaling of =
+        input_scaling_of<halves, fours, false>(a, r, team, first, size, begin, step, x, parts);
     for (int at = begin; at < size; at += held) {
         if (at > begin)
             input_take<halves, fours>(a, r, first, size, at, step, x, gate);
@@ -298,7 +314,7 @@ static __device__ __forceinline__ void input_group(const input_arguments &a, con
             if (i >= size)
                 continue;
             const float4 v =
-                input_four<fours>(a, r, row, first + i, size - i, x[k], gate[k], mean, scale);
+                input_four<fours>(a, r, row, first + i, size - i, x[k], gate[k], of.mean, of.scale);
             put_four<fours>(row, first + i, size - i, v);
         }
     }
@@ -384,25 +400,11 @@ static __device__ __forceinline__ void input_lay_plain(const input_arguments &a,
         const int first = g * size;
         float4 x[INPUT_HELD], gate[INPUT_HELD];
         input_take<false, true>(a, r, first, size, begin, step, x, gate);
-        float mean = 0.0f, scale = 1.0f;
-        if (a.kind == OPS_NORM_LAYER) {
-            float sum = 0.0f;
-#pragma unroll
-            for (int k = 0; k < INPUT_HELD; k++)
-                sum += four_sum(x[k]);
-            mean = team_sum(team, sum, parts) / (float)size;
-        }
-        if (a.kind != OPS_NORM_NONE) {
-            float sum = 0.0f;
-#pragma unroll
-            for (int k = 0; k < INPUT_HELD; k++)
-                if (begin + k * step < size)
-                    sum += four_squares(x[k], mean, 4);
-            scale = 1.0f / sqrtf(team_sum(team, sum, parts) / (float)size + a.eps);
-        }
+        const input_scaling of =
+            input_scaling_of<false, true, true>(a, r, team, first, size, begin, step, x, parts);
 #pragma unroll 1
         for (int i = begin; i < size; i += step) {
-            const float4 v = input_plain(a, row, first + i, x[0], gate[0], mean, scale);
+            const float4 v = input_plain(a, row, first + i, x[0], gate[0], of.mean, of.scale);
             put_four<true>(row, first + i, 4, v);
 #pragma unroll
             for (int k = 1; k < INPUT_HELD; k++) {
