@@ -303,11 +303,19 @@ void forward_head(forward *f, const ops_tensor *x, const ops_tensor *logits) {
     f->device->ops.norm_project(f->stream, &head);
 }
 
+/* Whether `rows` are those of the last run, each once and in their order. */
+static bool are_all(const forward *f, const int32_t *rows, int64_t count) {
+    bool all = count == f->batch.tokens;
+    for (int64_t i = 0; i < count && all; i++)
+        all = rows[i] == i;
+    return all;
+}
+
 /* Logits of selected rows, on the device. */
 static ops_tensor make_logits(forward *f, const int32_t *rows, int64_t count) {
     ops_tensor x = forward_rows(f, &f->values[f->program.head_input]);
     ops_tensor logits = ops_tensor_rows(&f->logits, 0, count);
-    if (f->batch.tokens > 1) {
+    if (!are_all(f, rows, count)) {
         ops_tensor selected = ops_tensor_rows(&f->row_values, 0, count);
         forward_send(f, &f->rows, rows, (size_t)count * sizeof *rows);
         f->device->ops.take_rows(
