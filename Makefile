@@ -166,7 +166,7 @@ BUILDING := $(filter-out clean help format lint fuzz metal-check uninstall,$(GOA
 ifneq ($(BUILDING),)
 include $(BUILD)/packages.mk
 endif
-ifneq ($(filter test test-quick test-large test-programs metal cuda-device $(BUILD)/tests/% $(BUILD)/metal/% $(BUILD)/cuda_device/%, \
+ifneq ($(filter test test-quick test-large test-programs run-cuda-test metal cuda-device $(BUILD)/tests/% $(BUILD)/metal/% $(BUILD)/cuda_device/%, \
          $(filter-out $(BUILD)/tests/fuzz/%,$(GOALS))),)
 include $(BUILD)/packages-test.mk
 endif
@@ -220,7 +220,8 @@ bench: $(COMMAND) $(BUILD)/bench/bench_kernels $(BUILD)/bench/bench_projections 
 	@$(BUILD)/bench/bench_kernels
 	@$(BUILD)/bench/bench_projections
 
-RUN_TESTS = XLSTM='$(COMMAND)' XLSTM_METAL='$(if $(METAL_PROGRAMS),$(METAL)/xlstm)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests $(DEVICE_RUNS)
+RUN_FILES = XLSTM='$(COMMAND)' XLSTM_METAL='$(if $(METAL_PROGRAMS),$(METAL)/xlstm)' BUILD='$(BUILD)' SANITIZE='$(SANITIZE)' scripts/run-tests
+RUN_TESTS = $(RUN_FILES) $(DEVICE_RUNS)
 
 QUICK_TESTS := $(filter-out $(LEFT_OUT) $(if $(SANITIZE),tests/e2e/metal%),$(TEST_PROGRAMS) $(E2E_SCRIPTS))
 

@@ -54,6 +54,7 @@ CUDA_DEVICE_HOST := $(CUDA_HOST_SOURCES:src/ops/cuda/%.c=$(CUDA_DEVICE)/host/%.o
 CUDA_DEVICE_LINKED := $(CUDA_SOURCES:src/ops/cuda/%.cu=$(CUDA_DEVICE)/kernels/%.o) \
                       $(CUDA_DEVICE_HOST) $(CUDA_DEVICE_OBJECTS)
 CUDA_DEVICE_TESTS := conformance/test_conformance conformance/test_fp8 golden/test_golden golden/test_neurips model/test_weights \
+                     engine/test_session engine/test_state \
                      kernels/test_small kernels/test_slstm kernels/test_slstm_halves kernels/test_mlstm_fixtures kernels/test_mlstm_halves
 CUDA_DEVICE_PROGRAMS = $(if $(CUDA_DEVICE_MISSING),,$(CUDA_DEVICE)/xlstm $(CUDA_DEVICE_PLANTED) \
                         $(CUDA_DEVICE_TESTS:%=$(CUDA_DEVICE)/tests/%))
@@ -106,6 +107,8 @@ $(eval $(call cuda_device_run,golden-86,CUDA_TEST_CAPABILITY=8.6 CUDA_TEST_SHARE
 $(eval $(call cuda_device_run,golden-quick,CUDA_TEST_PROCESSORS=2 TEST_QUICK=1,golden/test_golden test_cuda*))
 $(eval $(call cuda_device_run,neurips-random,CUDA_TEST_SCHEDULE=random:3 CUDA_TEST_LATE=1,golden/test_neurips test_cuda))
 $(eval $(call cuda_device_run,weights,,model/test_weights))
+$(eval $(call cuda_device_run,sessions,TEST_QUICK=1,engine/test_session test_cuda_batch*))
+$(eval $(call cuda_device_run,states,TEST_QUICK=1,engine/test_state test_cuda*))
 $(eval $(call cuda_device_run,kernels-small,CUDA_TEST_SCHEDULE=reverse,kernels/test_small))
 $(eval $(call cuda_device_run,kernels-slstm,CUDA_TEST_SCHEDULE=random:5 TEST_QUICK=1,kernels/test_slstm))
 $(eval $(call cuda_device_run,kernels-slstm-halves,CUDA_TEST_SCHEDULE=random:5 TEST_QUICK=1,kernels/test_slstm_halves))

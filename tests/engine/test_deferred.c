@@ -17,8 +17,8 @@
 enum { VOCAB = 320, LENGTH = 10000, RING = 16 };
 
 static int32_t text[LENGTH];
-static const char *const devices[] = {"cpu", "reference"};
-enum { DEVICES = 2 };
+static const char *const devices[] = {"cpu", "reference", "cuda"};
+static int device_count = 2; /* 3 where cuda is tested */
 
 static xlstm_model *load(const char *device, const char *state, int deferred, int threads) {
     return test_model(test_small_model(),
@@ -93,7 +93,7 @@ static void test_mixtures(void **state) {
     (void)state;
     static const int64_t pieces[] = {5, 1, 1, 90, 1, 3, 64, 1, 1, 17, 130, 1, 31, 2};
     static float expected[VOCAB], logits[VOCAB];
-    for (int d = 0; d < DEVICES; d++) {
+    for (int d = 0; d < device_count; d++) {
         for (int ring = 2; ring <= 64; ring *= 2) {
             xlstm_model *plain = load(devices[d], NULL, 0, 2);
             xlstm_model *deferred = load(devices[d], NULL, ring, 2);
@@ -123,8 +123,10 @@ static void test_batches(void **state) {
     static const int64_t lengths[ROWS] = {1, 200, 64, 17, 15, 90};
     static float alone[ROWS][VOCAB], together[ROWS][VOCAB];
     static const char *const types[] = {"f32", "bf16", "f16"};
-    for (int v = 0; v < 3; v++) {
-        xlstm_model *model = load("cpu", types[v], RING, v + 1);
+    for (int v = 0; v < 3 * device_count; v++) {
+        if (v / 3 == 1)
+            continue; /* reference takes one token after the other */
+        xlstm_model *model = load(devices[v / 3], types[v % 3], RING, v % 3 + 1);
         xlstm_session *session[ROWS];
         for (int r = 0; r < ROWS; r++) {
             session[r] = test_session(model);
@@ -181,7 +183,7 @@ static void test_going_on(void **state) {
     static float expected[VOCAB], logits[VOCAB];
     static const char *const types[] = {"f32", "bf16", "f16"};
     const char *path = test_path("ring.state");
-    for (int v = 0; v < 3 * DEVICES; v++) {
+    for (int v = 0; v < 3 * device_count; v++) {
         xlstm_model *model = load(devices[v / 3], types[v % 3], RING, 2);
         xlstm_session *session = test_session(model), *copy, *other = test_session(model);
         test_feed(session, text, 70, NULL);
@@ -212,17 +214,18 @@ static void test_other_settings(void **state) {
         double tolerance; /* that of the type's rounding */
     } settings[] = {{"cpu", "f32", 16, 1e-5},         {"cpu", "f32", 0, 1e-5},
                     {"reference:f64", NULL, 8, 1e-5}, {"reference", "f32", 64, 1e-5},
-                    {"cpu", "f16", 32, 2e-3},         {"cpu", "bf16", 16, 1e-2}};
-    enum { SETTINGS = sizeof settings / sizeof *settings };
+                    {"cpu", "f16", 32, 2e-3},         {"cpu", "bf16", 16, 1e-2},
+                    {"cuda", "bf16", 8, 1e-2},        {"cuda", "f32", 16, 1e-5}};
+    const int count = device_count == 3 ? 8 : 6;
     const char *path = test_path("settings.state");
-    for (int from = 0; from < SETTINGS; from++) {
+    for (int from = 0; from < count; from++) {
         const struct setting *f = &settings[from];
         xlstm_model *model = load(f->device, f->type, f->ring, 1);
         xlstm_session *session = test_session(model);
         test_feed(session, text, 77, NULL);
         save(session, path);
         test_feed(session, text + 77, 5, expected);
-        for (int to = 0; to < SETTINGS; to++) {
+        for (int to = 0; to < count; to++) {
             const struct setting *t = &settings[to];
             xlstm_model *reader = load(t->device, t->type, t->ring, 1);
             xlstm_session *reading = test_session(reader);
@@ -434,6 +437,8 @@ static void test_too_large_for_f16(void **state) {
 }
 
 int main(void) {
+    if (test_uses_device("cuda"))
+        device_count = 3;
     for (int i = 0; i < LENGTH; i++)
         text[i] = (int32_t)(random_bits(17, 0, (uint64_t)i) % VOCAB);
     const struct CMUnitTest tests[] = {

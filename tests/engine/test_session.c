@@ -16,17 +16,28 @@
 #include "support/models.h"
 #include "support/support.h"
 
-enum { VOCAB = 4096, LONGEST = 1000, CHUNK = 64 };
+enum { VOCAB = 4096, LONGEST = 1000, CHUNK = 64, SMALL_VOCAB = 320 };
 
 static int32_t text[LONGEST];
+static const char *device; /* NULL: that of the CPU; others take the small model */
+
+static bool is_small(void) {
+    return device || test_is_quick();
+}
+
+static void write_text(void) {
+    for (int i = 0; i < LONGEST; i++)
+        text[i] = (int32_t)(random_bits(7, 0, (uint64_t)i) % (is_small() ? SMALL_VOCAB : VOCAB));
+}
 
 static xlstm_model *load_pinned(int threads, int max_batch_tokens, bool pin) {
-    xlstm_model_options options = {.profile = "exact",
+    xlstm_model_options options = {.device = device,
+                                   .profile = "exact",
                                    .threads = threads,
                                    .max_batch_tokens = max_batch_tokens,
                                    .max_sessions = 6,
                                    .pin = pin};
-    return test_model(test_is_quick() ? test_small_model() : TEST_MODEL, &options);
+    return test_model(is_small() ? test_small_model() : TEST_MODEL, &options);
 }
 
 static xlstm_model *load(int threads, int max_batch_tokens) {
@@ -57,7 +68,7 @@ static void test_splits(void **state) {
     static const int64_t pieces[] = {1, 16, 32, 64, 128, 0};
     xlstm_model *model = load(2, 512);
     double worst = 0;
-    for (size_t l = 0; l < sizeof lengths / sizeof lengths[0] - (test_is_quick() ? 1 : 0); l++) {
+    for (size_t l = 0; l < sizeof lengths / sizeof lengths[0] - (is_small() ? 1 : 0); l++) {
         for (int64_t before = 0; before <= 70; before += before ? 6 : 64) {
             feed_in_pieces(model, before, lengths[l], lengths[l], 0, whole);
             if (lengths[l] > 128 && before == 64 && !test_is_large())
@@ -83,7 +94,7 @@ static void test_splits(void **state) {
 static void test_batch_size_changes_nothing(void **state) {
     (void)state;
     static float expected[VOCAB], logits[VOCAB];
-    int64_t count = test_is_quick() ? 300 : LONGEST;
+    int64_t count = is_small() ? 300 : LONGEST;
     for (int tokens = 64; tokens <= 1024; tokens *= 2) {
         xlstm_model *model = load(2, tokens);
         feed_in_pieces(model, 0, count, count, 0, tokens == 64 ? expected : logits);
@@ -173,7 +184,8 @@ static void test_many_choices(void **state) {
     (void)state;
     enum { ROWS = 150 };
     static float logits[VOCAB];
-    xlstm_model_options options = {.profile = "exact", .threads = 2, .max_sessions = ROWS};
+    xlstm_model_options options = {
+        .device = device, .profile = "exact", .threads = 2, .max_sessions = ROWS};
     xlstm_model *model = test_model(test_small_model(), &options);
     const xlstm_sampling greedy = {0};
     xlstm_sampler *sampler;
@@ -293,10 +305,24 @@ static void test_wrong_calls(void **state) {
                       XLSTM_INVALID_ARGUMENT, "threads is -1");
 }
 
-int main(void) {
-    for (int i = 0; i < LONGEST; i++)
-        text[i] = (int32_t)(random_bits(7, 0, (uint64_t)i) % (test_is_quick() ? 320 : VOCAB));
-    const struct CMUnitTest tests[] = {
+static int on_cuda(void **state) {
+    (void)state;
+    device = "cuda";
+    write_text();
+    return 0;
+}
+static int off_cuda(void **state) {
+    (void)state;
+    device = NULL;
+    write_text();
+    return 0;
+}
+#define ON_CUDA(name)                                                                              \
+    { "test_cuda_" #name, test_##name, on_cuda, off_cuda, NULL }
+
+int main(int argc, char **argv) {
+    write_text();
+    struct CMUnitTest tests[] = {
         cmocka_unit_test(test_splits),
         cmocka_unit_test(test_batch_size_changes_nothing),
         cmocka_unit_test(test_threads_change_nothing),
@@ -305,6 +331,12 @@ int main(void) {
         cmocka_unit_test(test_clone_and_reset),
         cmocka_unit_test(test_cancelling),
         cmocka_unit_test(test_wrong_calls),
+        ON_CUDA(splits),
+        ON_CUDA(batch_size_changes_nothing),
+        ON_CUDA(batch_rows_are_independent),
+        ON_CUDA(many_choices),
+        ON_CUDA(clone_and_reset),
+        ON_CUDA(cancelling),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }

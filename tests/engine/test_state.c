@@ -18,6 +18,11 @@
 enum { VOCAB = 4096, LENGTH = 200, CUT = 77 };
 
 static int32_t text[LENGTH];
+static const char *device; /* NULL: that of the CPU; others take the small model */
+
+static const char *folder_of_model(void) {
+    return device || test_is_quick() ? test_small_model() : TEST_MODEL;
+}
 
 static void save(xlstm_session *session, const char *path) {
     if (xlstm_session_save(session, path) != XLSTM_OK)
@@ -28,9 +33,8 @@ static void save(xlstm_session *session, const char *path) {
 static void test_going_on(void **state) {
     (void)state;
     static float expected[VOCAB], logits[VOCAB];
-    xlstm_model_options options = {.profile = "exact", .threads = 2};
-    const char *path = test_path("going-on.state");
-    const char *folder = test_is_quick() ? test_small_model() : TEST_MODEL;
+    xlstm_model_options options = {.device = device, .profile = "exact", .threads = 2};
+    const char *path = test_path("going-on.state"), *folder = folder_of_model();
     xlstm_model *model = test_model(folder, &options);
     xlstm_session *session = test_session(model);
     test_feed(session, text, CUT, NULL);
@@ -57,23 +61,25 @@ static void test_other_device(void **state) {
     (void)state;
     static float expected[VOCAB], logits[VOCAB];
     const char *path = test_path("other-device.state");
-    xlstm_model *cpu = test_model(TEST_MODEL, &(xlstm_model_options){.profile = "exact"});
-    xlstm_model *reference =
-        test_model(TEST_MODEL, &(xlstm_model_options){.device = "reference:f64"});
-    xlstm_session *from = test_session(cpu), *to = test_session(reference);
+    const char *folder = device ? test_small_model() : TEST_MODEL;
+    xlstm_model *cpu = test_model(folder, &(xlstm_model_options){.profile = "exact"});
+    xlstm_model *other =
+        test_model(folder, &(xlstm_model_options){.device = device ? device : "reference:f64",
+                                                  .profile = device ? "exact" : NULL});
+    xlstm_session *from = test_session(cpu), *to = test_session(other);
     test_feed(from, text, 40, NULL);
     save(from, path);
     test_feed(from, text + 40, 3, expected);
     assert_int_equal(xlstm_session_load(to, path), XLSTM_OK);
     test_feed(to, text + 40, 3, logits);
     assert_true(test_error_f32(logits, expected, VOCAB) < 2e-6);
-    save(to, path); /* f64 this time */
+    save(to, path); /* of the reference: in f64 */
     assert_int_equal(xlstm_session_load(from, path), XLSTM_OK);
     assert_int_equal(xlstm_session_position(from), 43);
     xlstm_session_free(from);
     xlstm_session_free(to);
     xlstm_model_free(cpu);
-    xlstm_model_free(reference);
+    xlstm_model_free(other);
 }
 
 /* ---- Files that are wrong ---- */
@@ -233,13 +239,35 @@ static void test_unwritable(void **state) {
     xlstm_model_free(model);
 }
 
-int main(void) {
+static void write_text(void) {
+    const bool small = device || test_is_quick();
     for (int i = 0; i < LENGTH; i++)
-        text[i] = (int32_t)(random_bits(11, 0, (uint64_t)i) % (test_is_quick() ? 320 : VOCAB));
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_going_on),   cmocka_unit_test(test_other_device),
-        cmocka_unit_test(test_damage),     cmocka_unit_test(test_foreign),
+        text[i] = (int32_t)(random_bits(11, 0, (uint64_t)i) % (small ? 320 : VOCAB));
+}
+
+static int on_cuda(void **state) {
+    (void)state;
+    device = "cuda";
+    write_text();
+    return 0;
+}
+static int off_cuda(void **state) {
+    (void)state;
+    device = NULL;
+    write_text();
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    write_text();
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_going_on),
+        cmocka_unit_test(test_other_device),
+        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_foreign),
         cmocka_unit_test(test_unwritable),
+        {"test_cuda_going_on", test_going_on, on_cuda, off_cuda, NULL},
+        {"test_cuda_other_device", test_other_device, on_cuda, off_cuda, NULL},
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }

@@ -51,7 +51,7 @@ CUDA_TESTS := conformance/test_conformance conformance/test_fp8 golden/test_gold
               kernels/test_mlstm_halves
 
 run-cuda-test: all $(CUDA_TESTS:%=$(BUILD)/tests/%) $(DEMO)
-	@XLSTM_TEST_DEVICES=cuda $(RUN_TESTS) $(CUDA_TESTS:%=$(BUILD)/tests/%) tests/e2e/cuda.sh
+	@XLSTM_TEST_DEVICES=cuda $(RUN_FILES) $(CUDA_TESTS:%=$(BUILD)/tests/%) tests/e2e/cuda.sh
 
 run-cuda-bench: $(COMMAND) $(BUILD)/bench/cuda_kernels
 	@XLSTM='$(COMMAND)' BUILD='$(BUILD)' scripts/cuda-bench
