@@ -25,9 +25,18 @@ static bool is_small(void) {
     return device || test_is_quick();
 }
 
+static int vocabulary(void) {
+    return is_small() ? SMALL_VOCAB : VOCAB;
+}
+
+/* Of the logits of a token. */
+static size_t row_bytes(void) {
+    return sizeof(float) * (size_t)vocabulary();
+}
+
 static void write_text(void) {
     for (int i = 0; i < LONGEST; i++)
-        text[i] = (int32_t)(random_bits(7, 0, (uint64_t)i) % (is_small() ? SMALL_VOCAB : VOCAB));
+        text[i] = (int32_t)(random_bits(7, 0, (uint64_t)i) % (uint64_t)vocabulary());
 }
 
 static xlstm_model *load_pinned(int threads, int max_batch_tokens, bool pin) {
@@ -75,14 +84,14 @@ static void test_splits(void **state) {
                 continue; /* long enough with what begins at 0 and within a chunk */
             for (size_t p = 0; p < sizeof pieces / sizeof pieces[0]; p++) {
                 feed_in_pieces(model, before, lengths[l], pieces[p], (uint64_t)lengths[l], parts);
-                double error = test_error_f32(parts, whole, VOCAB);
+                double error = test_error_f32(parts, whole, vocabulary());
                 worst = error > worst ? error : worst;
                 if (error > 1e-5)
                     fail_msg("%lld tokens behind %lld in pieces of %lld: %.2e",
                              (long long)lengths[l], (long long)before, (long long)pieces[p], error);
                 bool at_borders = before % CHUNK == 0 && pieces[p] && pieces[p] % CHUNK == 0;
                 if (at_borders)
-                    assert_memory_equal(parts, whole, sizeof whole);
+                    assert_memory_equal(parts, whole, row_bytes());
             }
         }
     }
@@ -99,7 +108,7 @@ static void test_batch_size_changes_nothing(void **state) {
         xlstm_model *model = load(2, tokens);
         feed_in_pieces(model, 0, count, count, 0, tokens == 64 ? expected : logits);
         if (tokens > 64)
-            assert_memory_equal(expected, logits, sizeof logits);
+            assert_memory_equal(expected, logits, row_bytes());
         xlstm_model_free(model);
     }
 }
@@ -165,7 +174,7 @@ static void test_batch_rows_are_independent(void **state) {
     }
     for (int r = 0; r < ROWS; r++) {
         assert_int_equal(xlstm_session_position(items[r].session), lengths[r] + STEPS);
-        assert_memory_equal(alone[r], together[r], sizeof alone[r]);
+        assert_memory_equal(alone[r], together[r], row_bytes());
         xlstm_session_free(items[r].session);
         if (r == 0) {
             assert_int_equal(next[r], -1);
@@ -218,13 +227,13 @@ static void test_clone_and_reset(void **state) {
     test_feed(session, text + 100, 30, first);
     test_feed(session, text + 7, 40, NULL);
     test_feed(copy, text + 100, 30, second); /* unmoved by what the original did */
-    assert_memory_equal(first, second, sizeof first);
+    assert_memory_equal(first, second, row_bytes());
     assert_int_equal(xlstm_session_position(copy), 130);
     assert_int_equal(xlstm_session_reset(copy), XLSTM_OK);
     assert_int_equal(xlstm_session_position(copy), 0);
     test_feed(copy, text, 130, second);
     feed_in_pieces(model, 0, 130, 130, 0, fresh);
-    assert_memory_equal(fresh, second, sizeof fresh);
+    assert_memory_equal(fresh, second, row_bytes());
     xlstm_session_free(session);
     xlstm_session_free(copy);
     xlstm_model_free(model);
@@ -248,7 +257,7 @@ static void test_cancelling(void **state) {
     assert_int_equal(xlstm_session_position(session), 128);
     test_feed(session, text + 128, 300 - 128, logits); /* goes on where it stopped */
     feed_in_pieces(model, 0, 300, 300, 0, expected);
-    assert_memory_equal(expected, logits, sizeof logits);
+    assert_memory_equal(expected, logits, row_bytes());
     xlstm_session_free(session);
     xlstm_model_free(model);
 }
