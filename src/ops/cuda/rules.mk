@@ -51,7 +51,8 @@ CUDA_TESTS := conformance/test_conformance conformance/test_fp8 golden/test_gold
               kernels/test_mlstm_halves
 
 run-cuda-test: all $(CUDA_TESTS:%=$(BUILD)/tests/%) $(DEMO)
-	@XLSTM_TEST_DEVICES=cuda $(RUN_FILES) $(CUDA_TESTS:%=$(BUILD)/tests/%) tests/e2e/cuda.sh
+	@if reason=$$($(COMMAND) generate -m $(DEMO) --device cuda -p a -n 1 2>&1 | grep 'no CUDA device'); then echo "skipped: no CUDA device$${reason##*no CUDA device}"; \
+	else XLSTM_TEST_DEVICES=cuda $(RUN_FILES) $(CUDA_TESTS:%=$(BUILD)/tests/%) tests/e2e/cuda.sh; fi
 
 run-cuda-bench: $(COMMAND) $(BUILD)/bench/cuda_kernels
 	@XLSTM='$(COMMAND)' BUILD='$(BUILD)' scripts/cuda-bench
