@@ -13,40 +13,22 @@
 
 #include "base/processors.h"
 #include "base/random.h"
+#include "support/elsewhere.h"
 #include "support/models.h"
 #include "support/support.h"
 
-enum { VOCAB = 4096, LONGEST = 1000, CHUNK = 64, SMALL_VOCAB = 320 };
+enum { VOCAB = 4096, LONGEST = 1000, CHUNK = 64 };
 
 static int32_t text[LONGEST];
-static const char *device; /* NULL: that of the CPU; others take the small model */
-
-static bool is_small(void) {
-    return device || test_is_quick();
-}
-
-static int vocabulary(void) {
-    return is_small() ? SMALL_VOCAB : VOCAB;
-}
-
-/* Of the logits of a token. */
-static size_t row_bytes(void) {
-    return sizeof(float) * (size_t)vocabulary();
-}
-
-static void write_text(void) {
-    for (int i = 0; i < LONGEST; i++)
-        text[i] = (int32_t)(random_bits(7, 0, (uint64_t)i) % (uint64_t)vocabulary());
-}
 
 static xlstm_model *load_pinned(int threads, int max_batch_tokens, bool pin) {
-    xlstm_model_options options = {.device = device,
+    xlstm_model_options options = {.device = test_device(),
                                    .profile = "exact",
                                    .threads = threads,
                                    .max_batch_tokens = max_batch_tokens,
                                    .max_sessions = 6,
                                    .pin = pin};
-    return test_model(is_small() ? test_small_model() : TEST_MODEL, &options);
+    return test_model(test_model_path(), &options);
 }
 
 static xlstm_model *load(int threads, int max_batch_tokens) {
@@ -77,21 +59,22 @@ static void test_splits(void **state) {
     static const int64_t pieces[] = {1, 16, 32, 64, 128, 0};
     xlstm_model *model = load(2, 512);
     double worst = 0;
-    for (size_t l = 0; l < sizeof lengths / sizeof lengths[0] - (is_small() ? 1 : 0); l++) {
+    for (size_t l = 0; l < sizeof lengths / sizeof lengths[0] - (test_model_is_small() ? 1 : 0);
+         l++) {
         for (int64_t before = 0; before <= 70; before += before ? 6 : 64) {
             feed_in_pieces(model, before, lengths[l], lengths[l], 0, whole);
             if (lengths[l] > 128 && before == 64 && !test_is_large())
                 continue; /* long enough with what begins at 0 and within a chunk */
             for (size_t p = 0; p < sizeof pieces / sizeof pieces[0]; p++) {
                 feed_in_pieces(model, before, lengths[l], pieces[p], (uint64_t)lengths[l], parts);
-                double error = test_error_f32(parts, whole, vocabulary());
+                double error = test_error_f32(parts, whole, test_vocabulary());
                 worst = error > worst ? error : worst;
                 if (error > 1e-5)
                     fail_msg("%lld tokens behind %lld in pieces of %lld: %.2e",
                              (long long)lengths[l], (long long)before, (long long)pieces[p], error);
                 bool at_borders = before % CHUNK == 0 && pieces[p] && pieces[p] % CHUNK == 0;
                 if (at_borders)
-                    assert_memory_equal(parts, whole, row_bytes());
+                    assert_memory_equal(parts, whole, test_logits_bytes());
             }
         }
     }
@@ -103,12 +86,12 @@ static void test_splits(void **state) {
 static void test_batch_size_changes_nothing(void **state) {
     (void)state;
     static float expected[VOCAB], logits[VOCAB];
-    int64_t count = is_small() ? 300 : LONGEST;
+    int64_t count = test_model_is_small() ? 300 : LONGEST;
     for (int tokens = 64; tokens <= 1024; tokens *= 2) {
         xlstm_model *model = load(2, tokens);
         feed_in_pieces(model, 0, count, count, 0, tokens == 64 ? expected : logits);
         if (tokens > 64)
-            assert_memory_equal(expected, logits, row_bytes());
+            assert_memory_equal(expected, logits, test_logits_bytes());
         xlstm_model_free(model);
     }
 }
@@ -174,7 +157,7 @@ static void test_batch_rows_are_independent(void **state) {
     }
     for (int r = 0; r < ROWS; r++) {
         assert_int_equal(xlstm_session_position(items[r].session), lengths[r] + STEPS);
-        assert_memory_equal(alone[r], together[r], row_bytes());
+        assert_memory_equal(alone[r], together[r], test_logits_bytes());
         xlstm_session_free(items[r].session);
         if (r == 0) {
             assert_int_equal(next[r], -1);
@@ -194,7 +177,7 @@ static void test_many_choices(void **state) {
     enum { ROWS = 150 };
     static float logits[VOCAB];
     xlstm_model_options options = {
-        .device = device, .profile = "exact", .threads = 2, .max_sessions = ROWS};
+        .device = test_device(), .profile = "exact", .threads = 2, .max_sessions = ROWS};
     xlstm_model *model = test_model(test_small_model(), &options);
     const xlstm_sampling greedy = {0};
     xlstm_sampler *sampler;
@@ -227,13 +210,13 @@ static void test_clone_and_reset(void **state) {
     test_feed(session, text + 100, 30, first);
     test_feed(session, text + 7, 40, NULL);
     test_feed(copy, text + 100, 30, second); /* unmoved by what the original did */
-    assert_memory_equal(first, second, row_bytes());
+    assert_memory_equal(first, second, test_logits_bytes());
     assert_int_equal(xlstm_session_position(copy), 130);
     assert_int_equal(xlstm_session_reset(copy), XLSTM_OK);
     assert_int_equal(xlstm_session_position(copy), 0);
     test_feed(copy, text, 130, second);
     feed_in_pieces(model, 0, 130, 130, 0, fresh);
-    assert_memory_equal(fresh, second, row_bytes());
+    assert_memory_equal(fresh, second, test_logits_bytes());
     xlstm_session_free(session);
     xlstm_session_free(copy);
     xlstm_model_free(model);
@@ -257,7 +240,7 @@ static void test_cancelling(void **state) {
     assert_int_equal(xlstm_session_position(session), 128);
     test_feed(session, text + 128, 300 - 128, logits); /* goes on where it stopped */
     feed_in_pieces(model, 0, 300, 300, 0, expected);
-    assert_memory_equal(expected, logits, row_bytes());
+    assert_memory_equal(expected, logits, test_logits_bytes());
     xlstm_session_free(session);
     xlstm_model_free(model);
 }
@@ -314,23 +297,8 @@ static void test_wrong_calls(void **state) {
                       XLSTM_INVALID_ARGUMENT, "threads is -1");
 }
 
-static int on_cuda(void **state) {
-    (void)state;
-    device = "cuda";
-    write_text();
-    return 0;
-}
-static int off_cuda(void **state) {
-    (void)state;
-    device = NULL;
-    write_text();
-    return 0;
-}
-#define ON_CUDA(name)                                                                              \
-    { "test_cuda_" #name, test_##name, on_cuda, off_cuda, NULL }
-
 int main(int argc, char **argv) {
-    write_text();
+    test_write_ids(text, LONGEST, 7);
     struct CMUnitTest tests[] = {
         cmocka_unit_test(test_splits),
         cmocka_unit_test(test_batch_size_changes_nothing),
@@ -340,12 +308,12 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_clone_and_reset),
         cmocka_unit_test(test_cancelling),
         cmocka_unit_test(test_wrong_calls),
-        ON_CUDA(splits),
-        ON_CUDA(batch_size_changes_nothing),
-        ON_CUDA(batch_rows_are_independent),
-        ON_CUDA(many_choices),
-        ON_CUDA(clone_and_reset),
-        ON_CUDA(cancelling),
+        TEST_ON_CUDA(splits),
+        TEST_ON_CUDA(batch_size_changes_nothing),
+        TEST_ON_CUDA(batch_rows_are_independent),
+        TEST_ON_CUDA(many_choices),
+        TEST_ON_CUDA(clone_and_reset),
+        TEST_ON_CUDA(cancelling),
     };
     return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }

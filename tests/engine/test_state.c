@@ -12,17 +12,13 @@
 
 #include "base/hash.h"
 #include "base/random.h"
+#include "support/elsewhere.h"
 #include "support/models.h"
 #include "support/support.h"
 
-enum { VOCAB = 4096, SMALL_VOCAB = 320, LENGTH = 200, CUT = 77 };
+enum { VOCAB = 4096, LENGTH = 200, CUT = 77 };
 
 static int32_t text[LENGTH];
-static const char *device; /* NULL: that of the CPU; others take the small model */
-
-static const char *folder_of_model(void) {
-    return device || test_is_quick() ? test_small_model() : TEST_MODEL;
-}
 
 static void save(xlstm_session *session, const char *path) {
     if (xlstm_session_save(session, path) != XLSTM_OK)
@@ -33,8 +29,8 @@ static void save(xlstm_session *session, const char *path) {
 static void test_going_on(void **state) {
     (void)state;
     static float expected[VOCAB], logits[VOCAB];
-    xlstm_model_options options = {.device = device, .profile = "exact", .threads = 2};
-    const char *path = test_path("going-on.state"), *folder = folder_of_model();
+    xlstm_model_options options = {.device = test_device(), .profile = "exact", .threads = 2};
+    const char *path = test_path("going-on.state"), *folder = test_model_path();
     xlstm_model *model = test_model(folder, &options);
     xlstm_session *session = test_session(model);
     test_feed(session, text, CUT, NULL);
@@ -51,8 +47,7 @@ static void test_going_on(void **state) {
     assert_int_equal(xlstm_session_position(session), CUT);
     for (int i = CUT; i < LENGTH; i++)
         test_feed(session, text + i, 1, logits);
-    const int vocabulary = device || test_is_quick() ? SMALL_VOCAB : VOCAB;
-    assert_memory_equal(expected, logits, sizeof(float) * (size_t)vocabulary);
+    assert_memory_equal(expected, logits, test_logits_bytes());
     xlstm_session_free(session);
     xlstm_model_free(model);
 }
@@ -61,8 +56,8 @@ static void test_going_on(void **state) {
 static void test_other_device(void **state) {
     (void)state;
     static float expected[VOCAB], logits[VOCAB];
-    const char *path = test_path("other-device.state");
-    const char *folder = device ? test_small_model() : TEST_MODEL;
+    const char *path = test_path("other-device.state"), *folder = test_model_path();
+    const char *device = test_device();
     xlstm_model *cpu = test_model(folder, &(xlstm_model_options){.profile = "exact"});
     xlstm_model *other =
         test_model(folder, &(xlstm_model_options){.device = device ? device : "reference:f64",
@@ -73,7 +68,7 @@ static void test_other_device(void **state) {
     test_feed(from, text + 40, 3, expected);
     assert_int_equal(xlstm_session_load(to, path), XLSTM_OK);
     test_feed(to, text + 40, 3, logits);
-    assert_true(test_error_f32(logits, expected, device ? SMALL_VOCAB : VOCAB) < 2e-6);
+    assert_true(test_error_f32(logits, expected, test_vocabulary()) < 2e-6);
     save(to, path); /* of the reference: in f64 */
     assert_int_equal(xlstm_session_load(from, path), XLSTM_OK);
     assert_int_equal(xlstm_session_position(from), 43);
@@ -240,35 +235,13 @@ static void test_unwritable(void **state) {
     xlstm_model_free(model);
 }
 
-static void write_text(void) {
-    const bool small = device || test_is_quick();
-    for (int i = 0; i < LENGTH; i++)
-        text[i] = (int32_t)(random_bits(11, 0, (uint64_t)i) % (small ? SMALL_VOCAB : VOCAB));
-}
-
-static int on_cuda(void **state) {
-    (void)state;
-    device = "cuda";
-    write_text();
-    return 0;
-}
-static int off_cuda(void **state) {
-    (void)state;
-    device = NULL;
-    write_text();
-    return 0;
-}
-
 int main(int argc, char **argv) {
-    write_text();
+    test_write_ids(text, LENGTH, 11);
     struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_going_on),
-        cmocka_unit_test(test_other_device),
-        cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_foreign),
-        cmocka_unit_test(test_unwritable),
-        {"test_cuda_going_on", test_going_on, on_cuda, off_cuda, NULL},
-        {"test_cuda_other_device", test_other_device, on_cuda, off_cuda, NULL},
+        cmocka_unit_test(test_going_on),   cmocka_unit_test(test_other_device),
+        cmocka_unit_test(test_damage),     cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_unwritable), TEST_ON_CUDA(going_on),
+        TEST_ON_CUDA(other_device),
     };
     return test_run_group(tests, sizeof tests / sizeof *tests, argc, argv);
 }
